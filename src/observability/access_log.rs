@@ -1,8 +1,8 @@
 //! The access log: one line for each request, in Traefik's formats.
 //!
-//! The entry point calls [`AccessLog::begin`] when it knows the route of a request and [`Line::write`] when the exchange
-//! has ended. The line is then formatted and handed to one writer thread through a bounded queue, so that no request ever
-//! waits for the disk.
+//! The entry point calls [`AccessLog::begin`] once the route of a request is known, and [`Line::write`] when the
+//! exchange has ended. The line is then formatted and sent to a writer thread through a bounded queue, so that requests
+//! never wait for the disk.
 
 mod clf;
 mod error;
@@ -43,13 +43,13 @@ pub struct AccessLog {
     writer: Writer,
 }
 
-/// Checks `accessLog.filters.expression`. The error says what was expected, and where.
+/// Checks `accessLog.filters.expression`. The error names what was expected, and where.
 pub fn check_expression(text: &str) -> Result<(), ExpressionError> {
     if text.is_empty() { Ok(()) } else { Filter::parse(text).map(drop) }
 }
 
 impl AccessLog {
-    /// Opens the log as `accessLog` says. Fails when the file cannot be opened or an option is unknown.
+    /// Opens the log. Fails if the file cannot be opened or an option of `accessLog` is invalid.
     pub fn open(settings: &settings::AccessLog) -> io::Result<Arc<Self>> {
         let invalid =
             |reason: String| io::Error::new(io::ErrorKind::InvalidInput, format!("accessLog.{reason}"));
@@ -76,10 +76,10 @@ impl AccessLog {
         }))
     }
 
-    /// Begins the line of a request: notes what the request was before anybody changes it.
+    /// Starts the line of a request: records the request before middlewares change it.
     ///
-    /// As the client's address counts the first value of `X-Forwarded-For` (which must have been cleared when the peer is
-    /// not trusted), else the peer.
+    /// The client's address is the first value of `X-Forwarded-For`, which must have been removed if the peer is not
+    /// trusted, or else the address of the peer.
     pub fn begin(self: &Arc<Self>, request: &Request) -> Line {
         let head = &request.head;
         let seen = Seen {
@@ -94,33 +94,33 @@ impl AccessLog {
         Line { log: self.clone(), seen, headers: None }
     }
 
-    /// True when headers must be remembered: they may be logged, or decide what is.
+    /// Returns true if headers must be kept, because they may be logged or filtered by.
     pub fn keeps_headers(&self) -> bool {
         self.modes.keeps_headers() || self.expression.as_ref().is_some_and(Filter::needs_headers)
     }
 
-    /// True when the `Host` header must be remembered.
+    /// Returns true if the `Host` header must be kept.
     fn needs_host(&self) -> bool {
         self.format == Format::Json || self.expression.is_some()
     }
 
-    /// Opens the file again, after it has been moved away (`SIGUSR1`).
+    /// Reopens the file after it was moved (`SIGUSR1`).
     pub fn reopen(&self) {
         self.writer.reopen();
     }
 
-    /// Waits until all lines so far are written.
+    /// Waits until all previous lines are written.
     pub fn flush(&self) {
         self.writer.flush();
     }
 
-    /// How many lines were lost because the writer could not keep up.
+    /// Returns the number of lines lost because the writer could not keep up.
     pub fn lost(&self) -> u64 {
         self.writer.lost()
     }
 }
 
-/// The line of a request whose exchange has not ended.
+/// The unfinished line of an open exchange.
 pub struct Line {
     log: Arc<AccessLog>,
     seen: Seen,
@@ -128,38 +128,38 @@ pub struct Line {
     headers: Option<HeaderMap>,
 }
 
-/// What a request was when it came in. All of it is cheap to take: shared parts, no text is copied.
+/// The original request. Cheap to record, since parts are shared and no text is copied.
 struct Seen {
     at: SystemTime,
     method: Method,
     uri: Uri,
-    /// Only where [`AccessLog::needs_host`].
+    /// Only if [`AccessLog::needs_host`].
     host: Option<HeaderValue>,
     forwarded: Option<HeaderValue>,
     headers: Option<HeaderMap>,
-    /// The answers of the rules in the filter.
+    /// The results of the rules in the filter.
     facts: u64,
 }
 
-/// Who ended a response before it was whole.
+/// Who ended a response before it was complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aborted {
-    /// The client went away, or took its request back.
+    /// The client disconnected or cancelled the request.
     Client,
-    /// The server's answer broke off.
+    /// The server's response was incomplete.
     Server,
-    /// A timeout, or the need of others for the connection's room.
+    /// The gateway, at a timeout or to evict the connection.
     Timeout,
 }
 
 impl Aborted {
-    /// Who has cut a response short whose body has ended so.
+    /// Returns who aborted a response whose body ended this way.
     pub fn by(end: End) -> Option<Self> {
         match end {
             End::Complete => None,
             End::Failed(BodyErrorKind::TimedOut) => Some(Self::Timeout),
             End::Failed(_) => Some(Self::Server),
-            // A body that is dropped has lost its client.
+            // Bodies are dropped when their client disconnects.
             End::Dropped => Some(Self::Client),
         }
     }
@@ -174,12 +174,12 @@ impl Aborted {
 }
 
 impl Line {
-    /// Notes the headers of the response, when any are to be logged.
-    pub fn answer(&mut self, headers: &HeaderMap) {
+    /// Records the headers of the response, if any are logged.
+    pub fn record_response(&mut self, headers: &HeaderMap) {
         self.headers = self.log.keeps_headers().then(|| headers.clone());
     }
 
-    /// Writes the line. `aborted`: who has cut the response short, when somebody has.
+    /// Writes the line. `aborted` is who aborted the response, if it is incomplete.
     pub fn write(&self, exchange: &Exchange, aborted: Option<Aborted>) {
         let duration = exchange.started.elapsed();
         let summary = exchange.summary();
@@ -210,7 +210,7 @@ impl Line {
     }
 }
 
-/// A duration in whole nanoseconds.
+/// Returns a duration in nanoseconds.
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -261,7 +261,7 @@ mod tests {
             attempt.answer(status, Some(body.len() as u64));
             exchange.answer(status, None);
             exchange.add_sent(body.len());
-            line.answer(&HeaderMap::new());
+            line.record_response(&HeaderMap::new());
             line.write(&exchange, None);
         }
 
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_common_format_has_traefik_columns() {
+    fn the_common_format_has_traefiks_columns() {
         let log = Fixture::open(|settings| {
             settings.fields.headers.names.insert("User-Agent".into(), "keep".into());
             settings.fields.headers.names.insert("referer".into(), "redact".into());
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_traefik_fields() {
+    fn json_has_traefiks_fields() {
         let log = Fixture::open(|settings| {
             settings.format = "json".into();
             settings.fields.headers.default_mode = "keep".into();
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_off_requests_are_marked() {
+    fn aborted_requests_are_marked() {
         let log = Fixture::open(|settings| settings.format = "json".into());
         for (path, status, aborted) in [("/a", 499, Aborted::Client), ("/b", 200, Aborted::Server)] {
             let request = request(path, &[]);
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_decides_by_fields_and_by_what_rules_ask() {
+    fn an_expression_filters_by_fields_and_rules() {
         for (expression, kept) in [
             ("DownstreamStatus >= 500 || Duration > 1h && !PathPrefix(`/health`)", &["/b"][..]),
             ("!PathPrefix(`/health`)", &["/a?q=1", "/b"]),
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn internal_services_and_filtered_requests_are_left_out() {
+    fn internal_services_and_filtered_requests_are_not_logged() {
         let log = Fixture::open(|settings| settings.filters.status_codes = vec!["500-599".into()]);
         log.answer(request("/ok", &[]), 200, "");
         log.answer(request("/bad", &[]), 502, "");

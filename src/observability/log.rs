@@ -22,18 +22,18 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::access_log::open_file;
 use crate::settings::{self, LogFormat, LogLevel};
 
-/// What the targets of our own crates begin with.
+/// Prefix of the targets of our own crates.
 const OWN_CRATES: &str = "tidegate";
 
-/// The running log; keep it to have the file opened again.
+/// The running log, which can reopen its file.
 #[derive(Clone)]
 pub struct ProcessLog {
     file: Option<(PathBuf, Arc<Mutex<File>>)>,
 }
 
 impl ProcessLog {
-    /// Starts logging as `log` says. Fails when the level or the filter is invalid, the file cannot be opened, or logging
-    /// runs already.
+    /// Starts logging. Fails if the level or the filter is invalid, the file cannot be opened, or logging has already
+    /// started.
     pub fn start(settings: &settings::Log) -> io::Result<Self> {
         let level = settings.level.known().unwrap_or(LogLevel::Error);
         let targets = targets(level, &settings.filter)?;
@@ -55,7 +55,7 @@ impl ProcessLog {
         Ok(Self { file })
     }
 
-    /// Opens the file again, after it has been moved away (`SIGUSR1`).
+    /// Reopens the file after it was moved (`SIGUSR1`).
     pub fn reopen(&self) -> io::Result<()> {
         if let Some((path, file)) = &self.file {
             *file.lock() = open_file(path)?;
@@ -64,8 +64,8 @@ impl ProcessLog {
     }
 }
 
-/// What is logged: our own crates at `level`, all others at INFO at most, and what `filter` names (`h2=debug,rustls=trace`)
-/// at the level that it gives.
+/// Returns what is logged: our own crates at `level`, others at INFO at most, and targets named in `filter`
+/// (`h2=debug,rustls=trace`) at the given level.
 pub(crate) fn targets(level: LogLevel, filter: &str) -> io::Result<Targets> {
     let level = level_filter(level);
     let mut targets =
@@ -95,7 +95,7 @@ fn level_filter(level: LogLevel) -> LevelFilter {
     }
 }
 
-/// Where a line goes: the file, or standard output.
+/// Writes to the file, or to standard output.
 struct Out(Option<Arc<Mutex<File>>>);
 
 impl Write for Out {
@@ -159,7 +159,7 @@ where
     }
 }
 
-/// The path of a source file without the folders of the machine that it was built on.
+/// Returns the path of a source file without the folders of the build machine.
 fn source(path: &str) -> &str {
     if !path.starts_with('/') {
         return path;
@@ -168,7 +168,7 @@ fn source(path: &str) -> &str {
     path[..within].rfind('/').map_or(path, |slash| &path[slash + 1..])
 }
 
-/// A text whose control characters cannot begin another line or move a terminal's cursor.
+/// Escapes control characters, which could start another line or control a terminal.
 fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -237,7 +237,7 @@ impl Visit for Fields {
 mod tests {
     use super::*;
 
-    /// What one format makes of one event.
+    /// Returns an event in one of the formats.
     fn written(json: bool, log: impl FnOnce()) -> String {
         let path = tempfile::NamedTempFile::new().unwrap();
         let out = Arc::new(Mutex::new(open_file(path.path()).unwrap()));
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn other_crates_are_quiet_unless_they_are_named() {
+    fn other_crates_are_limited_to_info_unless_named() {
         let shown = |filter: &str, target: &str, level: Level| {
             targets(LogLevel::Debug, filter).unwrap().would_enable(target, &level)
         };
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn no_path_of_the_build_machine_is_shown() {
+    fn paths_of_the_build_machine_are_not_shown() {
         for (path, shown) in [
             ("src/cli/run.rs", "src/cli/run.rs"),
             (

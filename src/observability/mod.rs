@@ -1,4 +1,4 @@
-//! What is seen of requests and of the process: the access log and the process log.
+//! The access log and the process log.
 
 pub mod access_log;
 pub mod log;

@@ -1,4 +1,4 @@
-//! The end of an exchange: counts what the client is sent, and lets those read who look at whole exchanges.
+//! The end of an exchange: counts the bytes sent to the client, and writes the access log.
 
 use std::sync::Arc;
 
@@ -6,11 +6,10 @@ use tidegate_core::{End, Exchange, Guard, Reason, Response};
 
 use crate::observability::access_log::{Aborted, Line};
 
-/// The status of a request whose client went away before there was a response.
+/// The status of a request whose client disconnected before there was a response.
 const CLIENT_CLOSED: u16 = 499;
 
-/// An exchange that has not ended. It ends with the body of its response; dropped before there is a response, because
-/// the client went away.
+/// An open exchange. It ends with the body of its response, or when it is dropped because the client disconnected.
 pub(in crate::entrypoint) struct Closing {
     exchange: Arc<Exchange>,
     line: Option<Box<Line>>,
@@ -18,16 +17,16 @@ pub(in crate::entrypoint) struct Closing {
 }
 
 impl Closing {
-    /// For an exchange whose line in the access log, if it has one, is `line`.
+    /// Creates the end of an exchange. `line` is its line of the access log, if it has one.
     pub(in crate::entrypoint) fn new(exchange: Arc<Exchange>, line: Option<Box<Line>>) -> Self {
         Self { exchange, line, is_over: false }
     }
 
-    /// Notes the head of the response that the client gets.
+    /// Records the head of the response to the client.
     pub(in crate::entrypoint) fn record_response(&mut self, response: &Response) {
         self.exchange.answer(response.status().as_u16(), response.reason);
         if let Some(line) = &mut self.line {
-            line.answer(response.headers());
+            line.record_response(response.headers());
         }
     }
 
@@ -36,7 +35,7 @@ impl Closing {
         self.exchange.add_sent(bytes);
     }
 
-    /// Ends the exchange as the body of its response has ended. Does nothing the second time.
+    /// Ends the exchange the way its response body ended. Further calls do nothing.
     pub(in crate::entrypoint) fn finish(&mut self, end: End) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
@@ -79,14 +78,14 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_does_not_wait_is_noted() {
+    fn a_client_that_disconnects_is_recorded_as_499() {
         let exchange = exchange();
         drop(Closing::new(exchange.clone(), None));
         assert_eq!((exchange.status(), exchange.origin()), (499, Some(Origin::Client)));
     }
 
     #[tokio::test]
-    async fn what_the_client_is_sent_is_counted() {
+    async fn bytes_sent_to_the_client_are_counted() {
         let exchange = exchange();
         let mut closing = Closing::new(exchange.clone(), None);
         let response = Response::new(Body::full("hello"));

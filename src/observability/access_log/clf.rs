@@ -1,4 +1,4 @@
-//! A line in Traefik's common log format.
+//! Lines in Traefik's common log format.
 
 use http::HeaderName;
 use http::header::{REFERER, USER_AGENT};
@@ -11,8 +11,8 @@ use super::modes::{Mode, Modes};
 use super::stamp;
 
 impl Entry<'_> {
-    /// The common log format; `extended` adds count, router, server and milliseconds, and who cut
-    /// the answer short when that was so.
+    /// Returns the line in the common log format. `extended` adds count, router, server and milliseconds, and who
+    /// aborted the response, if it is incomplete.
     pub(super) fn clf(&self, modes: &Modes, extended: bool) -> Vec<u8> {
         let mut line = Vec::with_capacity(256);
         self.push_client(modes, &mut line);
@@ -49,7 +49,7 @@ impl Entry<'_> {
         line
     }
 
-    /// Who the client is, by its address and by the name that it gives itself.
+    /// Appends the client's address and user name.
     fn push_client(&self, modes: &Modes, line: &mut Vec<u8>) {
         if !modes.keeps(Field::ClientHost) {
             line.push(b'-');
@@ -62,7 +62,7 @@ impl Entry<'_> {
         push_plain_or_dash(self.summary.user.filter(|_| modes.keeps(Field::ClientUsername)), line);
     }
 
-    /// The request line.
+    /// Appends the request line.
     fn push_request(&self, modes: &Modes, line: &mut Vec<u8>) {
         let method = Some(self.seen.method.as_str());
         push_plain_or_dash(method.filter(|_| modes.keeps(Field::RequestMethod)), line);

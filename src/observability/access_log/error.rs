@@ -1,11 +1,11 @@
-//! What is wrong with options of the access log.
+//! Errors in the options of the access log.
 
 use tidegate_core::expression::{SyntaxError, place};
 use tidegate_core::word::UnknownWord;
 
 use crate::router::{MatcherError, PatternError};
 
-/// Why `accessLog.filters.expression` cannot be used, and where.
+/// Why `accessLog.filters.expression` is invalid, and where.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {source}")]
 pub struct ExpressionError {
@@ -15,37 +15,37 @@ pub struct ExpressionError {
 }
 
 impl ExpressionError {
-    /// The error about a text that is not an expression.
+    /// Creates the error for a syntax error.
     pub(super) fn syntax(text: &str, error: SyntaxError) -> Self {
         let at = error.span.start.min(text.trim_end().len());
         Self { place: place(text, at), source: error.into() }
     }
 
-    /// The error about the part that stands at this byte.
+    /// Creates the error for the part that starts at byte `at`.
     pub(super) fn at(text: &str, at: usize, source: ExpressionFault) -> Self {
         Self { place: place(text, at), source }
     }
 }
 
-/// What is wrong with a part of the expression.
+/// Why a part of the expression is invalid.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExpressionFault {
     /// The text is not an expression.
     #[error(transparent)]
     Syntax(#[from] SyntaxError),
-    /// A call, or a field that is true or false, is compared with something.
+    /// A call or a boolean field is compared.
     #[error("{0} is true or false and cannot be compared")]
     Boolean(String),
     /// A field is called.
     #[error("{0} is a field: it stands without parentheses")]
     FieldCalled(String),
-    /// There are more calls than fit.
+    /// There are too many calls.
     #[error("at most {0} calls are allowed")]
     TooManyCalls(usize),
-    /// A call is not one of a matcher of rules.
+    /// A call is not a matcher of rules.
     #[error(transparent)]
     Matcher(#[from] MatcherError),
-    /// There is no field of this name, but one of a similar name.
+    /// There is no field with this name, but one with a similar name.
     #[error("{name} is not a field of the access log; did you mean {near}?")]
     SimilarField {
         /// The name as written.
@@ -53,21 +53,21 @@ pub(super) enum ExpressionFault {
         /// The similar name.
         near: &'static str,
     },
-    /// There is no field of this name.
+    /// There is no field with this name.
     #[error(
         "{0} is not a field of the access log: expected one of its JSON form, like DownstreamStatus, Duration or \
          request_User-Agent"
     )]
     UnknownField(String),
-    /// A field of headers names none.
+    /// The name of a header is missing.
     #[error("{name}: expected the name of a header after `{prefix}`")]
     HeaderName {
         /// The name as written.
         name: String,
-        /// The part that comes before the name of the header.
+        /// The part before the name of the header.
         prefix: &'static str,
     },
-    /// A field stands alone.
+    /// A field is not compared.
     #[error("{name} is a {kind} and must be compared, like {name} {example}")]
     NotCompared {
         /// Name of the field.
@@ -77,7 +77,7 @@ pub(super) enum ExpressionFault {
         /// A comparison.
         example: &'static str,
     },
-    /// A field is compared with a value of another kind.
+    /// A field is compared with a value of another type.
     #[error("{name} is compared with a {kind}, like {name} {example}")]
     Kind {
         /// Name of the field.
@@ -87,10 +87,10 @@ pub(super) enum ExpressionFault {
         /// A comparison.
         example: &'static str,
     },
-    /// A text is compared as only numbers are, or with a number.
+    /// A text is compared like a number, or with one.
     #[error("{0} is a text: it is compared by ==, !=, =~ or !~ with one in quotes")]
     Text(String),
-    /// A field is compared with a pattern that cannot be compiled.
+    /// A field is compared with an invalid pattern.
     #[error("{name}: {source}")]
     Pattern {
         /// Name of the field.
@@ -100,13 +100,13 @@ pub(super) enum ExpressionFault {
     },
 }
 
-/// Why another option of the access log cannot be used.
+/// Why another option of the access log is invalid.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OptionError {
-    /// A name under `fields.headers.names` is none of a header.
+    /// A key of `fields.headers.names` is not a header name.
     #[error("fields.headers.names.{0}: `{0}` is not a header name")]
     HeaderName(String),
-    /// What becomes of a field or header.
+    /// The mode of a field or header is unknown.
     #[error("{option}: {source}")]
     Mode {
         /// The option.
@@ -114,7 +114,7 @@ pub(super) enum OptionError {
         /// The cause.
         source: UnknownWord,
     },
-    /// A status, or several.
+    /// A status or range of statuses is invalid.
     #[error("filters.statusCodes: `{0}` is neither a status nor a range like 400-499")]
     Statuses(String),
 }

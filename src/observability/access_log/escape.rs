@@ -1,10 +1,10 @@
-//! Texts in a line of the log, with what could be taken for something else escaped.
+//! Escapes texts in lines of the log.
 //!
-//! Nearly all texts stand for themselves. That is found out sixteen bytes at a time, and they are copied as a whole.
+//! Almost all texts need no escaping. This is checked sixteen bytes at a time, and such texts are copied as a whole.
 
 use std::io::Write as _;
 
-/// Appends a text without quotes around it: what could be taken for another column or line is escaped.
+/// Appends a text without quotes, and escapes what could start another column or line.
 pub(super) fn push_plain(line: &mut Vec<u8>, text: &str) {
     if is_ordinary::<0x21>(text.as_bytes()) {
         return line.extend_from_slice(text.as_bytes());
@@ -28,15 +28,15 @@ pub(super) fn push_quoted(line: &mut Vec<u8>, text: &str) {
     line.push(b'"');
 }
 
-/// Appends a JSON string. Those control characters are escaped, too, that JSON allows as they are, and line ends of
-/// Unicode, as Go does: a terminal that shows the log obeys some of them. Bytes that are no UTF-8 become U+FFFD.
+/// Appends a JSON string. Unlike JSON requires, all control characters are escaped, since terminals interpret some, and
+/// Unicode line separators, as in Go. Invalid UTF-8 becomes U+FFFD.
 pub(super) fn push_json(line: &mut Vec<u8>, text: &[u8]) {
     line.push(b'"');
     push_json_part(line, text);
     line.push(b'"');
 }
 
-/// As [`push_json`], without the quotes.
+/// Appends the contents of a JSON string, without quotes; see [`push_json`].
 pub(super) fn push_json_part(line: &mut Vec<u8>, text: &[u8]) {
     if is_ordinary::<0x20>(text) {
         line.extend_from_slice(text);
@@ -45,12 +45,12 @@ pub(super) fn push_json_part(line: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// True for printable ASCII from `LOWEST` on, without `"` and `\`.
+/// Returns true for printable ASCII from `LOWEST` on, without `"` and `\`.
 fn is_ordinary<const LOWEST: u8>(text: &[u8]) -> bool {
     let is_odd =
         |byte: &u8| (byte.wrapping_sub(LOWEST) >= 0x7f - LOWEST) | (*byte == b'"') | (*byte == b'\\');
     let (chunks, rest) = text.as_chunks::<16>();
-    // Without a branch for each byte, so that the compiler looks at all of a chunk at once.
+    // Branch-free, so that the compiler vectorizes the check of a chunk.
     let is_odd_chunk = |chunk: &[u8; 16]| chunk.iter().fold(false, |odd, byte| odd | is_odd(byte));
     !chunks.iter().any(is_odd_chunk) && !rest.iter().any(is_odd)
 }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_taken_for_something_else_is_escaped() {
+    fn ambiguous_characters_are_escaped() {
         let text = "a \"b\\ \t\r\n\u{1} \u{7f} \u{85} é \u{2028} 🦀";
         let plain = r#"a\x20\"b\\\x20\t\r\n\x01\x20\x7f\x20\u0085\x20é\x20"#;
         assert_eq!(written(|line| push_plain(line, text)), format!("{plain}\u{2028}\\x20🦀"));
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_are_escaped_wherever_they_stand() {
+    fn characters_are_escaped_at_any_position() {
         for odd in ['"', '\\', '\n', '\0', '\u{1f}', '\u{7f}', '\u{80}'] {
             for length in 0..40 {
                 let text = format!("{}{odd}{}", "-".repeat(length), "~".repeat(40 - length));

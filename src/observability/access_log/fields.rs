@@ -1,4 +1,4 @@
-//! The fields of a line: as it has them, and as a filter asks for them.
+//! The fields of a line, and their types in filters.
 
 use http::HeaderName;
 
@@ -11,7 +11,7 @@ macro_rules! fields {
             $($field,)*
         }
 
-        /// Each field with its name and its key in JSON, behind a comma.
+        /// Each field with its name and its JSON key, preceded by a comma.
         const FIELDS: &[(Field, &str, &str)] =
             &[$((Field::$field, $name, concat!(",\"", $name, "\":")),)*];
     };
@@ -63,12 +63,12 @@ fields! {
 }
 
 impl Field {
-    /// All fields with their names.
+    /// Returns all fields with their names.
     pub(super) fn all() -> impl Iterator<Item = (Self, &'static str)> {
         FIELDS.iter().map(|(field, name, _)| (*field, *name))
     }
 
-    /// The key of the field in JSON, with a comma before it and a colon behind it.
+    /// Returns the JSON key of the field, preceded by a comma and followed by a colon.
     pub(super) fn json_key(self) -> &'static [u8] {
         FIELDS[self as usize].2.as_bytes()
     }
@@ -81,9 +81,9 @@ pub(super) struct Fields(u64);
 impl Fields {
     /// No field.
     pub(super) const NONE: Self = Self(0);
-    /// Fields whose names begin with a small letter: they come after the headers of the response.
+    /// Fields with lower-case names, which are sorted after the headers of the response.
     pub(super) const LOWER_CASE: Self = Self::of(&[Field::EntryPointName]);
-    /// Fields of the page that stands for an answer.
+    /// Fields of the error page that replaces a response.
     pub(super) const PAGE: Self = Self::of(&[
         Field::ErrorPageContentSize,
         Field::ErrorPageDuration,
@@ -95,7 +95,7 @@ impl Fields {
     ]);
     /// Fields of TLS.
     pub(super) const TLS: Self = Self::of(&[Field::TlsCipher, Field::TlsClientSubject, Field::TlsVersion]);
-    /// Fields of a response that was cut short.
+    /// Fields of an aborted response.
     pub(super) const ABORTED: Self = Self::of(&[Field::DownstreamAborted, Field::DownstreamAbortedBy]);
     /// Fields of attempts before the last one.
     pub(super) const FAILED: Self = Self::of(&[Field::FailedAttempts]);
@@ -109,27 +109,27 @@ impl Fields {
         Self(bits)
     }
 
-    /// True when the field is in the set.
+    /// Returns true if the field is in the set.
     pub(super) fn contains(self, field: Field) -> bool {
         self.0 >> field as u64 & 1 == 1
     }
 
-    /// Those of both sets.
+    /// Returns the union of both sets.
     pub(super) fn with(self, others: Self) -> Self {
         Self(self.0 | others.0)
     }
 
-    /// Those that are not in the other set.
+    /// Returns the fields that are not in the other set.
     pub(super) fn without(self, others: Self) -> Self {
         Self(self.0 & !others.0)
     }
 
-    /// Those that are in the other set, too.
+    /// Returns the intersection of both sets.
     pub(super) fn only(self, others: Self) -> Self {
         Self(self.0 & others.0)
     }
 
-    /// The fields in the order of a line.
+    /// Returns the fields in the order of a line.
     pub(super) fn iter(self) -> impl Iterator<Item = Field> {
         let mut left = self.0;
         std::iter::from_fn(move || {
@@ -146,7 +146,7 @@ impl FromIterator<Field> for Fields {
     }
 }
 
-/// Fields that are numbers.
+/// Numeric fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Number {
     DownstreamStatus,
@@ -163,7 +163,7 @@ pub(super) enum Number {
     RequestPort,
 }
 
-/// Fields that are lengths of time.
+/// Fields that are durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Time {
     Duration,
@@ -172,7 +172,7 @@ pub(super) enum Time {
     Overhead,
 }
 
-/// Fields that are texts. What the log leaves out is empty here.
+/// Text fields. What the log omits is empty here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Text {
     ClientAddr,

@@ -1,7 +1,7 @@
-//! `accessLog.filters.expression`: which lines are written, by any field of the log and by what rules ask.
+//! `accessLog.filters.expression`: selects lines by fields of the log and by matchers of rules.
 //!
-//! The expression is compiled once. What rules ask (`PathPrefix(…)`) is asked when the request comes in, before any
-//! middleware has changed it, and kept as one bit each; fields are looked up when the request is over.
+//! The expression is compiled once. Matchers (`PathPrefix(…)`) are evaluated when the request begins, before
+//! middlewares change it, and stored as one bit each. Fields are evaluated when the exchange ends.
 
 use http::HeaderName;
 use regex::Regex;
@@ -14,14 +14,14 @@ use super::line::Entry;
 use super::modes::Modes;
 use crate::router::{Rule, go_regex};
 
-/// Most calls in one expression: each has a bit.
-const MOST_CALLS: usize = 64;
+/// Maximum number of calls in an expression, as each has a bit.
+const MAX_CALLS: usize = 64;
 
 /// A compiled expression.
 pub(super) struct Filter {
     tree: Tree,
     rules: Vec<Rule>,
-    /// Which headers are looked at.
+    /// Which headers the expression uses.
     headers: bool,
 }
 
@@ -29,7 +29,7 @@ enum Tree {
     And(Box<Tree>, Box<Tree>),
     Or(Box<Tree>, Box<Tree>),
     Not(Box<Tree>),
-    /// The answer of this rule.
+    /// The result of a matcher.
     Rule(usize),
     Aborted,
     Number(Number, Comparison, f64),
@@ -39,7 +39,7 @@ enum Tree {
     Pattern(Text, Regex),
 }
 
-/// What a name stands for.
+/// What a name refers to.
 enum Known {
     Number(Number),
     Time(Time),
@@ -96,7 +96,7 @@ const TEXTS: [(&str, Text); 24] = [
 const ABORTED: &str = "DownstreamAborted";
 
 impl Filter {
-    /// Compiles an expression. The error says what was expected, and where.
+    /// Compiles an expression. The error names what was expected, and where.
     pub(super) fn parse(text: &str) -> Result<Self, ExpressionError> {
         let expression =
             expression::parse_fields(text).map_err(|error| ExpressionError::syntax(text, error))?;
@@ -106,18 +106,18 @@ impl Filter {
         Ok(filter)
     }
 
-    /// True when headers must be remembered for it.
+    /// Returns true if the expression needs headers.
     pub(super) fn needs_headers(&self) -> bool {
         self.headers
     }
 
-    /// The answers of the rules in it, one bit each.
+    /// Evaluates the matchers, and returns one bit for each.
     pub(super) fn ask(&self, request: &Request) -> u64 {
         let answers = self.rules.iter().enumerate();
         answers.fold(0, |bits, (place, rule)| bits | (u64::from(rule.matches(request)) << place))
     }
 
-    /// True when the line is to be written.
+    /// Returns true if the line should be written.
     pub(super) fn keeps(&self, entry: &Entry<'_>, modes: &Modes) -> bool {
         self.tree.holds(entry, modes)
     }
@@ -143,8 +143,8 @@ impl Filter {
         if matches!(known(&call.name), Ok(Some(_))) {
             return Err(Fault::FieldCalled(call.name.clone()));
         }
-        if self.rules.len() == MOST_CALLS {
-            return Err(Fault::TooManyCalls(MOST_CALLS));
+        if self.rules.len() == MAX_CALLS {
+            return Err(Fault::TooManyCalls(MAX_CALLS));
         }
         self.rules.push(Rule::of_call(call)?);
         Ok(Tree::Rule(self.rules.len() - 1))
@@ -221,7 +221,7 @@ fn compares<T: PartialOrd>(value: T, operator: Comparison, with: T) -> bool {
     }
 }
 
-/// What a name stands for; `None` when it is not a field.
+/// Returns what a name refers to, or `None` if it is not a field.
 fn known(name: &str) -> Result<Option<Known>, Fault> {
     fn in_list<T: Clone>(list: &[(&str, T)], name: &str) -> Option<T> {
         list.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, field)| field.clone())
@@ -249,7 +249,7 @@ fn known(name: &str) -> Result<Option<Known>, Fault> {
     Ok(None)
 }
 
-/// The error for a name that is not a field.
+/// Returns the error for an unknown field.
 fn unknown(written: &str) -> Fault {
     let numbers = NUMBERS.iter().map(|(name, _)| *name);
     let names = numbers.chain(TIMES.iter().map(|(name, _)| *name)).chain(TEXTS.iter().map(|(name, _)| *name));
@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_name_what_where_and_what_was_expected() {
+    fn errors_name_the_place_the_value_and_what_was_expected() {
         for (text, expected) in [
             (
                 "DownstreamStats >= 500",
@@ -289,12 +289,12 @@ mod tests {
             let error = Filter::parse(text).err().unwrap_or_else(|| panic!("{text}")).to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
-        let many = vec!["Path(`/`)"; MOST_CALLS + 1].join(" || ");
+        let many = vec!["Path(`/`)"; MAX_CALLS + 1].join(" || ");
         assert!(Filter::parse(&many).err().unwrap().to_string().contains("at most 64 calls"));
     }
 
     #[test]
-    fn headers_are_only_remembered_when_they_are_asked_for() {
+    fn headers_are_kept_only_if_the_expression_uses_them() {
         assert!(!Filter::parse("Duration > 1s && Header(`a`, `b`)").unwrap().needs_headers());
         assert!(Filter::parse("request_User-Agent =~ `bot`").unwrap().needs_headers());
     }

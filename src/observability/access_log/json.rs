@@ -1,4 +1,4 @@
-//! A line as a JSON object with Traefik's fields, its keys sorted.
+//! Lines as JSON objects with Traefik's fields, sorted by key.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -15,13 +15,13 @@ use super::modes::{Mode, Modes};
 use super::{Aborted, nanoseconds, stamp};
 use crate::tls::subject::subject;
 
-/// Room that most lines have enough of.
-const USUAL: usize = 1280;
+/// Initial capacity, which suffices for most lines.
+const INITIAL_CAPACITY: usize = 1280;
 
 impl Entry<'_> {
-    /// One JSON object, its keys sorted.
+    /// Returns the line as a JSON object, sorted by key.
     pub(super) fn json(&self, modes: &Modes) -> Vec<u8> {
-        let mut line = Vec::with_capacity(USUAL);
+        let mut line = Vec::with_capacity(INITIAL_CAPACITY);
         let fields = modes.fields().without(self.absent());
         self.push_fields(fields.without(Fields::LOWER_CASE), modes, &mut line);
         push_headers(b"downstream_", self.headers, modes, &mut line);
@@ -32,12 +32,12 @@ impl Entry<'_> {
         line.extend_from_slice(b",\"time\":\"");
         stamp::push_seconds(&mut line, self.seen.at + self.duration);
         line.extend_from_slice(b"\"}\n");
-        // Each key has a comma before it, the first as well.
+        // Every key is preceded by a comma, including the first.
         line[0] = b'{';
         line
     }
 
-    /// Fields that this line has no values for. It need not be all of them.
+    /// Returns fields without a value in this line, though not necessarily all of them.
     fn absent(&self) -> Fields {
         [
             (Fields::PAGE, self.summary.page.is_none()),
@@ -62,7 +62,7 @@ impl Entry<'_> {
         }
     }
 
-    /// Appends the value of a field. `None`: it has none.
+    /// Appends the value of a field. Returns `None` if it has none.
     fn push_value(&self, field: Field, modes: &Modes, line: &mut Vec<u8>) -> Option<()> {
         let summary = self.summary;
         let page = summary.page.as_deref();
@@ -161,7 +161,7 @@ impl Entry<'_> {
     }
 }
 
-/// Appends a string that consists of letters, digits and the like.
+/// Appends a string that needs no escaping.
 fn push_word(line: &mut Vec<u8>, word: &str) {
     line.push(b'"');
     line.extend_from_slice(word.as_bytes());
@@ -175,7 +175,7 @@ fn push_digits(line: &mut Vec<u8>, number: u16) {
     line.push(b'"');
 }
 
-/// Appends the attempts before the last one; `None` when there are none.
+/// Appends the attempts before the last one. Returns `None` if there are none.
 fn push_attempts(line: &mut Vec<u8>, attempts: &[Failed<'_>]) -> Option<()> {
     let (first, others) = attempts.split_first()?;
     line.push(b'[');
@@ -206,7 +206,7 @@ fn push_attempt(line: &mut Vec<u8>, attempt: &Failed<'_>) {
     line.push(b'}');
 }
 
-/// Appends those of the headers that are logged, by their names as Go writes them.
+/// Appends the headers that are logged, with their names as Go writes them.
 fn push_headers(prefix: &[u8], headers: Option<&HeaderMap>, modes: &Modes, line: &mut Vec<u8>) {
     let Some(headers) = headers else { return };
     let shown = headers.keys().filter(|name| *name != http::header::HOST);
@@ -233,7 +233,7 @@ fn push_headers(prefix: &[u8], headers: Option<&HeaderMap>, modes: &Modes, line:
     }
 }
 
-/// A header's name as Go writes it: `X-Real-Ip`.
+/// Returns a header name as Go writes it: `X-Real-Ip`.
 fn canonical(name: &HeaderName) -> impl Iterator<Item = u8> {
     let mut upper = true;
     name.as_str().bytes().map(move |byte| {

@@ -1,4 +1,4 @@
-//! What is known of one request at its end, as lines and filters see it.
+//! The values of a line, for formats and filters.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -14,25 +14,25 @@ use super::modes::Modes;
 use super::{Aborted, Seen, stamp};
 use crate::tls::subject::subject;
 
-/// What is written for a header that must not be read.
+/// Written in place of a redacted value.
 pub(super) const REDACTED: &str = "REDACTED";
 
-/// Everything that is known of one request at its end.
+/// Everything known about a request at its end.
 pub(super) struct Entry<'a> {
     pub(super) seen: &'a Seen,
     pub(super) exchange: &'a Exchange,
     pub(super) summary: &'a Summary<'a>,
     /// Headers of the response.
     pub(super) headers: Option<&'a HeaderMap>,
-    /// Who has cut the response short.
+    /// Who aborted the response.
     pub(super) aborted: Option<Aborted>,
     pub(super) duration: Duration,
-    /// Number of the request since the start, internal ones left out.
+    /// Number of the request since the start, without internal ones.
     pub(super) count: u64,
 }
 
 impl Entry<'_> {
-    /// A field that is a number; 0 where the log has none.
+    /// Returns the value of a numeric field; 0 if the log omits it.
     pub(super) fn number(&self, field: Number) -> f64 {
         let whole = match field {
             Number::DownstreamStatus => self.exchange.status().into(),
@@ -54,9 +54,9 @@ impl Entry<'_> {
         whole as f64
     }
 
-    /// A field that is a length of time.
+    /// Returns the value of a duration field.
     pub(super) fn time(&self, field: Time) -> Duration {
-        // Who is still waiting for an answer has waited until now.
+        // Without a response, the wait has lasted until now.
         let took = |summary: &Summary<'_>| {
             let asked = || summary.asked.map(|asked| asked.elapsed());
             summary.origin_duration.or_else(asked).unwrap_or_default()
@@ -70,7 +70,7 @@ impl Entry<'_> {
         }
     }
 
-    /// A field that is a text; empty where the log has none.
+    /// Returns the value of a text field; empty if the log omits it.
     pub(super) fn text(&self, field: &Text, modes: &Modes) -> Cow<'_, str> {
         let (seen, summary) = (self.seen, self.summary);
         let tls = self.exchange.connection.tls.as_ref();
@@ -109,7 +109,7 @@ impl Entry<'_> {
         }
     }
 
-    /// The `Host` header.
+    /// Returns the `Host` header.
     pub(super) fn host(&self) -> &[u8] {
         self.seen.host.as_ref().map_or(&[], |host| host.as_bytes())
     }
@@ -118,7 +118,7 @@ impl Entry<'_> {
         if self.exchange.connection.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Our own answer stands for that of a server which gave none.
+    /// Returns the status of the server's response, or of ours if the server sent none.
     pub(super) fn origin_status(&self) -> u16 {
         let asked = self.summary.server.is_some() && self.summary.page.is_none();
         self.summary.origin_status.unwrap_or(if asked { self.exchange.status() } else { 0 })
@@ -133,13 +133,13 @@ impl Entry<'_> {
         self.summary.page.as_deref().and_then(field).unwrap_or("").into()
     }
 
-    /// The router; `None` when there was none.
+    /// Returns the router, if any.
     pub(super) fn router(&self) -> Option<&str> {
         self.summary.route.map(|route| &*route.router)
     }
 
     pub(super) fn page_status(&self) -> u16 {
-        // Without a status the client did not wait for the page.
+        // Without a status, the client did not wait for the page.
         self.summary.page.as_ref().map_or(0, |page| page.origin_status.unwrap_or(self.exchange.status()))
     }
 
@@ -147,7 +147,7 @@ impl Entry<'_> {
         self.summary.page.as_ref().map_or(0, |page| page.origin_size.unwrap_or(self.exchange.sent()))
     }
 
-    /// Length of the body that was meant for the client.
+    /// Returns the length of the body before it was sent to the client.
     pub(super) fn sent_by_server(&self) -> u64 {
         if self.summary.page.is_some() { self.page_size() } else { self.origin_size() }
     }
@@ -157,14 +157,14 @@ impl Entry<'_> {
         if sent > 0 && size != sent { size as f64 / sent as f64 } else { 0.0 }
     }
 
-    /// Who the client is by `X-Forwarded-For`, as far as the entry point believes it: the first address there. `None`: it
-    /// is the peer.
+    /// Returns the first address of `X-Forwarded-For`, which the entry point removes if the peer is not trusted.
+    /// Returns `None` if the client is the peer.
     pub(super) fn forwarded_client(&self) -> Option<String> {
         let first = self.seen.forwarded.as_ref()?.as_bytes().split(|byte| *byte == b',').next()?.trim_ascii();
         (!first.is_empty()).then(|| tidegate_core::forwarded::entry_name(first))
     }
 
-    /// The peer's address, IPv4 in its own form.
+    /// Returns the peer's address; IPv4-mapped ones as IPv4.
     pub(super) fn peer_address(&self) -> IpAddr {
         self.exchange.connection.peer.ip().to_canonical()
     }
@@ -178,7 +178,7 @@ impl Entry<'_> {
     }
 }
 
-/// Attempts as filters see them: `name@provider http://server 503, …`.
+/// Returns attempts in the form of filters: `name@provider http://server 503, …`.
 fn attempts_text(attempts: &[Failed<'_>]) -> Cow<'static, str> {
     let one = |failed: &Failed<'_>| {
         let server = failed.server.map_or("-", |server| &server.url);
@@ -187,7 +187,7 @@ fn attempts_text(attempts: &[Failed<'_>]) -> Cow<'static, str> {
     attempts.iter().map(one).collect::<Vec<_>>().join(", ").into()
 }
 
-/// All values of a header in one text; empty when there is none.
+/// Returns all values of a header in one text; empty if there are none.
 fn values<'a>(headers: Option<&'a HeaderMap>, name: &http::HeaderName) -> Cow<'a, str> {
     let mut all = headers.into_iter().flat_map(|headers| headers.get_all(name));
     let shown = |value: &'a http::HeaderValue| String::from_utf8_lossy(value.as_bytes());
@@ -195,7 +195,7 @@ fn values<'a>(headers: Option<&'a HeaderMap>, name: &http::HeaderName) -> Cow<'a
     all.fold(first, |joined, value| Cow::Owned(format!("{joined},{}", shown(value))))
 }
 
-/// A host and its port, `-` without one.
+/// Returns host and port; `-` if there is no port.
 pub(super) fn host_and_port(address: &[u8]) -> (&[u8], &[u8]) {
     let colon = address.iter().rposition(|byte| *byte == b':');
     match colon.map(|at| (&address[..at], &address[at + 1..])) {

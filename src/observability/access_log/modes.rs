@@ -1,4 +1,4 @@
-//! Which requests, fields and headers go into the log.
+//! Which requests, fields and headers are logged.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -11,7 +11,7 @@ use super::error::OptionError;
 use super::fields::{Field, Fields};
 use crate::settings::{AccessLogFields, AccessLogFilters, FieldMode, HeaderMode};
 
-/// What happens to a field or header.
+/// How a field or header is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Keep,
@@ -25,7 +25,7 @@ pub(super) struct Modes {
     fields: Fields,
     header: Mode,
     headers: HashMap<HeaderName, Mode>,
-    /// Leave the query in `RequestPath`.
+    /// Keep the query in `RequestPath`.
     pub(super) query: bool,
 }
 
@@ -60,22 +60,22 @@ impl Modes {
         })
     }
 
-    /// The fields that are logged.
+    /// Returns the fields that are logged.
     pub(super) fn fields(&self) -> Fields {
         self.fields
     }
 
-    /// True when a field is logged.
+    /// Returns true if a field is logged.
     pub(super) fn keeps(&self, field: Field) -> bool {
         self.fields.contains(field)
     }
 
-    /// What happens to a header.
+    /// Returns how a header is logged.
     pub(super) fn of_header(&self, name: &HeaderName) -> Mode {
         self.headers.get(name).copied().unwrap_or(self.header)
     }
 
-    /// True when any header may be logged, so that they must be remembered.
+    /// Returns true if any header may be logged, so that they must be kept.
     pub(super) fn keeps_headers(&self) -> bool {
         self.header != Mode::Drop || self.headers.values().any(|mode| *mode != Mode::Drop)
     }
@@ -100,7 +100,7 @@ impl From<HeaderMode> for Mode {
     }
 }
 
-/// What a word of the settings means; `default` when there is none.
+/// Returns the meaning of a word in the settings, or `default` if it is empty.
 fn mode<T: Vocabulary + Into<Mode>>(
     word: &Word<T>,
     default: T,
@@ -112,7 +112,7 @@ fn mode<T: Vocabulary + Into<Mode>>(
     }
 }
 
-/// `accessLog.filters`, checked: a request is logged when any of them holds, or when there is none.
+/// `accessLog.filters`, checked. A request is logged if any of them matches, or if there are none.
 pub(super) struct Filters {
     statuses: Vec<RangeInclusive<u16>>,
     retried: bool,
@@ -129,7 +129,7 @@ impl Filters {
         })
     }
 
-    /// True when the request is to be logged.
+    /// Returns true if a request should be logged.
     pub(super) fn keep(&self, status: u16, retries: u32, duration: Duration) -> bool {
         (self.statuses.is_empty() && !self.retried && self.longer_than.is_zero())
             || self.statuses.iter().any(|range| range.contains(&status))

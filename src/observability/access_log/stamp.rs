@@ -1,6 +1,6 @@
-//! Times as the log writes them.
+//! Formats times for the log.
 //!
-//! A thread keeps the text of the second that it wrote last: most lines begin in the same one.
+//! Each thread caches the text of the last second it formatted, which most lines share.
 
 use std::cell::Cell;
 use std::time::SystemTime;
@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
-/// A second in both formats, without the time zone.
+/// A second in both formats, without time zone.
 #[derive(Clone, Copy)]
 struct Second {
     /// Seconds since 1970.
@@ -29,19 +29,19 @@ pub(super) fn push_common(line: &mut Vec<u8>, at: SystemTime) {
     line.extend_from_slice(&second(parts(at).0).common);
 }
 
-/// Appends a time in RFC 3339's format, to the second: `2026-11-29T22:25:26Z`.
+/// Appends a time in the format of RFC 3339, to the second: `2026-11-29T22:25:26Z`.
 pub(super) fn push_seconds(line: &mut Vec<u8>, at: SystemTime) {
     line.extend_from_slice(&second(parts(at).0).rfc3339);
     line.push(b'Z');
 }
 
-/// Appends a time in RFC 3339's format, with as many digits after the second as it needs: `2026-11-29T22:25:26.5Z`.
+/// Appends a time in the format of RFC 3339, with as many fractional digits as needed: `2026-11-29T22:25:26.5Z`.
 pub(super) fn push_nanoseconds(line: &mut Vec<u8>, at: SystemTime) {
     let (unix, nanoseconds) = parts(at);
     line.extend_from_slice(&second(unix).rfc3339);
     if nanoseconds > 0 {
         let mut digits = itoa::Buffer::new();
-        // The 1 in front keeps the zeros behind it.
+        // The leading 1 preserves leading zeros.
         let digits = digits.format(1_000_000_000 + nanoseconds).trim_end_matches('0');
         line.push(b'.');
         line.extend_from_slice(&digits.as_bytes()[1..]);
@@ -49,14 +49,14 @@ pub(super) fn push_nanoseconds(line: &mut Vec<u8>, at: SystemTime) {
     line.push(b'Z');
 }
 
-/// A time as [`push_nanoseconds`] writes it.
+/// Returns a time in the format of [`push_nanoseconds`].
 pub(super) fn nanoseconds(at: SystemTime) -> String {
     let mut text = Vec::with_capacity(30);
     push_nanoseconds(&mut text, at);
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// Seconds since 1970, and nanoseconds.
+/// Returns the seconds since 1970, and the nanoseconds.
 fn parts(at: SystemTime) -> (u64, u32) {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     (since.as_secs(), since.subsec_nanos())
@@ -73,7 +73,7 @@ fn second(unix: u64) -> Second {
 }
 
 impl Second {
-    /// `None` after the year 9999.
+    /// Formats a second. Returns `None` after the year 9999.
     fn new(unix: u64) -> Option<Self> {
         let at = OffsetDateTime::from_unix_timestamp(i64::try_from(unix).ok()?).ok()?;
         let common = format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second]");
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_written_as_their_formats_say() {
+    fn times_are_written_in_each_format() {
         let at = Duration::new(1_796_000_726, 120_003_400);
         assert_eq!(written(push_common, at), "30/Nov/2026:01:05:26");
         assert_eq!(written(push_seconds, at), "2026-11-30T01:05:26Z");
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn each_time_is_what_the_library_writes() {
+    fn times_equal_those_of_the_time_library() {
         for (seconds, nanoseconds) in [
             (0, 0),
             (0, 1),

@@ -1,4 +1,4 @@
-//! Writes lines to a file or to standard output, on a thread of its own.
+//! Writes lines to a file or to standard output, on a separate thread.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -9,13 +9,12 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Lines that may wait for the disk when `bufferingSize` does not say more.
-const LEAST_QUEUE: usize = 8192;
-/// How much is written at once, in bytes.
+/// Minimum number of lines that the queue holds; `bufferingSize` may be larger.
+const MIN_QUEUE: usize = 8192;
+/// Maximum number of bytes per write.
 const BATCH: usize = 64 * 1024;
-/// How long a line may wait for others, to be written together with them. While the thread sleeps, requests need not wake
-/// it.
-const GATHER: Duration = Duration::from_millis(5);
+/// How long to collect lines before they are written together. Meanwhile, requests need not wake the thread.
+const COLLECT_INTERVAL: Duration = Duration::from_millis(5);
 
 enum Message {
     Line(Vec<u8>),
@@ -23,7 +22,7 @@ enum Message {
     Flush(Sender<()>),
 }
 
-/// The queue to the writing thread, which ends when this is dropped and all lines are written.
+/// The queue of the writer thread. The thread ends when this is dropped and all lines are written.
 pub(super) struct Writer {
     queue: Option<SyncSender<Message>>,
     thread: Option<JoinHandle<()>>,
@@ -37,7 +36,7 @@ impl Writer {
             "" => Target { path: None, out: Box::new(io::stdout()) },
             path => Target { path: Some(path.into()), out: Box::new(open(Path::new(path))?) },
         };
-        let (queue, messages) = sync_channel(buffering.max(LEAST_QUEUE));
+        let (queue, messages) = sync_channel(buffering.max(MIN_QUEUE));
         let lost = Arc::new(AtomicU64::new(0));
         let counter = lost.clone();
         let thread = std::thread::Builder::new()
@@ -46,7 +45,7 @@ impl Writer {
         Ok(Self { queue: Some(queue), thread: Some(thread), lost })
     }
 
-    /// Hands over a line. When the queue is full the line is lost and counted: no request waits for the disk.
+    /// Queues a line. If the queue is full, the line is counted as lost, so that requests never wait for the disk.
     pub(super) fn write(&self, line: Vec<u8>) {
         let sent = self.queue.as_ref().is_some_and(|queue| queue.try_send(Message::Line(line)).is_ok());
         if !sent {
@@ -56,7 +55,7 @@ impl Writer {
 
     pub(super) fn reopen(&self) {
         if let Some(queue) = &self.queue {
-            // The thread ends only after the queue.
+            // The thread outlives the queue.
             let _ = queue.send(Message::Reopen);
         }
     }
@@ -88,13 +87,13 @@ struct Target {
 }
 
 impl Target {
-    /// Writes what comes, as much at once as there is, until the queue is closed.
+    /// Writes lines in batches until the queue is closed.
     fn run(mut self, messages: &Receiver<Message>, lost: &AtomicU64) {
         let mut batch = Vec::new();
         let mut reported = 0;
         while let Ok(first) = messages.recv() {
             if matches!(first, Message::Line(_)) {
-                std::thread::sleep(GATHER);
+                std::thread::sleep(COLLECT_INTERVAL);
             }
             let mut next = Some(first);
             while let Some(message) = next {
@@ -117,7 +116,7 @@ impl Target {
             self.write(&mut batch);
             let now = lost.load(Ordering::Relaxed);
             if now > reported {
-                tracing::warn!(lines = now - reported, "access log: lines were lost, the disk is too slow");
+                tracing::warn!(lines = now - reported, "access log: the disk is too slow: lines were lost");
                 reported = now;
             }
         }
@@ -139,13 +138,13 @@ impl Target {
         match open(path) {
             Ok(file) => self.out = Box::new(file),
             Err(error) => {
-                tracing::error!(%error, path = %path.display(), "access log: cannot reopen, the old file stays");
+                tracing::error!(%error, path = %path.display(), "access log: cannot reopen: keeping the old file");
             }
         }
     }
 }
 
-/// Opens a log file for appending, readable by the owner and the group only, and makes its directory.
+/// Opens a log file for appending, readable by owner and group only, and creates its directory.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
