@@ -1,9 +1,9 @@
-//! ConnectionLimiter for connections: how many may be open, which idle ones go first, and how long new ones wait.
+//! Limits the number of open connections, and evicts idle ones near the limit.
 //!
-//! A process that has no file descriptors left can neither accept nor reach a server. So connections are accepted only
-//! up to a limit that leaves descriptors for servers and for the process itself. Near it, idle connections are closed,
-//! the longest idle first, and then those whose clients stall in the middle of something, the longest stalled first; at
-//! it, new connections wait in the kernel's queue until there is room.
+//! Without free file descriptors, a process can neither accept clients nor connect to servers. So connections are
+//! accepted up to a limit that leaves descriptors for servers and for the process itself. Near the limit, idle
+//! connections are closed, the longest idle first, then stalled ones, the longest stalled first. At the limit, new
+//! connections wait in the accept queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,19 +15,19 @@ use tokio::sync::Notify;
 
 use crate::worker::{self, Load};
 
-/// How long a new connection may say nothing before it counts as idle.
+/// How long a new connection may send nothing before it counts as idle.
 pub(super) const SILENCE: Duration = Duration::from_secs(2);
-/// Descriptors that the process keeps for itself: listeners, runtimes, logs, watched files, providers.
+/// Descriptors reserved for the process itself: listeners, runtimes, logs, watched files, providers.
 const OWN_DESCRIPTORS: usize = 128;
-/// Connections that are served however few descriptors there are.
-const FEWEST: usize = 16;
-/// Connections of each entry point that the process's limit leaves in peace: a crowd at one entry point must not shut
-/// out the health checks of another.
+/// Minimum limit of connections, even with few descriptors.
+const MIN_CONNECTIONS: usize = 16;
+/// Connections of each entry point that are exempt from the limit of the process: many clients of one entry point must
+/// not block the health checks of another.
 const RESERVED: usize = 8;
-/// Idle connections are closed from this part of a limit on, in sixteenths.
-const TIGHT: usize = 15;
-/// How often a full entry point looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Part of a limit from which on idle connections are closed, in sixteenths.
+const EVICTION_THRESHOLD: usize = 15;
+/// How often a full entry point checks for room.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Raises the soft limit on open files to the hard one, as Go's runtime does.
 pub fn raise_descriptor_limit() {
@@ -35,16 +35,16 @@ pub fn raise_descriptor_limit() {
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
         if let Err(error) = setrlimit(Resource::Nofile, limit) {
-            tracing::warn!(%error, "the limit on open files could not be raised");
+            tracing::warn!(%error, "cannot raise the limit on open files");
         }
     }
 }
 
-/// Most client connections for this number of descriptors (`None`: any). One half is for clients and one for servers,
-/// as each request needs both.
+/// Returns the maximum number of client connections for this number of descriptors; `None` for no limit. Half of them
+/// are for servers, as each request needs both.
 fn max_connections(descriptors: Option<u64>) -> usize {
     let descriptors = descriptors.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    (descriptors.saturating_sub(OWN_DESCRIPTORS) / 2).max(FEWEST)
+    (descriptors.saturating_sub(OWN_DESCRIPTORS) / 2).max(MIN_CONNECTIONS)
 }
 
 /// The connections of the whole process.
@@ -58,12 +58,12 @@ pub(super) struct ConnectionLimiter {
 }
 
 impl ConnectionLimiter {
-    /// For the descriptors that this process may have.
+    /// Creates the limiter for the descriptor limit of this process.
     pub(super) fn new() -> Arc<Self> {
-        Self::of(max_connections(getrlimit(Resource::Nofile).current))
+        Self::with_max(max_connections(getrlimit(Resource::Nofile).current))
     }
 
-    fn of(max: usize) -> Arc<Self> {
+    fn with_max(max: usize) -> Arc<Self> {
         Arc::new(Self {
             open: AtomicUsize::new(0),
             max,
@@ -73,7 +73,7 @@ impl ConnectionLimiter {
         })
     }
 
-    /// ConnectionLimit for one entry point: `most` connections (0: as many as the process has room for) on so many workers.
+    /// Adds an entry point with at most `max` connections (0 for the limit of the process) on `workers` workers.
     pub(super) fn connections(self: &Arc<Self>, max: usize, workers: usize) -> Arc<ConnectionLimit> {
         let connections = Arc::new(ConnectionLimit {
             room: self.clone(),
@@ -88,8 +88,8 @@ impl ConnectionLimiter {
         connections
     }
 
-    fn is_tight(&self) -> bool {
-        is_tight(self.open.load(Ordering::Relaxed), self.max)
+    fn is_near_limit(&self) -> bool {
+        is_near_limit(self.open.load(Ordering::Relaxed), self.max)
     }
 }
 
@@ -101,39 +101,39 @@ pub(super) struct ConnectionLimit {
     changed: Notify,
     /// Idle connections of each worker.
     idle: Box<[Idle]>,
-    /// Connections of each worker whose clients neither send what they began to send nor take what they asked for.
+    /// Stalled connections of each worker, whose clients neither complete what they send nor read what they requested.
     stalled: Box<[Idle]>,
     full: AtomicBool,
 }
 
-/// Connections that may be closed, the longest idle first.
+/// Connections that may be evicted, the longest idle first.
 #[derive(Default)]
 struct Idle {
     count: AtomicUsize,
-    goes: Notify,
+    evict: Notify,
 }
 
 impl ConnectionLimit {
-    /// Takes a seat for a connection.
+    /// Counts a connection.
     pub(super) fn take(self: &Arc<Self>, load: Load) -> OpenConnection {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.room.open.fetch_add(1, Ordering::Relaxed);
         OpenConnection { connections: self.clone(), _load: Some(load) }
     }
 
-    /// Takes a seat for a connection that no worker serves.
+    /// Counts a connection that no worker serves (HTTP/3).
     pub(super) fn take_elsewhere(self: &Arc<Self>) -> OpenConnection {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.room.open.fetch_add(1, Ordering::Relaxed);
         OpenConnection { connections: self.clone(), _load: None }
     }
 
-    /// Open connections.
+    /// Returns the number of open connections.
     pub(super) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Most connections.
+    /// Returns the maximum number of connections.
     pub(super) fn max(&self) -> usize {
         self.max.min(self.room.max)
     }
@@ -149,18 +149,19 @@ impl ConnectionLimit {
         }
     }
 
-    /// True when one more connection may be accepted.
+    /// Returns true if another connection may be accepted.
     pub(super) fn is_below_limit(&self) -> bool {
         let open = self.open();
         open < self.max && (open < RESERVED || self.room.open.load(Ordering::Relaxed) < self.room.max)
     }
 
-    /// True when nothing was said of it since the entry point was last far from its limit.
-    pub(super) fn is_nearly_full(&self) -> bool {
+    /// Returns true at the first call since the entry point was last below the eviction threshold, so that it is logged
+    /// once.
+    pub(super) fn begins_to_be_full(&self) -> bool {
         !self.full.swap(true, Ordering::Relaxed)
     }
 
-    /// Waits until there is room, while idle connections are closed for it.
+    /// Waits until the number of connections is below the limit, and closes idle ones meanwhile.
     pub(super) async fn wait_until_below_limit(&self) {
         self.room.waiting.fetch_add(1, Ordering::SeqCst);
         let waiting = Counted(&self.room.waiting);
@@ -170,71 +171,73 @@ impl ConnectionLimit {
                 break;
             }
             self.close_idle();
-            // Those that become idle from now on leave by themselves; the timer is for what nobody tells of.
-            let _ = tokio::time::timeout(LOOK_AGAIN, freed).await;
+            // The timer covers connections that become idle without notice.
+            let _ = tokio::time::timeout(POLL_INTERVAL, freed).await;
         }
         drop(waiting);
     }
 
-    /// After a connection was accepted: makes room for the next one when there is little left.
+    /// Closes an idle connection if the limit is near. Called after a connection is accepted.
     pub(super) fn evict_one(&self) {
-        if self.is_tight() {
+        if self.is_near_limit() {
             self.close_idle();
         } else if self.full.load(Ordering::Relaxed) {
             self.full.store(false, Ordering::Relaxed);
         }
     }
 
-    /// For a connection that is idle: waits until it is to be closed so that there is room for others.
+    /// Resolves when an idle connection must close to make room.
     pub(super) async fn evicted(&self) {
-        self.leave(&self.idle).await;
+        self.wait_for_eviction(&self.idle).await;
     }
 
-    /// For a connection whose client stalls: waits until it is to be closed because idle ones alone make too little room.
+    /// Resolves when a stalled connection must close, because there are no idle ones.
     pub(super) async fn evicted_when_full(&self) {
-        self.leave(&self.stalled).await;
+        self.wait_for_eviction(&self.stalled).await;
     }
 
-    async fn leave(&self, those: &[Idle]) {
+    async fn wait_for_eviction(&self, those: &[Idle]) {
         let Some(idle) = those.get(worker::index()) else { return std::future::pending().await };
         idle.count.fetch_add(1, Ordering::Relaxed);
         let _idle = Counted(&idle.count);
         loop {
-            idle.goes.notified().await;
-            // A word that nobody was there to hear is kept for the next one, who need not go.
-            if self.is_tight() {
+            idle.evict.notified().await;
+            // `Notify` keeps a request without a waiter for the next idle connection, which may no longer have to
+            // close.
+            if self.is_near_limit() {
                 return;
             }
         }
     }
 
-    fn is_tight(&self) -> bool {
-        is_tight(self.open(), self.max) || self.room.is_tight()
+    fn is_near_limit(&self) -> bool {
+        is_near_limit(self.open(), self.max) || self.room.is_near_limit()
     }
 
-    /// Asks an idle connection to go, of this entry point if there is one; else one that stalls.
+    /// Closes an idle connection, preferably of this entry point, or else a stalled one.
     pub(super) fn close_idle(&self) {
         if close_one(&self.idle) {
             return;
         }
-        let others = if self.room.is_tight() { self.room.connections.lock().clone() } else { Vec::new() };
+        let others =
+            if self.room.is_near_limit() { self.room.connections.lock().clone() } else { Vec::new() };
         let _ = others.iter().any(|other| close_one(&other.idle))
             || close_one(&self.stalled)
             || others.iter().any(|other| close_one(&other.stalled));
     }
 }
 
-/// Asks one of these connections to go. False: there is none.
+/// Closes one of these connections. Returns false if there is none.
 fn close_one(those: &[Idle]) -> bool {
     let some = those.iter().find(|those| those.count.load(Ordering::Relaxed) > 0);
-    some.inspect(|those| those.goes.notify_one()).is_some()
+    some.inspect(|those| those.evict.notify_one()).is_some()
 }
 
-fn is_tight(open: usize, max: usize) -> bool {
-    open >= max / 16 * TIGHT + max % 16
+fn is_near_limit(open: usize, max: usize) -> bool {
+    open >= max / 16 * EVICTION_THRESHOLD + max % 16
 }
 
-/// Takes one off a count when dropped.
+/// Decrements a counter when dropped.
 struct Counted<'c>(&'c AtomicUsize);
 
 impl Drop for Counted<'_> {
@@ -277,9 +280,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_longest_idle_goes_when_it_is_tight() {
+    async fn the_longest_idle_connection_is_evicted_near_the_limit() {
         let workers = Workers::start(1).unwrap();
-        let room = ConnectionLimiter::of(1000);
+        let room = ConnectionLimiter::with_max(1000);
         let connections = room.connections(16, 1);
         let mut open: Vec<_> = (0..14).map(|_| connections.take(workers.balance().count(0))).collect();
         let mut first = Box::pin(connections.evicted());
@@ -287,7 +290,7 @@ mod tests {
         assert!(first.as_mut().now_or_never().is_none());
         assert!(second.as_mut().now_or_never().is_none());
         connections.evict_one();
-        assert!(first.as_mut().now_or_never().is_none(), "nobody goes while there is room");
+        assert!(first.as_mut().now_or_never().is_none(), "no eviction below the threshold");
         open.push(connections.take(workers.balance().count(0)));
         connections.evict_one();
         assert!(second.as_mut().now_or_never().is_none());
@@ -305,9 +308,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_crowd_at_one_entry_point_leaves_seats_at_another() {
+    async fn a_full_entry_point_leaves_connections_to_another() {
         let workers = Workers::start(1).unwrap();
-        let room = ConnectionLimiter::of(16);
+        let room = ConnectionLimiter::with_max(16);
         let (crowded, other) = (room.connections(0, 1), room.connections(0, 1));
         let open: Vec<_> = (0..16).map(|_| crowded.take(workers.balance().count(0))).collect();
         assert!(!crowded.is_below_limit());
@@ -315,7 +318,7 @@ mod tests {
         let mut idle = Box::pin(crowded.evicted());
         assert!(idle.as_mut().now_or_never().is_none());
         other.evict_one();
-        assert!(idle.as_mut().now_or_never().is_some(), "the idle of others go, too");
+        assert!(idle.as_mut().now_or_never().is_some(), "idle connections of others are evicted, too");
         drop(open);
     }
 }

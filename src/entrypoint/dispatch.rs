@@ -1,4 +1,4 @@
-//! A new connection: held until the first configuration is complete, then given to whoever takes it.
+//! Dispatches new connections: holds them until the first configuration is complete, then detects their protocol.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use super::listener::Listener;
 use super::shutdown::Phase;
 use super::tcp;
 
-/// Serves a connection to its end. Errors are the client's business and only traced.
+/// Serves a connection until it ends. Errors are only logged at debug level, as clients cause them.
 pub(super) fn serve(
     listener: Arc<Listener>,
     stream: TcpStream,
@@ -25,7 +25,7 @@ pub(super) fn serve(
     let beginning: BoxFuture<'static, _> = Box::pin(begin(listener, stream, peer, open));
     async move {
         let outcome = match beginning.await {
-            Ok(Some(rest)) => rest.await,
+            Ok(Some(serving)) => serving.await,
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
@@ -35,7 +35,7 @@ pub(super) fn serve(
     }
 }
 
-/// Detects who takes a new connection. Returns `None` when the connection has ended.
+/// Detects the protocol of a new connection. Returns `None` if the connection is closed.
 async fn begin(
     listener: Arc<Listener>,
     stream: TcpStream,
@@ -59,12 +59,12 @@ async fn begin(
     }
     let known = |_: &Connection, bytes: &[u8]| is_known(bytes).then_some(());
     let first = Box::pin(within(listener.limits.head, first_bytes(&listener, stream, peer, known)));
-    let begun = tokio::select! {
+    let peeked = tokio::select! {
         biased;
-        begun = first => begun?,
-        // It was opened ahead of need: nobody waits for an answer.
+        peeked = first => peeked?,
+        // The client opened it in advance and has no pending request.
         () = listener.shutdown.reached(Phase::ClosingIdle) => None,
     };
-    let Some(begun) = begun else { return Ok(None) };
-    begin_http(listener, begun.0, open).await
+    let Some(peeked) = peeked else { return Ok(None) };
+    begin_http(listener, peeked.0, open).await
 }

@@ -1,8 +1,8 @@
-//! New connections while the first configuration is incomplete: nobody can tell yet which router, certificate or TCP
-//! service they belong to, so they are held.
+//! Holds new connections while the first configuration is incomplete: their router, certificate or TCP service is not
+//! known yet.
 //!
-//! What a held client sends stays in the system's buffer for its connection; only its beginning is looked at, to see
-//! whether it asks for `/ping`, which is answered at once, and whether it dawdles or has gone, which ends it.
+//! The bytes of a held client stay in the system's buffer. Only the first ones are peeked at: `/ping` is served at
+//! once, and clients that are too slow or have disconnected are closed.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,24 +20,24 @@ use super::http::protocol::{PREFACE, TLS_HANDSHAKE};
 use super::listener::Listener;
 use super::shutdown::Phase;
 
-/// How much of what a client has sent is looked at.
-const WINDOW: usize = 2048;
-/// How long a client may say nothing, when `readTimeout` says nothing: that of a TCP router may wait for its server.
-const FIRST_WORDS: Duration = Duration::from_secs(60);
-/// Longest method of HTTP that is recognised.
+/// Maximum number of bytes to peek at.
+const MAX_PEEK: usize = 2048;
+/// How long a client may send nothing if there is no `readTimeout`: a TCP client may wait for its server.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Length of the longest HTTP method that is recognized.
 const MAX_METHOD: usize = 20;
-/// What is answered without the configuration of any provider.
+/// Paths that are served without the configuration of any provider.
 pub(super) const EARLY: [&str; 2] = ["/ping", "/ready"];
 
-/// How the wait of a connection has ended.
+/// How a connection leaves the hold.
 pub(super) enum Held {
-    /// Clients are served now.
+    /// Clients are now served.
     Served(TcpStream),
-    /// It asks over HTTP/1 for what is answered at once.
+    /// The client requests one of [`EARLY`] over HTTP/1.
     Early(TcpStream),
 }
 
-/// Holds a connection until clients are served. Returns `None` when the connection has ended.
+/// Holds a connection until clients are served. Returns `None` if the connection is closed.
 pub(super) async fn hold(
     listener: &Listener,
     stream: TcpStream,
@@ -50,7 +50,7 @@ pub(super) async fn hold(
     let mut looks = true;
     loop {
         let limit = match seen {
-            Seen::Nothing | Seen::Other => Some(listener.limits.body.unwrap_or(FIRST_WORDS)),
+            Seen::Nothing | Seen::Other => Some(listener.limits.body.unwrap_or(FIRST_BYTE_TIMEOUT)),
             Seen::Part => listener.limits.head,
             Seen::Whole | Seen::Early => None,
         };
@@ -65,74 +65,74 @@ pub(super) async fn hold(
             biased;
             () = &mut opened => break,
             () = listener.shutdown.reached(Phase::ClosingIdle), if silent => return Ok(None),
-            () = unheard(listener, accepted), if silent => return Ok(None),
+            () = evicted_silent(listener, accepted), if silent => return Ok(None),
             readiness = stream.ready(Interest::READABLE), if looks => readiness?,
             () = late => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the client said too little in time"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "timed out waiting for the client"));
             }
         };
-        let Some(now) = look(&stream, expects_header)? else { continue };
+        let Some(now) = peek(&stream, expects_header)? else { continue };
         seen = now;
         if matches!(seen, Seen::Early) && listener.early {
-            return Ok(Some(Held::Early(again(stream)?)));
+            return Ok(Some(Held::Early(reregister(stream)?)));
         }
         if has_gone(&seen, readiness) {
             return Ok(None);
         }
-        // An end that has come stays ready.
+        // Once the client has closed its side, the socket stays ready.
         looks = !readiness.is_read_closed();
     }
-    Ok(Some(Held::Served(again(stream)?)))
+    Ok(Some(Held::Served(reregister(stream)?)))
 }
 
-/// Waits until a connection that says nothing is to make room for others.
-async fn unheard(listener: &Listener, accepted: Instant) {
+/// Resolves when a connection that has sent nothing is evicted.
+async fn evicted_silent(listener: &Listener, accepted: Instant) {
     tokio::time::sleep_until(accepted + SILENCE).await;
     listener.connections.evicted().await;
 }
 
-/// Registers a stream again: what was seen of its readiness has been used up, and its bytes are still there.
-fn again(stream: TcpStream) -> io::Result<TcpStream> {
+/// Registers a stream again: its readiness was cleared although its bytes were not read.
+fn reregister(stream: TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream.into_std()?)
 }
 
-/// True when nobody waits for an answer any more. A client that has only ended its side may be one of a TCP router;
-/// one of HTTP or TLS has given up.
+/// Returns true if the client has disconnected. One that has only closed its side may belong to a TCP router, unless it
+/// speaks HTTP or TLS.
 fn has_gone(seen: &Seen, readiness: Ready) -> bool {
     readiness.is_write_closed() || readiness.is_read_closed() && !matches!(seen, Seen::Other)
 }
 
-/// Looks at what has come, and waits for more from now on. `None`: look again.
-fn look(stream: &TcpStream, expects_header: bool) -> io::Result<Option<Seen>> {
-    let mut window = [0; WINDOW];
+/// Peeks at the bytes received, and clears the readiness. Returns `None` if this must be repeated.
+fn peek(stream: &TcpStream, expects_header: bool) -> io::Result<Option<Seen>> {
+    let mut window = [0; MAX_PEEK];
     let length = match stream.peek(&mut window).now_or_never() {
         Some(Ok(length)) => length,
         Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => 0,
         Some(Err(error)) => return Err(error),
-        // The runtime wants others to have their turn.
+        // The task has used up its budget.
         None => return Ok(None),
     };
     let used_up =
         stream.try_io(Interest::READABLE, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
     debug_assert!(used_up.is_err());
-    Ok(Some(see(&window[..length], length == WINDOW, expects_header)))
+    Ok(Some(classify(&window[..length], length == MAX_PEEK, expects_header)))
 }
 
-/// What the beginning of a connection shows.
+/// What the first bytes of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Seen {
     Nothing,
-    /// The beginning of a request or of a TLS handshake, and not all of it.
+    /// An incomplete request head or ClientHello.
     Part,
-    /// A request or the first message of a TLS handshake; or what is too long to tell.
+    /// A complete request head or ClientHello, or one that exceeds [`MAX_PEEK`].
     Whole,
-    /// A request for what is answered at once.
+    /// A request for one of [`EARLY`].
     Early,
     /// Something else.
     Other,
 }
 
-fn see(mut bytes: &[u8], full: bool, expects_header: bool) -> Seen {
+fn classify(mut bytes: &[u8], full: bool, expects_header: bool) -> Seen {
     if bytes.is_empty() {
         return Seen::Nothing;
     }
@@ -155,7 +155,7 @@ fn see(mut bytes: &[u8], full: bool, expects_header: bool) -> Seen {
     }
     let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
     let Some((b' ', target)) = bytes[method..].split_first() else {
-        // All of it may be the beginning of a method.
+        // This may be the start of a method.
         let is_method = (1..=MAX_METHOD).contains(&method) && method == bytes.len();
         return if is_method { Seen::Part } else { Seen::Other };
     };
@@ -171,7 +171,7 @@ fn see(mut bytes: &[u8], full: bool, expects_header: bool) -> Seen {
     whole(target.windows(4).any(|four| four == b"\r\n\r\n") || target.windows(2).any(|two| two == b"\n\n"))
 }
 
-/// True for a target whose path begins like one that is answered at once. The router decides.
+/// Returns true for a target that starts like one of [`EARLY`]. The router decides.
 fn is_early(target: &[u8]) -> bool {
     let path = match target.strip_prefix(b"http://") {
         None => target,
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn beginnings() {
+    fn first_bytes_are_classified() {
         for (bytes, seen) in [
             (&b""[..], Seen::Nothing),
             (b"GE", Seen::Part),
@@ -206,24 +206,24 @@ mod tests {
             (b"\0\0", Seen::Other),
             (b"GET \0", Seen::Other),
         ] {
-            assert_eq!(see(bytes, false, false), seen, "{}", bytes.escape_ascii());
+            assert_eq!(classify(bytes, false, false), seen, "{}", bytes.escape_ascii());
         }
-        assert_eq!(see(b"GET /long", true, false), Seen::Whole);
+        assert_eq!(classify(b"GET /long", true, false), Seen::Whole);
     }
 
     #[test]
-    fn beginnings_after_a_proxy_header() {
+    fn first_bytes_after_a_proxy_header_are_classified() {
         let header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n";
         for (rest, seen) in
             [(&b""[..], Seen::Other), (b"GET /ping HTTP/1.1\r\n", Seen::Early), (b"\x16", Seen::Part)]
         {
-            assert_eq!(see(&[header, rest].concat(), false, true), seen, "{}", rest.escape_ascii());
+            assert_eq!(classify(&[header, rest].concat(), false, true), seen, "{}", rest.escape_ascii());
         }
-        assert_eq!(see(b"PROXY TCP4 192", false, true), Seen::Part);
+        assert_eq!(classify(b"PROXY TCP4 192", false, true), Seen::Part);
         assert_eq!(
-            see(header, false, false),
+            classify(header, false, false),
             Seen::Other,
-            "who is not trusted speaks HTTP, or something else"
+            "the PROXY header of an untrusted peer is not parsed"
         );
     }
 }

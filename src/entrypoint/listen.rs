@@ -1,4 +1,4 @@
-//! Listening: one socket per worker and entry point on one shared port, and the loops that accept from them.
+//! Listening sockets, one per worker and entry point, and their accept loops.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -14,22 +14,23 @@ use super::shutdown::Phase;
 use crate::handover;
 use crate::worker;
 
-/// Bytes that the system takes from us for a client before it has sent what it took earlier.
+/// Maximum number of unsent bytes that the system buffers per client.
 const MAX_NOT_SENT: u32 = 256 * 1024;
-/// Connections that wait to be accepted, per listener.
+/// Length of the accept queue of a socket.
 const BACKLOG: i32 = 4096;
-/// Silence after which the system asks a peer whether it is alive.
+/// Time without data after which the system probes a peer.
 const KEEP_ALIVE: Duration = Duration::from_secs(180);
-/// First and longest pause after an error of ours (no file descriptors left).
-const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// First and longest pause after an error of the process (no file descriptors left).
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// Why an entry point cannot have an address.
+/// Why the address of an entry point is invalid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum AddressError {
     /// The text is not an address.
     #[error("address `{0}` is not valid: expected [host]:port[/tcp|/udp]")]
     Form(String),
-    /// The name of the host has no address.
+    /// The host cannot be resolved.
     #[error("address `{address}`: host `{host}` is not known")]
     UnknownHost {
         /// The address as written.
@@ -39,7 +40,7 @@ pub(super) enum AddressError {
     },
 }
 
-/// Where an entry point listens: from `[host]:port[/tcp|/udp]`. The error says what was expected.
+/// Parses `[host]:port[/tcp|/udp]`. The error names the expected form.
 pub(super) fn parse_address(address: &str) -> Result<SocketAddr, AddressError> {
     let expected = || AddressError::Form(address.to_owned());
     let (place, protocol) = address.split_once('/').unwrap_or((address, "tcp"));
@@ -62,12 +63,12 @@ pub(super) fn parse_address(address: &str) -> Result<SocketAddr, AddressError> {
         .ok_or_else(|| AddressError::UnknownHost { address: address.to_owned(), host: bare.to_owned() })
 }
 
-/// Binds `count` listeners to one address. Unless `share`, an address that another process has is an error.
+/// Binds `count` sockets to one address. Unless `share`, an address in use by another process is an error.
 pub(super) fn bind(address: SocketAddr, count: usize, share: bool) -> io::Result<Vec<std::net::TcpListener>> {
     let mut address = address;
     if !share {
-        // Sockets of one group may be joined by anybody of the same user, so the first look is without a group. It does not
-        // listen: a client that connects meanwhile would be reset.
+        // Any process of the same user may join a group, so the address is first bound without one. That socket does
+        // not listen, since clients that connect to it would be reset.
         match open(address, false) {
             Ok(_) => {}
             Err(error) if is_without_ipv6(&error, address) => {
@@ -91,14 +92,14 @@ pub(super) fn bind(address: SocketAddr, count: usize, share: bool) -> io::Result
     Ok(listeners)
 }
 
-/// Who has a port.
+/// Who uses a port.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Port {
-    /// This process alone.
+    /// Only this process.
     Own,
-    /// Other processes may have sockets of their own on it.
+    /// Other processes may have their own sockets for it.
     Shared,
-    /// The socket itself is held by the supervisor that passed it on, too.
+    /// The supervisor that passed the socket on holds it, too.
     Passed,
 }
 
@@ -108,7 +109,7 @@ pub(super) struct BoundSocket {
     pub(super) port: Port,
 }
 
-/// Makes listeners for `count` workers of sockets that were passed on.
+/// Turns passed sockets into sockets for `count` workers.
 pub(super) fn adopt(passed: &[std::net::TcpListener], count: usize) -> io::Result<Vec<BoundSocket>> {
     for socket in passed {
         set_options(&SockRef::from(socket))?;
@@ -130,7 +131,7 @@ pub(super) async fn accept_loop(listener: Arc<Listener>, socket: BoundSocket) {
             std::process::abort();
         }
     };
-    let mut pause = PAUSES.0;
+    let mut pause = MIN_PAUSE;
     loop {
         if !listener.connections.is_below_limit() {
             wait_until_below_limit(&listener).await;
@@ -142,27 +143,27 @@ pub(super) async fn accept_loop(listener: Arc<Listener>, socket: BoundSocket) {
         };
         match accepted {
             Ok((stream, peer)) => {
-                pause = PAUSES.0;
+                pause = MIN_PAUSE;
                 dispatch(&listener, stream, peer);
                 listener.connections.evict_one();
             }
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
-                if pause == PAUSES.0 {
-                    tracing::error!(entry_point = %listener.name, %error, "cannot accept connections for now");
+                if pause == MIN_PAUSE {
+                    tracing::error!(entry_point = %listener.name, %error, "cannot accept connections: retrying");
                 }
                 listener.connections.close_idle();
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSES.1);
+                pause = (pause * 2).min(MAX_PAUSE);
             }
         }
     }
-    // Who is connected already must not be reset by closing the socket. The system is asked itself: what the runtime
-    // knows of the socket may be out of date.
+    // Closing the socket would reset connections in its queue, so they are accepted first. This bypasses the runtime,
+    // whose readiness may be stale.
     match port {
         Port::Own => {}
-        Port::Shared => leave(&listener, &socket).await,
-        // Who waits is served by whoever takes the socket next.
+        Port::Shared => hand_over(&listener, &socket).await,
+        // The next process that takes the socket serves the queue.
         Port::Passed => return,
     }
     let Ok(socket) = socket.into_std() else { return };
@@ -174,10 +175,11 @@ pub(super) async fn accept_loop(listener: Arc<Listener>, socket: BoundSocket) {
     }
 }
 
-/// Leaves a port to the processes that share it: new clients are theirs, and who has begun to connect is served.
-async fn leave(listener: &Arc<Listener>, socket: &TcpListener) {
+/// Hands a port over to the processes that share it: they get new clients, and handshakes in progress are completed
+/// here.
+async fn hand_over(listener: &Arc<Listener>, socket: &TcpListener) {
     if let Err(error) = handover::ignore_attempts(socket) {
-        tracing::debug!(entry_point = %listener.name, %error, "clients may be reset when the port is closed");
+        tracing::debug!(entry_point = %listener.name, %error, "cannot hand the port over: clients may be reset");
         return;
     }
     let complete = tokio::time::sleep(handover::HANDSHAKES);
@@ -195,9 +197,9 @@ async fn leave(listener: &Arc<Listener>, socket: &TcpListener) {
     }
 }
 
-/// Waits while there are as many connections as there may be, or until the listener closes.
+/// Waits until the number of connections is below the limit, or the listener drains.
 async fn wait_until_below_limit(listener: &Listener) {
-    if listener.connections.is_nearly_full() {
+    if listener.connections.begins_to_be_full() {
         let limit = listener.connections.max();
         tracing::warn!(entry_point = %listener.name, limit, "no more connections may be open: new ones wait");
     }
@@ -207,7 +209,7 @@ async fn wait_until_below_limit(listener: &Listener) {
     }
 }
 
-/// Serves a connection here, or on a worker that has clearly fewer.
+/// Serves a connection on this worker, or on one with clearly fewer connections.
 fn dispatch(listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let here = worker::index();
     let chosen = listener.balance.choose(here);
@@ -226,7 +228,7 @@ fn dispatch(listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
     });
 }
 
-/// A socket that is bound and does not listen yet.
+/// Returns a bound socket that does not listen yet.
 fn open(address: SocketAddr, group: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
@@ -241,9 +243,9 @@ fn open(address: SocketAddr, group: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sets what connections inherit, and that accepting never blocks.
+/// Sets the options that connections inherit, and non-blocking mode.
 fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
-    // Without it the system takes megabytes for a client that does not read.
+    // Without this, the system buffers megabytes for a client that does not read.
     socket.set_tcp_notsent_lowat(MAX_NOT_SENT)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE))?;
@@ -276,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
+    fn addresses_are_parsed() {
         for (text, expected) in [
             (":80", "[::]:80"),
             ("127.0.0.1:0/tcp", "127.0.0.1:0"),
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_address_is_refused_unless_shared() {
+    fn an_address_in_use_is_an_error_unless_shared() {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let first = bind(loopback, 2, false).unwrap();
         let address = first[0].local_addr().unwrap();

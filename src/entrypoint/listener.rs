@@ -1,4 +1,4 @@
-//! One entry point with its options checked and made ready for connections.
+//! A running entry point: its checked options, and what its connections share.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,28 +28,28 @@ use crate::tcp::Routes;
 use crate::tls::TlsStore;
 use crate::worker::Balance;
 
-/// A request head must be complete within this time, whatever `readTimeout` says. Also for TLS handshakes.
-const HEAD_TIME: Duration = Duration::from_secs(10);
-/// Most TLS handshakes under way over TCP. Each holds some tens of kilobytes.
+/// Maximum time for a request head or a TLS handshake, even if `readTimeout` is longer.
+const MAX_HEAD_TIME: Duration = Duration::from_secs(10);
+/// Maximum number of TLS handshakes in progress over TCP. Each uses some tens of kilobytes.
 const MAX_HANDSHAKES: usize = 8192;
-/// By how much a head may exceed `maxHeaderBytes`, as in Go, which reads that much ahead.
+/// By how much an HTTP/1 head may exceed `maxHeaderBytes`, as in Go, which reads that much ahead.
 const HEADER_SLACK: usize = 4096;
-/// The same for HTTP/2 and HTTP/3, where Go sets it aside for the overhead of ten fields.
+/// By how much an HTTP/2 or HTTP/3 head may exceed it, as in Go, which reserves the overhead of ten fields.
 const LIST_SLACK: usize = 320;
-/// Smallest head limit that the HTTP library takes.
+/// Minimum limit of heads that the HTTP library accepts.
 const MIN_HEADER_BYTES: usize = 8192;
-/// HTTP/2: how much of one request body may be under way.
+/// HTTP/2: flow-control window of a request body.
 const STREAM_WINDOW: u32 = 512 * 1024;
-/// HTTP/2: how much of an answer waits in our buffers.
+/// HTTP/2: maximum number of buffered bytes of a response.
 const SEND_BUFFER: usize = 64 * 1024;
-/// HTTP/2: the header table for what we send, in bytes (RFC 9113 section 6.5.2).
+/// HTTP/2: size of the encoder's header table, in bytes (RFC 9113 section 6.5.2).
 const DEFAULT_TABLE: u32 = 4096;
-/// HTTP/2: streams that were reset before we looked at them, and streams that we had to reset for the client's errors.
+/// HTTP/2: maximum number of streams reset before they were accepted, and of streams reset for the client's errors.
 const MAX_RESETS: usize = 100;
 
-/// One entry point.
+/// A running entry point.
 pub(super) struct Listener {
-    /// Its place in the settings, and so in each snapshot.
+    /// Index in the settings, and in each snapshot.
     pub(super) index: usize,
     pub(super) name: Arc<str>,
     pub(super) target: TargetRules,
@@ -57,35 +57,35 @@ pub(super) struct Listener {
     pub(super) forwarded: ForwardedRules,
     proxy: Option<Trust>,
     pub(super) limits: Limits,
-    /// For TLS handshakes.
+    /// Timeout of TLS handshakes.
     pub(super) handshake: Duration,
     handshakes: Arc<AtomicUsize>,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<TokioExecutor>,
-    /// Largest request head over HTTP/3, in bytes.
+    /// Maximum size of a request head over HTTP/3, in bytes.
     pub(super) max_header_bytes: usize,
-    /// Most open streams of one connection.
+    /// Maximum number of open streams per connection.
     pub(super) max_streams: u32,
-    /// What answers over TLS say of HTTP/3, when it is served.
+    /// `Alt-Svc` of responses over TLS, if HTTP/3 is served.
     pub(super) alternative: Option<HeaderValue>,
     pub(super) max_requests: u64,
     pub(super) max_time: Option<Duration>,
     pub(super) accept_grace: Duration,
     pub(super) grace: Duration,
     pub(super) snapshots: SnapshotHandle,
-    /// From when on clients are served.
+    /// Decides when clients are first served.
     pub(super) opening: Arc<Opening>,
     /// The loops that accept connections.
     pub(super) accepting: TaskTracker,
-    /// Something is answered here before that.
+    /// Whether `/ping` and `/ready` are served before that.
     pub(super) early: bool,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
     pub(super) balance: Balance,
     pub(super) shutdown: Shutdown,
-    /// Its open connections, and how many there may be.
+    /// Open connections and their limit.
     pub(super) connections: Arc<ConnectionLimit>,
     pub(super) heads: Arc<HeaderBudget>,
-    /// Largest request head, in bytes.
+    /// Maximum size of an HTTP/1 request head, in bytes.
     pub(super) largest_head: usize,
 }
 
@@ -94,10 +94,10 @@ struct Trust {
     ranges: IpRanges,
 }
 
-/// A place among the handshakes under way, free again when dropped.
+/// A handshake in progress, counted until dropped.
 pub(super) struct Handshaking(Arc<AtomicUsize>);
 
-/// What all listeners of a process share.
+/// What all entry points of the process share.
 pub(super) struct Shared {
     pub(super) snapshots: SnapshotHandle,
     pub(super) opening: Arc<Opening>,
@@ -109,7 +109,7 @@ pub(super) struct Shared {
 }
 
 impl Listener {
-    /// Checks the options of the entry point `name`, which is number `index` of the settings.
+    /// Checks the options of the entry point `name`, which has this `index` in the settings.
     pub(super) fn new(
         index: usize,
         name: &str,
@@ -137,7 +137,7 @@ impl Listener {
             aliases: Aliases::new(&options.http)?,
             forwarded,
             proxy,
-            handshake: limits.head.unwrap_or(HEAD_TIME),
+            handshake: limits.head.unwrap_or(MAX_HEAD_TIME),
             handshakes: Arc::default(),
             limits,
             http1: http1_builder(options),
@@ -159,7 +159,7 @@ impl Listener {
             log: shared.log.clone(),
             balance: shared.balance.clone(),
             shutdown: Shutdown::default(),
-            // The threads of HTTP/3 count as one worker more.
+            // The threads of HTTP/3 count as one more worker.
             connections: shared
                 .room
                 .connections(options.transport.max_connections, shared.balance.workers() + 1),
@@ -168,22 +168,22 @@ impl Listener {
         })
     }
 
-    /// True when a peer may send a PROXY header.
+    /// Returns true if a peer may send a PROXY header.
     pub(super) fn trusts_proxy(&self, peer: IpAddr) -> bool {
         self.proxy.as_ref().is_some_and(|trust| trust.all || trust.ranges.contains(peer))
     }
 
-    /// A place for one more TLS handshake; `None`: there are too many.
+    /// Counts a TLS handshake. Returns `None` if there are too many.
     pub(super) fn begin_handshake(&self) -> Option<Handshaking> {
         Handshaking::begin(&self.handshakes, MAX_HANDSHAKES)
     }
 
-    /// True when a header of a peer must be refused: others may send one, and it would be taken for theirs.
+    /// Returns true if a PROXY header of a peer must be refused: only others may send one, and a server would trust it.
     pub(super) fn refuses_proxy(&self, peer: IpAddr) -> bool {
         self.proxy.is_some() && !self.trusts_proxy(peer)
     }
 
-    /// The TCP routes of the entry point, when there are any, and the certificates that belong to them.
+    /// Returns the TCP routes of the entry point and their certificates, if there are routes.
     pub(super) fn tcp_routes(&self) -> Option<(Arc<Routes>, Arc<TlsStore>)> {
         let snapshot = self.snapshots.load();
         let routes = snapshot.entry_points.get(self.index)?.tcp.clone()?;
@@ -195,22 +195,22 @@ impl Listener {
         self.connections.take(self.balance.count(worker))
     }
 
-    /// Counts a connection that no worker serves.
+    /// Counts a connection that no worker serves (HTTP/3).
     pub(super) fn count_elsewhere(&self) -> OpenConnection {
         self.connections.take_elsewhere()
     }
 
-    /// Open connections.
+    /// Returns the number of open connections.
     pub(super) fn connections(&self) -> usize {
         self.connections.open()
     }
 }
 
 impl Handshaking {
-    /// A place among those that `count` counts; `None`: there are `most` already.
-    pub(super) fn begin(count: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+    /// Counts a handshake. Returns `None` if there are already `max`.
+    pub(super) fn begin(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
         let counted = Self(count.clone());
-        (count.fetch_add(1, Ordering::Relaxed) < most).then_some(counted)
+        (count.fetch_add(1, Ordering::Relaxed) < max).then_some(counted)
     }
 }
 
@@ -224,7 +224,7 @@ fn limits(options: &EntryPoint) -> Limits {
     let timeouts = &options.transport.responding_timeouts;
     let read = timeouts.read_timeout.limit();
     Limits {
-        head: read.map(|read| read.min(HEAD_TIME)),
+        head: read.map(|read| read.min(MAX_HEAD_TIME)),
         body: read,
         rate: timeouts.body_rate(),
         idle: timeouts.idle(),
@@ -238,7 +238,7 @@ fn http1_builder(options: &EntryPoint) -> http1::Builder {
     builder
         .keep_alive(true)
         .half_close(false)
-        // Time is kept by the stream: this timer would also close idle connections.
+        // `Clock` has the timeouts: this timer would also close idle connections.
         .header_read_timeout(None)
         .max_headers(MAX_HEADER_LINES)
         .max_header_size(head)
@@ -252,7 +252,7 @@ fn http2_builder(options: &EntryPoint) -> Result<http2::Builder<TokioExecutor>, 
     }
     if options.http2.max_encoder_header_table_size != DEFAULT_TABLE {
         return Err(BuildError::new(format!(
-            "http2.maxEncoderHeaderTableSize {} is not supported: only {DEFAULT_TABLE} is",
+            "unsupported http2.maxEncoderHeaderTableSize {}: expected {DEFAULT_TABLE}",
             options.http2.max_encoder_header_table_size
         )));
     }
@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn handshakes_have_places() {
+    fn handshakes_are_limited() {
         let count = Arc::new(AtomicUsize::new(0));
         let first = Handshaking::begin(&count, 2);
         let second = Handshaking::begin(&count, 2);
@@ -284,6 +284,6 @@ mod tests {
         assert!(Handshaking::begin(&count, 2).is_none());
         drop(first);
         assert!(Handshaking::begin(&count, 2).is_some());
-        assert_eq!(count.load(Ordering::Relaxed), 1, "the second is still under way");
+        assert_eq!(count.load(Ordering::Relaxed), 1, "the second is still in progress");
     }
 }

@@ -1,8 +1,8 @@
-//! Entry points: they listen, accept connections, and turn them into requests.
+//! Entry points: listen, accept connections, and read requests from them.
 //!
 //! `listen` accepts a connection, `hold` keeps it until the first configuration is complete, and `dispatch` detects its
-//! protocol. Each protocol has its place: [`http1_2`] for connections over TCP, [`http3`] for those over QUIC, [`tcp`] for
-//! what is not HTTP. Requests of all versions of HTTP meet in [`http`].
+//! protocol. [`http1_2`] serves HTTP over TCP, [`http3`] HTTP over QUIC, and [`tcp`] everything else. Requests of all
+//! versions of HTTP are handled in [`http`].
 
 mod conn_limit;
 mod dispatch;
@@ -42,18 +42,18 @@ use ports::{Binder, BoundListener, BoundUdp};
 use shutdown::Phase;
 use tidegate_core::BuildError;
 
-/// How long an idle connection is kept when the gateway stops: a client that did not know may have sent a request.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long idle connections are kept when the gateway stops, as a request may be in flight.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// Why the entry points could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An option is not valid.
+    /// An option is invalid.
     #[error("entryPoints.{entry_point}: {message}")]
     Option {
         /// Name of the entry point.
         entry_point: String,
-        /// What was wrong and what was expected.
+        /// What is wrong and what was expected.
         message: String,
     },
     /// An address cannot be listened on.
@@ -63,28 +63,28 @@ pub enum StartError {
         entry_point: String,
         /// The address as configured.
         address: String,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
-    /// A worker thread or its runtime could not be made.
+    /// A worker thread or its runtime cannot be created.
     #[error("cannot start workers: {0}")]
     Worker(#[from] io::Error),
 }
 
-/// What is decided outside the settings.
+/// Options that are not in the settings.
 #[derive(Default)]
 pub struct Options {
     /// Number of workers; 0 for [`worker::count`].
     pub workers: usize,
-    /// Who is told of requests.
+    /// The access log.
     pub log: Option<Arc<crate::observability::access_log::AccessLog>>,
-    /// From when on clients are served.
+    /// Decides when clients are first served.
     pub opening: Arc<Opening>,
-    /// Sockets that a supervisor has opened for entry points.
+    /// Sockets opened by a supervisor.
     pub passed: Passed,
 }
 
-/// All entry points, listening and served by the workers.
+/// All running entry points.
 pub struct EntryPoints {
     listeners: Vec<(Arc<Listener>, SocketAddr)>,
     points: Vec<(Arc<udp::Listener>, SocketAddr)>,
@@ -94,8 +94,8 @@ pub struct EntryPoints {
 }
 
 impl EntryPoints {
-    /// Checks all options, binds all addresses, and begins to serve what `snapshots` says. Nothing is served when
-    /// any of it fails. The routes of an entry point stand in a snapshot at its place in the settings.
+    /// Checks all options, binds all addresses, and starts to serve the current snapshot. If any of this fails, nothing
+    /// is served. The routes of an entry point have the same index in a snapshot as the entry point in the settings.
     pub fn start(
         settings: &Settings,
         snapshots: SnapshotHandle,
@@ -113,7 +113,7 @@ impl EntryPoints {
             room: ConnectionLimiter::new(),
             heads: HeaderBudget::new(largest_head.unwrap_or(0)),
         };
-        let passed = settle(options.passed, settings);
+        let passed = assign_passed(options.passed, settings);
         let mut binder = Binder { settings, shared: &shared, passed, workers: workers.len() };
         let (mut listeners, mut points) = (Vec::new(), Vec::new());
         for (index, (name, options)) in settings.entry_points.iter().enumerate() {
@@ -123,7 +123,7 @@ impl EntryPoints {
                 listeners.push(binder.listener(index, name, options)?);
             }
         }
-        binder.passed.warn_of_rest();
+        binder.passed.warn_of_unused();
         let mut http3 = None;
         let mut running = Self {
             listeners: Vec::new(),
@@ -134,16 +134,16 @@ impl EntryPoints {
         };
         for bound in listeners {
             let serves = settings.entry_points.get(&*bound.listener.name).map(serves).unwrap_or_default();
-            running.serve_door(bound, &serves, &mut http3)?;
+            running.serve_listener(bound, &serves, &mut http3)?;
         }
         running.http3 = http3;
         for bound in points {
-            running.serve_point(bound);
+            running.serve_udp(bound);
         }
         Ok(running)
     }
 
-    fn serve_door(
+    fn serve_listener(
         &mut self,
         bound: BoundListener,
         serves: &str,
@@ -171,7 +171,7 @@ impl EntryPoints {
         Ok(())
     }
 
-    fn serve_point(&mut self, bound: BoundUdp) {
+    fn serve_udp(&mut self, bound: BoundUdp) {
         let BoundUdp { point, address, sockets } = bound;
         tracing::info!(entry_point = %point.name, %address, serves = "UDP", "listening");
         for (number, socket) in sockets.into_iter().enumerate() {
@@ -180,7 +180,7 @@ impl EntryPoints {
         self.points.push((point, address));
     }
 
-    /// Where each entry point listens, by name.
+    /// Returns the address of each entry point by name.
     pub fn addresses(&self) -> BTreeMap<String, SocketAddr> {
         let listeners =
             self.listeners.iter().map(|(listener, address)| (listener.name.to_string(), *address));
@@ -189,7 +189,7 @@ impl EntryPoints {
             .collect()
     }
 
-    /// Open client connections of each entry point, by name.
+    /// Returns the number of open client connections of each entry point by name.
     pub fn connections(&self) -> BTreeMap<String, usize> {
         self.listeners
             .iter()
@@ -197,19 +197,19 @@ impl EntryPoints {
             .collect()
     }
 
-    /// True from the beginning of [`Self::shutdown`] on: `/ping` then says so.
+    /// Returns the flag that is set when [`Self::shutdown`] starts, which `/ping` reports.
     pub fn terminating(&self) -> Arc<AtomicBool> {
         self.terminating.clone()
     }
 
-    /// Stops in order: connections are accepted for `requestAcceptGraceTimeout` more, then open ones finish what they
-    /// do (upgraded ones included) for at most `graceTimeOut`; what is left then is cut.
+    /// Stops gracefully: accepts connections for another `requestAcceptGraceTimeout`, then lets open ones finish
+    /// (including upgraded ones) for at most `graceTimeOut`, and closes the rest.
     pub async fn shutdown(mut self) {
         self.terminating.store(true, Ordering::Relaxed);
         let stopping = self.listeners.iter().map(|(listener, _)| stop(listener));
         let silencing = self.points.iter().map(|(point, _)| point.stop());
         tokio::join!(futures_util::future::join_all(stopping), futures_util::future::join_all(silencing));
-        // Joins threads, which blocks for a moment.
+        // Joining threads blocks briefly.
         let stopped = move || {
             if let Some(http3) = &mut self.http3 {
                 http3.stop();
@@ -220,18 +220,19 @@ impl EntryPoints {
     }
 }
 
-/// Runs what must not end by a panic: one socket of a group that nobody reads would swallow its part of what comes.
-fn spawn_vital(worker: &Handle, what: impl Future<Output = ()> + Send + 'static) {
-    let running = worker.spawn(what);
+/// Runs a task whose panic ends the process: a socket of a group that nothing reads would lose its share of the
+/// clients.
+fn spawn_vital(worker: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+    let running = worker.spawn(task);
     worker.spawn(async move {
         if running.await.is_err_and(|error| error.is_panic()) {
-            tracing::error!("an accept loop panicked: the process ends");
+            tracing::error!("an accept loop panicked: aborting");
             std::process::abort();
         }
     });
 }
 
-/// What an entry point serves, for the log.
+/// Describes what an entry point serves, for the log.
 fn serves(options: &EntryPoint) -> String {
     let http = &options.http;
     let redirect = http.redirections.as_ref().and_then(|redirections| redirections.entry_point.as_ref());
@@ -248,9 +249,11 @@ async fn stop(listener: &Listener) {
     }
     listener.shutdown.enter(Phase::Draining);
     let drained = async {
-        // Who waits to be accepted is served, too.
+        // Connections in the accept queue are served, too.
         listener.accepting.wait().await;
-        if tokio::time::timeout(LINGER.min(listener.grace / 2), listener.connections.drained()).await.is_err()
+        if tokio::time::timeout(IDLE_GRACE.min(listener.grace / 2), listener.connections.drained())
+            .await
+            .is_err()
         {
             listener.shutdown.enter(Phase::ClosingIdle);
             listener.connections.drained().await;
@@ -258,20 +261,20 @@ async fn stop(listener: &Listener) {
     };
     if tokio::time::timeout(listener.grace, drained).await.is_err() {
         let connections = listener.connections();
-        tracing::warn!(entry_point = %listener.name, connections, "connections are cut after graceTimeOut");
+        tracing::warn!(entry_point = %listener.name, connections, "closing connections after graceTimeOut");
     }
 }
 
-/// Tells which entry point each socket of a supervisor belongs to.
-fn settle(mut passed: Passed, settings: &Settings) -> Passed {
+/// Assigns the sockets of a supervisor to entry points.
+fn assign_passed(mut passed: Passed, settings: &Settings) -> Passed {
     let listening = |(name, options): (&String, &EntryPoint)| {
         Some((name.clone(), listen::parse_address(&options.address).ok()?.port(), options.is_udp()))
     };
-    passed.settle(&settings.entry_points.iter().filter_map(listening).collect::<Vec<_>>());
+    passed.assign(&settings.entry_points.iter().filter_map(listening).collect::<Vec<_>>());
     passed
 }
 
-/// The name of this machine, for `X-Forwarded-Server`.
+/// Returns the name of this machine, for `X-Forwarded-Server`.
 fn hostname() -> Option<HeaderValue> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()

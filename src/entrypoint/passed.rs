@@ -1,14 +1,14 @@
-//! Sockets that a supervisor has opened and passes on (systemd's protocol: `LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`).
+//! Sockets passed on by a supervisor (systemd's protocol: `LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`).
 //!
-//! They stay open while the gateway restarts, so clients wait instead of being refused. As in Traefik a socket belongs to
-//! the entry point of its name; one that has the name of none belongs to an entry point with its port.
+//! They stay open while the gateway restarts, so clients wait instead of being refused. As in Traefik, a socket belongs
+//! to the entry point of the same name; without one, it belongs to an entry point with the same port.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use listenfd::ListenFd;
 
-/// Sockets that were passed on and have not been taken yet.
+/// Passed sockets that no entry point has taken yet.
 #[derive(Debug, Default)]
 pub struct Passed {
     sockets: Vec<Named>,
@@ -24,7 +24,7 @@ struct Named {
 enum Socket {
     Tcp(TcpListener),
     Udp(UdpSocket),
-    /// A Unix socket, or no socket at all.
+    /// A Unix socket or another file descriptor.
     Other,
 }
 
@@ -39,7 +39,7 @@ impl Socket {
 }
 
 impl Passed {
-    /// Takes what this process was given. To be called once.
+    /// Takes the sockets passed to this process. Must be called once.
     pub fn from_environment() -> Self {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut given = ListenFd::from_env();
@@ -51,15 +51,16 @@ impl Passed {
         Self { sockets: sockets.collect() }
     }
 
-    /// Gives sockets without the name of an entry point to one with their port: name, port, and whether it is for UDP.
-    pub(super) fn settle(&mut self, entry_points: &[(String, u16, bool)]) {
+    /// Assigns sockets that have no entry point's name to one with their port. Entry points are given as name, port,
+    /// and whether they serve UDP.
+    pub(super) fn assign(&mut self, entry_points: &[(String, u16, bool)]) {
         for one in &mut self.sockets {
             if entry_points.iter().any(|(name, ..)| *name == one.name) {
                 continue;
             }
             let port = one.socket.address().map(|address| address.port());
             let is_udp = matches!(one.socket, Socket::Udp(_));
-            // Datagrams for a port of HTTP are HTTP/3.
+            // A UDP socket on the port of an HTTP entry point is for HTTP/3.
             let fits = |entry_point: &&(String, u16, bool)| {
                 Some(entry_point.1) == port && (is_udp || !entry_point.2)
             };
@@ -72,7 +73,7 @@ impl Passed {
         }
     }
 
-    /// The TCP listeners of an entry point.
+    /// Takes the TCP listeners of an entry point.
     pub(super) fn tcp(&mut self, entry_point: &str) -> io::Result<Vec<TcpListener>> {
         let own = self.take(|one| one.name == entry_point && matches!(one.socket, Socket::Tcp(_)));
         let listeners = own.filter_map(|one| match one.socket {
@@ -82,7 +83,7 @@ impl Passed {
         listeners.collect()
     }
 
-    /// The UDP sockets of an entry point.
+    /// Takes the UDP sockets of an entry point.
     pub(super) fn udp(&mut self, entry_point: &str) -> io::Result<Vec<UdpSocket>> {
         let own = self.take(|one| one.name == entry_point && matches!(one.socket, Socket::Udp(_)));
         let sockets = own.filter_map(|one| match one.socket {
@@ -92,8 +93,8 @@ impl Passed {
         sockets.collect()
     }
 
-    /// Warns of sockets that nobody has taken: clients would wait at them for ever.
-    pub(super) fn warn_of_rest(&self) {
+    /// Warns about sockets that no entry point has taken: their clients would wait forever.
+    pub(super) fn warn_of_unused(&self) {
         for one in &self.sockets {
             let address = one
                 .socket
@@ -101,7 +102,7 @@ impl Passed {
                 .map_or_else(|| "not a TCP listener or UDP socket".to_owned(), |address| address.to_string());
             tracing::warn!(
                 name = %one.name, address,
-                "ignoring a socket from LISTEN_FDS: its name (FileDescriptorName) and port are those of no entry point"
+                "ignoring a socket from LISTEN_FDS: no entry point has its name (FileDescriptorName) or port"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! What entry points listen on: ports that they open, share with other processes (`reusePort`), or get from a supervisor.
+//! Ports of entry points: opened, shared with other processes (`reusePort`), or passed on by a supervisor.
 
 use std::fmt::Display;
 use std::net::{SocketAddr, UdpSocket};
@@ -11,7 +11,7 @@ use super::{StartError, http3};
 use crate::settings::{EntryPoint, Settings};
 use crate::udp;
 
-/// An entry point for HTTP and TCP with its ports.
+/// An entry point for HTTP and TCP, with its ports.
 pub(super) struct BoundListener {
     pub(super) listener: Arc<Listener>,
     pub(super) address: SocketAddr,
@@ -19,14 +19,14 @@ pub(super) struct BoundListener {
     pub(super) http3: Option<UdpSocket>,
 }
 
-/// An entry point for UDP with its sockets.
+/// An entry point for UDP, with its sockets.
 pub(super) struct BoundUdp {
     pub(super) point: Arc<udp::Listener>,
     pub(super) address: SocketAddr,
     pub(super) sockets: Vec<UdpSocket>,
 }
 
-/// Opens the ports of entry points, or takes those that were passed on.
+/// Opens the ports of entry points, or takes passed ones.
 pub(super) struct Binder<'b> {
     pub(super) settings: &'b Settings,
     pub(super) shared: &'b Shared,
@@ -35,7 +35,7 @@ pub(super) struct Binder<'b> {
 }
 
 impl Binder<'_> {
-    /// An entry point for HTTP and TCP.
+    /// Opens the ports of an entry point for HTTP and TCP.
     pub(super) fn listener(
         &mut self,
         index: usize,
@@ -72,7 +72,7 @@ impl Binder<'_> {
         Ok(BoundListener { listener: Arc::new(listener), address, listeners, http3 })
     }
 
-    /// An entry point for UDP.
+    /// Opens the sockets of an entry point for UDP.
     pub(super) fn point(
         &mut self,
         index: usize,

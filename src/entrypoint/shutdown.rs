@@ -1,18 +1,18 @@
-//! How a listener stops: it drains, and then closes the connections on which nothing happens.
+//! How a listener stops: it drains, and then closes idle connections.
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-/// A phase of stopping. Each includes those before it.
+/// A phase of the shutdown. Each includes the previous one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// No more connections are accepted. Open ones finish what they do: answers say that they are the last.
+    /// No more connections are accepted. Open ones finish their requests, and responses announce the end.
     Draining,
-    /// Idle HTTP/1 connections are closed. This comes a moment after [`Phase::Draining`], so that a request that is on
-    /// its way on a kept connection is answered rather than reset.
+    /// Idle HTTP/1 connections are closed. This comes shortly after [`Phase::Draining`], so that a request in flight
+    /// gets a response instead of a reset.
     ClosingIdle,
 }
 
-/// Which phase a listener has reached; none while it serves.
+/// The phase that a listener has reached, if any.
 #[derive(Debug, Default)]
 pub(super) struct Shutdown {
     draining: CancellationToken,
@@ -33,7 +33,7 @@ impl Shutdown {
         self.token(phase).cancelled()
     }
 
-    /// Returns true when a phase is reached.
+    /// Returns true if a phase is reached.
     pub(super) fn has_reached(&self, phase: Phase) -> bool {
         self.token(phase).is_cancelled()
     }

@@ -1,4 +1,4 @@
-//! Connections to entry points that have TCP routers: finds out who takes each, and gives it away.
+//! Connections to entry points with TCP routers: detects who handles each, and hands it over.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::conn_limit::OpenConnection;
-use super::http1_2::connection::{Begun, Serving, begin_http, first_bytes, is_known, within};
+use super::http1_2::connection::{Peeked, Serving, begin_http, first_bytes, is_known, within};
 use super::http1_2::linger::{self, Wire};
 use super::listener::Listener;
 use super::shutdown::Phase;
@@ -24,10 +24,10 @@ use crate::tcp::rule::ACME_PROTOCOL;
 use crate::tcp::{self, Decision, Permit, Route, Routes, Security};
 use crate::tls::TlsStore;
 
-/// Read at once while it is not known who takes the connection.
+/// Bytes per read before the route is known.
 const FIRST_READ: usize = 2048;
 
-/// Detects who takes a connection. Returns `None` when the connection has ended.
+/// Detects who handles a connection. Returns `None` if the connection is closed.
 pub(super) async fn begin(
     listener: Arc<Listener>,
     routes: Arc<Routes>,
@@ -38,12 +38,12 @@ pub(super) async fn begin(
 ) -> io::Result<Option<Serving>> {
     let refuses = listener.refuses_proxy(peer.ip());
     let decide = |connection: &Connection, bytes: &[u8]| {
-        // As in Traefik, who may not send a header has to speak first: it must not be carried to the server.
+        // A header of an untrusted peer must not reach the server, so such a peer has to send first, as in Traefik.
         if refuses {
             match proxy_protocol::parse(bytes) {
                 Parsed::Absent => {}
                 Parsed::Partial => return None,
-                _ => return Some(Decision::Nobody("it sent a PROXY header, and is not trusted to")),
+                _ => return Some(Decision::Nobody("PROXY header from an untrusted peer")),
             }
         }
         match routes.decide(connection.peer.ip(), bytes)? {
@@ -53,26 +53,26 @@ pub(super) async fn begin(
     };
     let limit = listener.limits.body;
     let first = Box::pin(within(limit, first_bytes(&listener, stream, peer, decide)));
-    let begun = tokio::select! {
+    let peeked = tokio::select! {
         biased;
-        begun = first => begun?,
-        // Nobody waits for an answer yet.
+        peeked = first => peeked?,
+        // The client has no pending request.
         () = listener.shutdown.reached(Phase::ClosingIdle) => None,
     };
-    let Some(begun) = begun else { return Ok(None) };
-    let (begun, decision) = *begun;
+    let Some(peeked) = peeked else { return Ok(None) };
+    let (peeked, decision) = *peeked;
     let streams = Streams { listener: &listener, routes: &routes, tls: &tls, limit };
     match decision {
-        Decision::Http => begin_http(listener, begun, open).await,
+        Decision::Http => begin_http(listener, peeked, open).await,
         Decision::Nobody(why) => Err(refused(why)),
         Decision::Route(route, hello) => {
-            streams.route(begun, route, hello.as_ref(), false, open).await.map(Some)
+            streams.route(peeked, route, hello.as_ref(), false, open).await.map(Some)
         }
-        Decision::Postgres => streams.postgres(begun, open).await,
+        Decision::Postgres => streams.postgres(peeked, open).await,
     }
 }
 
-/// What serving TCP needs.
+/// What TCP connections need to find and reach their route.
 struct Streams<'a> {
     listener: &'a Listener,
     routes: &'a Routes,
@@ -81,25 +81,26 @@ struct Streams<'a> {
 }
 
 impl Streams<'_> {
-    /// Gives a connection to a route. `starttls`: its server has to be asked for TLS.
+    /// Hands a connection over to a route. `starttls` if the server must first be asked for TLS.
     async fn route(
         &self,
-        begun: Begun,
+        peeked: Peeked,
         route: Arc<Route>,
         hello: Option<&Hello>,
         starttls: bool,
         open: OpenConnection,
     ) -> io::Result<Serving> {
-        let Begun { stream, connection } = begun;
+        let Peeked { stream, connection } = peeked;
         let permits = route.admit(&connection).map_err(refused)?;
         let Security::Terminate(options) = &route.security else {
             let starttls = starttls && route.security == Security::Passthrough;
-            return Ok(carry(route, stream, connection, starttls, (permits, open)));
+            return Ok(forward(route, stream, connection, starttls, (permits, open)));
         };
-        let config = self.tls.config_of(options).ok_or_else(|| refused("its TLS options are broken"))?;
+        let config =
+            self.tls.config_of(options).ok_or_else(|| refused("TLS options are missing or broken"))?;
         let config = for_client(config, hello);
-        let place = self.listener.begin_handshake();
-        let place = place.ok_or_else(|| io::Error::other("too many TLS handshakes are under way"))?;
+        let slot = self.listener.begin_handshake();
+        let slot = slot.ok_or_else(|| io::Error::other("too many TLS handshakes in progress"))?;
         let name = hello.map(|hello| hello.server_name.as_str()).filter(|name| !name.is_empty());
         let handshake = async {
             self.tls.demand(name).await;
@@ -108,29 +109,29 @@ impl Streams<'_> {
             TlsAcceptor::from(config).accept(stream).await
         };
         let stream = Box::pin(within(Some(self.listener.handshake), handshake)).await?;
-        drop(place);
-        Ok(carry(route, stream, connection, false, (permits, open)))
+        drop(slot);
+        Ok(forward(route, stream, connection, false, (permits, open)))
     }
 
-    /// Agrees to the TLS that a PostgreSQL client asks for, and gives the connection to the route of its server name.
-    async fn postgres(&self, mut begun: Begun, open: OpenConnection) -> io::Result<Option<Serving>> {
-        if begun.stream.prefix.len() != postgres::SSL_REQUEST.len() {
-            // It would be taken for what comes encrypted.
-            return Err(refused("it spoke before it was answered"));
+    /// Accepts a PostgreSQL client's request for TLS, and hands the connection over to the route of its server name.
+    async fn postgres(&self, mut peeked: Peeked, open: OpenConnection) -> io::Result<Option<Serving>> {
+        if peeked.stream.prefix.len() != postgres::SSL_REQUEST.len() {
+            // Plain bytes would be treated as if they had been encrypted.
+            return Err(refused("data before the response to the request for TLS"));
         }
-        let first = Box::pin(within(self.limit, self.postgres_hello(&mut begun)));
+        let first = Box::pin(within(self.limit, self.postgres_hello(&mut peeked)));
         match first.await? {
             Some(Decision::Route(route, hello)) => {
-                self.route(begun, route, hello.as_ref(), true, open).await.map(Some)
+                self.route(peeked, route, hello.as_ref(), true, open).await.map(Some)
             }
             Some(Decision::Nobody(why)) => Err(refused(why)),
             _ => Ok(None),
         }
     }
 
-    /// Reads the ClientHello after the agreement. `None`: the client hung up.
-    async fn postgres_hello(&self, begun: &mut Begun) -> io::Result<Option<Decision>> {
-        let Begun { stream, connection } = begun;
+    /// Accepts TLS and reads the ClientHello. Returns `None` if the client disconnects.
+    async fn postgres_hello(&self, peeked: &mut Peeked) -> io::Result<Option<Decision>> {
+        let Peeked { stream, connection } = peeked;
         stream.inner.write_all(&[postgres::AGREED]).await?;
         stream.prefix.clear();
         loop {
@@ -138,7 +139,7 @@ impl Streams<'_> {
                 return Ok(Some(decision));
             }
             if stream.prefix.len() > MAX_HELLO {
-                return Err(refused("its ClientHello is too long"));
+                return Err(refused("ClientHello is too long"));
             }
             stream.inner.readable().await?;
             stream.prefix.reserve(FIRST_READ);
@@ -149,9 +150,8 @@ impl Streams<'_> {
     }
 }
 
-/// The configuration for a client: when it offers only protocols that the options do not name, none is agreed on. The
-/// default names are those of HTTP, and would shut out every other client that names its own. (Challenges for certificates
-/// are not answered by accident.)
+/// Returns the configuration for a client. If it offers only unknown protocols, none is negotiated: the defaults are
+/// those of HTTP, and would refuse all other clients that use ALPN. ACME challenges keep the strict configuration.
 fn for_client(config: Arc<ServerConfig>, hello: Option<&Hello>) -> Arc<ServerConfig> {
     let offered = hello.map_or(&[][..], |hello| &hello.protocols);
     let is_challenge = offered.iter().any(|one| one == ACME_PROTOCOL.as_bytes());
@@ -163,8 +163,8 @@ fn for_client(config: Arc<ServerConfig>, hello: Option<&Hello>) -> Arc<ServerCon
     Arc::new(config)
 }
 
-/// Carries a connection to its route's service and back. `held` for as long as it lasts.
-fn carry<C: AsyncRead + AsyncWrite + Wire + Unpin + Send + 'static>(
+/// Forwards a connection to the service of its route. Keeps `held` until the connection ends.
+fn forward<C: AsyncRead + AsyncWrite + Wire + Unpin + Send + 'static>(
     route: Arc<Route>,
     mut client: C,
     connection: Connection,

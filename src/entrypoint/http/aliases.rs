@@ -1,20 +1,20 @@
-//! Header names that many servers take for another one: `X_Auth_User` and `X.Auth.User` for `X-Auth-User`.
+//! Header names that many servers confuse with another: `X_Auth_User` and `X.Auth.User` with `X-Auth-User`.
 
 use http::HeaderMap;
 use tidegate_core::{BuildError, Reason, Response, reply};
 
 use crate::settings::{AliasStrategy, EntryPointHttp};
 
-/// What happens to such headers (Traefik's `aliasHeadersStrategy` and the older `underscoreHeadersStrategy`).
+/// How such headers are handled (Traefik's `aliasHeadersStrategy` and the older `underscoreHeadersStrategy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::entrypoint) struct Aliases {
     strategy: AliasStrategy,
-    /// Those with a dot too.
+    /// Whether names with a dot are aliases, too.
     dots: bool,
 }
 
 impl Aliases {
-    /// From the settings of an entry point. The error names the option.
+    /// Reads the settings of an entry point. The error names the option.
     pub(in crate::entrypoint) fn new(http: &EntryPointHttp) -> Result<Self, BuildError> {
         let (option, strategy, dots) = match http.alias_headers_strategy.is_empty() {
             true => ("underscoreHeadersStrategy", &http.underscore_headers_strategy, false),
@@ -25,7 +25,7 @@ impl Aliases {
         Ok(Self { strategy: strategy.unwrap_or(AliasStrategy::Keep), dots })
     }
 
-    /// Applies the strategy. The error is the answer to a refused request.
+    /// Applies the strategy. The error is the response to a rejected request.
     pub(in crate::entrypoint) fn apply(self, headers: &mut HeaderMap) -> Result<(), Box<Response>> {
         if self.strategy == AliasStrategy::Keep {
             return Ok(());
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn each_strategy() {
+    fn aliases_are_kept_deleted_or_rejected() {
         let remaining = |strategy: Aliases| {
             let mut headers = headers();
             strategy

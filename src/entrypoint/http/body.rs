@@ -1,4 +1,4 @@
-//! Bodies between the HTTP library and the gateway: they tell the connection how far a request and its answer are.
+//! Bodies between the HTTP library and the gateway, which report the progress of requests and responses.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use tidegate_core::{Body, BodyError, End};
 use tokio::time::{Instant, Sleep};
 
 use crate::entrypoint::http::closing::Closing;
-use crate::entrypoint::http::min_rate::{self, Answering};
+use crate::entrypoint::http::min_rate::{self, Responding};
 use crate::entrypoint::http::protocol::Protocol;
 use crate::entrypoint::http1_2::linger::{self, Leftover};
 use crate::entrypoint::http1_2::progress::Progress;
 
-/// One open answer, counted until dropped.
-pub(in crate::entrypoint) struct OpenAnswer {
+/// An open response, counted until it is dropped.
+pub(in crate::entrypoint) struct OpenResponse {
     progress: Arc<Progress>,
-    /// Its body waits for the client to take more (HTTP/2).
+    /// The body waits for the client to read (HTTP/2).
     stalled: bool,
 }
 
-impl OpenAnswer {
-    /// Counts an answer.
+impl OpenResponse {
+    /// Counts a response.
     pub(in crate::entrypoint) fn new(progress: Arc<Progress>) -> Self {
         progress.begin();
         Self { progress, stalled: false }
@@ -39,39 +39,39 @@ impl OpenAnswer {
     }
 }
 
-impl Drop for OpenAnswer {
+impl Drop for OpenResponse {
     fn drop(&mut self) {
         self.set_stalled(false);
         self.progress.end();
     }
 }
 
-/// The body of an answer, as the HTTP library reads it.
-pub(in crate::entrypoint) struct AnswerBody {
+/// A response body as the HTTP library reads it.
+pub(in crate::entrypoint) struct ResponseBody {
     body: Body,
-    open: OpenAnswer,
+    open: OpenResponse,
     protocol: Protocol,
     closing: Option<Closing>,
-    /// What few answers need, in a box of its own: this body is moved several times.
+    /// What few responses need; boxed, because this body is moved several times.
     framed: Option<Box<Framed>>,
 }
 
-/// What an answer over HTTP/2 has to do with its request.
+/// What ties an HTTP/2 response to its request.
 struct Framed {
-    /// The request body, which learns when the answer begins.
-    answering: Option<Answering>,
-    /// What the client may still be sending of the request when the answer is over.
+    /// Tells the request body that the response has started.
+    responding: Option<Responding>,
+    /// The rest of the request body, which the client may still be sending after the response.
     leftover: Option<Leftover>,
-    /// When it must be over.
+    /// When the response must be complete.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl AnswerBody {
-    /// The body of an answer whose end closes `open` and `closing`. `headless`: no body follows the head whatever `body`
-    /// says.
+impl ResponseBody {
+    /// Creates a body whose end completes `open` and `closing`. If `headless`, nothing of `body` is sent after the
+    /// head.
     pub(in crate::entrypoint) fn new(
         body: Body,
-        (open, closing): (OpenAnswer, Option<Closing>),
+        (open, closing): (OpenResponse, Option<Closing>),
         protocol: Protocol,
         headless: bool,
     ) -> Self {
@@ -84,23 +84,23 @@ impl AnswerBody {
         this
     }
 
-    /// Ties the answer to its request: `answering` is set until the answer is over, what is left of the request is
-    /// discarded then, and the answer fails at `deadline`.
+    /// Ties the response to its request: `responding` is set until the response ends, then `leftover` is discarded. The
+    /// response fails at `deadline`.
     pub(in crate::entrypoint) fn bind(
         &mut self,
-        answering: Option<Answering>,
+        responding: Option<Responding>,
         leftover: Option<Leftover>,
         deadline: Option<Instant>,
     ) {
         let deadline = deadline.filter(|_| !self.body.is_end_stream());
-        if answering.is_none() && leftover.is_none() && deadline.is_none() {
+        if responding.is_none() && leftover.is_none() && deadline.is_none() {
             return;
         }
-        if let Some(answering) = &answering {
-            answering.set(true);
+        if let Some(responding) = &responding {
+            responding.set(true);
         }
         let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-        self.framed = Some(Box::new(Framed { answering, leftover, deadline }));
+        self.framed = Some(Box::new(Framed { responding, leftover, deadline }));
     }
 
     fn fail(&mut self, error: &BodyError) {
@@ -111,7 +111,7 @@ impl AnswerBody {
     }
 }
 
-impl HttpBody for AnswerBody {
+impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -146,7 +146,7 @@ impl HttpBody for AnswerBody {
                 }
             }
             Poll::Ready(Some(Err(error))) => {
-                tracing::debug!(%error, "the body of an answer broke off");
+                tracing::debug!(%error, "response body failed");
                 if let Some(closing) = &mut this.closing {
                     closing.finish(End::Failed(error.kind()));
                 }
@@ -170,11 +170,11 @@ impl HttpBody for AnswerBody {
     }
 }
 
-impl Drop for AnswerBody {
+impl Drop for ResponseBody {
     fn drop(&mut self) {
         let framed = self.framed.take();
-        if let Some(answering) = framed.as_ref().and_then(|framed| framed.answering.as_ref()) {
-            answering.set(false);
+        if let Some(responding) = framed.as_ref().and_then(|framed| framed.responding.as_ref()) {
+            responding.set(false);
         }
         if self.open.progress.is_cut() {
             self.fail(&BodyError::TimedOut);
@@ -193,15 +193,15 @@ impl Drop for AnswerBody {
 pub(in crate::entrypoint) fn request_body(
     incoming: Incoming,
     min_rate: Option<MinDataRate>,
-) -> (Body, Option<(Answering, Leftover)>) {
+) -> (Body, Option<(Responding, Leftover)>) {
     match min_rate {
         _ if incoming.is_end_stream() => (Body::empty(), None),
         None => (Body::incoming(incoming), None),
         Some(min_rate) => {
-            let answering = Answering::stream();
+            let responding = Responding::stream();
             let (body, leftover) =
-                min_rate::with_min_rate_and_leftover(Body::incoming(incoming), min_rate, answering.clone());
-            (body, Some((answering, leftover)))
+                min_rate::with_min_rate_and_leftover(Body::incoming(incoming), min_rate, responding.clone());
+            (body, Some((responding, leftover)))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The TLS options that a connection was opened with, and whether a request may use it.
+//! The TLS options of a connection, and whether a request may use them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::snapshot::{Route, Snapshot};
 use crate::tls::NamedOptions;
 use crate::tls::subject::subject;
 
-/// The TLS options that were chosen at a handshake.
+/// The TLS options chosen in a handshake.
 pub(in crate::entrypoint) struct ChosenOptions {
     pub(in crate::entrypoint) options: Arc<NamedOptions>,
     /// The latest snapshot in which the server name has these options.
@@ -25,7 +25,7 @@ impl Clone for ChosenOptions {
 }
 
 impl ChosenOptions {
-    /// Chooses options by server name. A client that sends none addresses the gateway by its address, most likely `local`.
+    /// Selects options by server name. A client that sends none uses an address of the gateway, most likely `local`.
     pub(in crate::entrypoint) fn new(
         snapshot: &Snapshot,
         entry_point: usize,
@@ -39,14 +39,14 @@ impl ChosenOptions {
         Some(Self { options: options?.clone(), generation: snapshot.generation.into() })
     }
 
-    /// Who the client is by its certificate, when these options have had that verified.
+    /// Returns the client's identity from its certificate, if these options verify it.
     pub(in crate::entrypoint) fn identity(&self, tls: &TlsInfo) -> Option<Arc<Identity>> {
         let certificate = tls.client_certificates.first().filter(|_| self.options.verifies_clients)?;
         let subject = subject(certificate)?;
         Some(Arc::new(Identity::new(subject, AuthMethod::Certificate, self.options.name.clone())))
     }
 
-    /// True when the requested host has other TLS options than the handshake was made with (RFC 9110 section 15.5.20).
+    /// Returns true if the requested host has other TLS options than the handshake used (RFC 9110 section 15.5.20).
     pub(in crate::entrypoint) fn differ_for_host(
         &self,
         snapshot: &Snapshot,
@@ -70,7 +70,7 @@ impl ChosenOptions {
         differ
     }
 
-    /// True when the route requires other TLS options than the handshake was made with: the server name alone did not tell.
+    /// Returns true if the route requires other TLS options than the handshake used, which only knew the server name.
     pub(in crate::entrypoint) fn differ_for_route(&self, route: &Route) -> bool {
         route.tls_options.as_ref().is_some_and(|required| !required.is_same(&self.options))
     }

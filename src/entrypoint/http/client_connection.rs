@@ -1,4 +1,4 @@
-//! A client connection as its requests see it.
+//! What the requests of one client connection share.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -11,13 +11,13 @@ use crate::entrypoint::http::protocol::Protocol;
 use crate::entrypoint::http1_2::progress::Progress;
 use crate::entrypoint::listener::Listener;
 
-/// A client connection as its requests see it.
+/// What the requests of one client connection share.
 pub(in crate::entrypoint) struct ClientConnection {
     pub(in crate::entrypoint) listener: Arc<Listener>,
     pub(in crate::entrypoint) connection: Arc<Connection>,
     pub(in crate::entrypoint) progress: Arc<Progress>,
     pub(in crate::entrypoint) peer: Peer,
-    /// The TLS options that the handshake was made with.
+    /// The TLS options of the handshake.
     pub(in crate::entrypoint) tls_options: Option<ChosenOptions>,
     pub(in crate::entrypoint) requests: AtomicU64,
     pub(in crate::entrypoint) protocol: Protocol,

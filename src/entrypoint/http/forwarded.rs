@@ -1,5 +1,5 @@
-//! `X-Forwarded-*` and `X-Real-Ip`: whom they are believed from, and what is told to servers (Traefik's
-//! `forwardedHeaders`). Also what a client may take away by naming it in `Connection`.
+//! `X-Forwarded-*` and `X-Real-Ip`: which peers may set them, and what servers receive (Traefik's
+//! `forwardedHeaders`). Also which headers a client can remove with `Connection`.
 
 use std::net::IpAddr;
 
@@ -33,24 +33,24 @@ const MANAGED: [HeaderName; 11] = [
     HeaderName::from_static("x-forwarded-tls-client-cert-info"),
 ];
 
-/// Headers that decide how the request is read; `Connection` cannot remove them either.
+/// Headers that determine how the request is parsed; `Connection` cannot remove them either.
 const FRAMING: [HeaderName; 3] = [HOST, http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING];
 
-/// How many headers are added to a request at most, and some for middlewares.
-const ADDED: usize = 8;
+/// Maximum number of headers added to a request here, and some for middlewares.
+const MAX_ADDED: usize = 8;
 
-/// How an entry point deals with these headers.
+/// How an entry point treats these headers.
 #[derive(Debug)]
 pub(in crate::entrypoint) struct ForwardedRules {
     trust_all: bool,
     trusted: IpRanges,
-    /// Headers that stay although `Connection` names them.
+    /// Headers that are kept even if `Connection` names them.
     kept: Vec<HeaderName>,
     append: bool,
     server: Option<HeaderValue>,
 }
 
-/// What is known once for all requests of a connection.
+/// What all requests of a connection have in common.
 #[derive(Clone, Debug)]
 pub(in crate::entrypoint) struct Peer {
     trusted: bool,
@@ -59,8 +59,8 @@ pub(in crate::entrypoint) struct Peer {
 }
 
 impl ForwardedRules {
-    /// Checks the options. `append` is false when the whole gateway leaves `X-Forwarded-For` alone; `server` is our
-    /// name for `X-Forwarded-Server`.
+    /// Checks the options. `append` is false if the gateway never appends to `X-Forwarded-For`; `server` is the value
+    /// of `X-Forwarded-Server`.
     pub(in crate::entrypoint) fn new(
         options: &ForwardedHeaders,
         append: bool,
@@ -81,7 +81,7 @@ impl ForwardedRules {
         })
     }
 
-    /// What is known of a peer.
+    /// Returns what the requests of a peer have in common.
     pub(in crate::entrypoint) fn peer(&self, address: IpAddr, tls: bool) -> Peer {
         let address = address.to_canonical();
         Peer {
@@ -92,19 +92,19 @@ impl ForwardedRules {
         }
     }
 
-    /// Removes what the peer may not say and adds what servers are told.
+    /// Removes the headers that the peer may not set, and adds those for servers.
     pub(in crate::entrypoint) fn apply(&self, head: &mut request::Parts, peer: &Peer, presence: Presence) {
         let headers = &mut head.headers;
         if !peer.trusted {
-            strip(headers);
+            remove_managed(headers);
         }
-        // All of them would otherwise be added to one by one, with room for each made anew.
-        headers.reserve(ADDED);
+        // Grows the map once instead of several times.
+        headers.reserve(MAX_ADDED);
         if presence.connection {
             self.apply_connection(headers);
         }
         let host = headers.get(HOST).cloned();
-        // What was just removed need not be looked for.
+        // Headers that were just removed need no look-up.
         let is_absent = |headers: &HeaderMap, name: &HeaderName| !peer.trusted || is_absent(headers, name);
         if is_absent(headers, &X_REAL_IP) {
             headers.insert(X_REAL_IP, peer.address.clone());
@@ -132,12 +132,12 @@ impl ForwardedRules {
         }
     }
 
-    /// What is to be appended to `X-Forwarded-For`; see [`append_for`].
+    /// Returns the address for [`append_for`].
     pub(in crate::entrypoint) fn appended(&self, peer: &Peer) -> Option<HeaderValue> {
         self.append.then(|| peer.address.clone())
     }
 
-    /// Removes the headers that `Connection` names, and `Connection` itself up to what must go on.
+    /// Removes the headers that `Connection` names, and reduces `Connection` to what must be forwarded.
     fn apply_connection(&self, headers: &mut HeaderMap) {
         let mut remaining = String::new();
         let mut upgrade = false;
@@ -171,7 +171,7 @@ impl ForwardedRules {
     }
 }
 
-/// Appends the client's address to `X-Forwarded-For`, unless that is not to be done.
+/// Appends the client's address to `X-Forwarded-For`, unless that is disabled.
 pub(crate) fn append_for(request: &mut Request) {
     let Request { head, context, .. } = request;
     if let Some(address) =
@@ -198,12 +198,12 @@ fn append(headers: &mut HeaderMap, address: &HeaderValue) {
 }
 
 /// Removes the managed headers, whatever their spelling (`X_Forwarded_For`).
-fn strip(headers: &mut HeaderMap) {
+fn remove_managed(headers: &mut HeaderMap) {
     let mut odd = smallvec::SmallVec::<[HeaderName; 4]>::new();
     let mut any = false;
     for name in headers.keys() {
         let text = name.as_str();
-        // All of them begin with `x` and have `-` or a spelling of it there.
+        // All managed names start with `x`.
         if !text.starts_with('x') {
             continue;
         }
@@ -236,7 +236,7 @@ fn is_websocket(headers: &HeaderMap) -> bool {
         && tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
 }
 
-/// The port that the client meant: from `Host`, else by scheme.
+/// Returns the port that the client requested: from `Host`, else by scheme.
 fn port(host: Option<&HeaderValue>, headers: &HeaderMap, tls: bool) -> HeaderValue {
     let host = host.map_or(&[][..], |host| host.as_bytes());
     let named = host
@@ -275,7 +275,7 @@ mod tests {
             builder = builder.header(*name, *value);
         }
         let mut head = builder.body(()).unwrap().into_parts().0;
-        let presence = Presence::of(&head.headers);
+        let presence = Presence::from_headers(&head.headers);
         rules.apply(&mut head, &rules.peer(peer.into(), tls), presence);
         head.headers
     }
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_not_believed() {
+    fn untrusted_peers_cannot_set_forwarded_headers() {
         let headers = run(
             &rules(&trusting()),
             [192, 0, 2, 1],
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn trusted_peers_are() {
+    fn trusted_peers_can_set_forwarded_headers() {
         let headers = run(
             &rules(&trusting()),
             [10, 1, 1, 1],
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_removes_what_it_names_but_not_ours() {
+    fn connection_removes_named_headers_except_managed_ones() {
         let options = ForwardedHeaders { connection: vec!["X-Keep".into()], ..ForwardedHeaders::default() };
         let headers = run(
             &rules(&options),

@@ -22,44 +22,44 @@ use crate::entrypoint::http::timed_body::{TimedBody, Watch};
 use crate::entrypoint::http1_2::linger::Leftover;
 use crate::entrypoint::http1_2::progress::Progress;
 
-/// The time over which a rate is an average: the time without progress that is borne, within these limits.
-const SHORTEST_WINDOW: Duration = Duration::from_secs(5);
-const LONGEST_WINDOW: Duration = Duration::from_secs(60);
+/// Limits of the time over which a rate is averaged, which is otherwise the longest permitted stall.
+const MIN_WINDOW: Duration = Duration::from_secs(5);
+const MAX_WINDOW: Duration = Duration::from_secs(60);
 
 /// Returns the time over which the rate is measured.
 pub(in crate::entrypoint) fn window(min_rate: MinDataRate) -> Duration {
-    min_rate.stall.unwrap_or(LONGEST_WINDOW).clamp(SHORTEST_WINDOW, LONGEST_WINDOW)
+    min_rate.stall.unwrap_or(MAX_WINDOW).clamp(MIN_WINDOW, MAX_WINDOW)
 }
 
-/// Fewest bytes that must come within `time`.
-pub(in crate::entrypoint) fn least(rate: u64, time: Duration) -> u64 {
+/// Returns the number of bytes that `rate` requires within `time`.
+pub(in crate::entrypoint) fn min_bytes(rate: u64, time: Duration) -> u64 {
     u64::try_from(u128::from(rate) * time.as_millis() / 1000).unwrap_or(u64::MAX)
 }
 
-/// Returns the limits for a request with these headers. Calls of gRPC are conversations, in which nobody talks all the time: they
-/// have no lowest rate.
-pub(in crate::entrypoint) fn of_request(min_rate: MinDataRate, headers: &HeaderMap) -> MinDataRate {
+/// Returns the limits for a request with these headers. gRPC streams may pause at any time, so they have no minimum
+/// rate.
+pub(in crate::entrypoint) fn for_request(min_rate: MinDataRate, headers: &HeaderMap) -> MinDataRate {
     let is_grpc =
         || headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if min_rate.rate > 0 && is_grpc() { MinDataRate { rate: 0, ..min_rate } } else { min_rate }
 }
 
-/// Whether the answer to a request is under way: from its head to its end.
+/// Whether the response to a request is being sent: from its head to its end.
 #[derive(Clone, Debug)]
-pub(in crate::entrypoint) enum Answering {
+pub(in crate::entrypoint) enum Responding {
     /// A stream of HTTP/2 or HTTP/3.
     Stream(Arc<AtomicBool>),
-    /// A connection of HTTP/1, which answers one request at a time.
+    /// An HTTP/1 connection, which handles one request at a time.
     Connection(Arc<Progress>),
 }
 
-impl Answering {
-    /// For a stream whose answer is not under way.
+impl Responding {
+    /// Creates the state of a stream whose response has not started.
     pub(in crate::entrypoint) fn stream() -> Self {
         Self::Stream(Arc::default())
     }
 
-    /// Notes the head of a stream's answer, or its end.
+    /// Records the start or the end of a stream's response.
     pub(in crate::entrypoint) fn set(&self, under_way: bool) {
         if let Self::Stream(flag) = self {
             flag.store(under_way, Ordering::Relaxed);
@@ -74,45 +74,49 @@ impl Answering {
     }
 }
 
-/// This body with a min_rate: it fails when it comes too slowly while its answer is not under way.
-pub(in crate::entrypoint) fn with_min_rate(inner: Body, min_rate: MinDataRate, answering: Answering) -> Body {
-    TimedBody::watched(inner, RateWatch::new(min_rate, answering))
+/// Returns a body that fails if it is too slow before its response starts.
+pub(in crate::entrypoint) fn with_min_rate(
+    inner: Body,
+    min_rate: MinDataRate,
+    responding: Responding,
+) -> Body {
+    TimedBody::watched(inner, RateWatch::new(min_rate, responding))
 }
 
-/// The same for a body of a framed request: what is left when nobody wants more of it can be drained.
+/// Like [`with_min_rate`], and also returns the rest of the body if it is dropped before its end.
 pub(in crate::entrypoint) fn with_min_rate_and_leftover(
     inner: Body,
     min_rate: MinDataRate,
-    answering: Answering,
+    responding: Responding,
 ) -> (Body, Leftover) {
     let (sender, leftover) = oneshot::channel();
-    (TimedBody::with_leftover(inner, RateWatch::new(min_rate, answering), sender), leftover)
+    (TimedBody::with_leftover(inner, RateWatch::new(min_rate, responding), sender), leftover)
 }
 
-/// Looks at how fast a request body comes.
+/// Measures the rate of a request body.
 struct RateWatch {
     min_rate: MinDataRate,
-    answering: Answering,
+    responding: Responding,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Since when we wait.
+    /// Start of the current wait.
     waiting: Option<Instant>,
-    /// Up to when the present wait is counted.
+    /// Until when the current wait is included in `waited`.
     counted: Instant,
-    /// When the wait becomes too long, or the rate must be looked at.
+    /// When the wait becomes too long, or the rate must be checked.
     until: Instant,
-    /// Time that was waited in this window, without the present wait.
+    /// Time waited in this window before `counted`.
     waited: Duration,
-    /// Bytes that came in this window.
+    /// Bytes received in this window.
     bytes: u64,
     /// The time over which the rate is measured.
     window: Duration,
 }
 
 impl RateWatch {
-    fn new(min_rate: MinDataRate, answering: Answering) -> Self {
+    fn new(min_rate: MinDataRate, responding: Responding) -> Self {
         Self {
             min_rate,
-            answering,
+            responding,
             timer: None,
             waiting: None,
             counted: Instant::now(),
@@ -123,17 +127,18 @@ impl RateWatch {
         }
     }
 
-    /// Looks at the rate when a window is over, and begins the next.
+    /// Checks the rate at the end of a window, and starts the next one.
     fn is_fast_enough(&mut self) -> bool {
         if self.min_rate.rate == 0 || self.waited < self.window {
             return true;
         }
-        let enough = self.bytes >= least(self.min_rate.rate, self.waited) || self.answering.is_under_way();
+        let enough =
+            self.bytes >= min_bytes(self.min_rate.rate, self.waited) || self.responding.is_under_way();
         (self.waited, self.bytes) = (Duration::ZERO, 0);
         enough
     }
 
-    /// The stall counts from the beginning of the wait, whatever window that was in.
+    /// Computes `until`. A stall counts from the start of the wait, even if that was in an earlier window.
     fn set_until(&mut self, since: Instant, now: Instant) {
         let stall = self.min_rate.stall.map(|stall| since + stall);
         let rate = (self.min_rate.rate > 0).then(|| now + self.window.saturating_sub(self.waited));
@@ -144,7 +149,7 @@ impl RateWatch {
 }
 
 impl Watch for RateWatch {
-    fn came(&mut self, frame: &Frame<Bytes>) -> bool {
+    fn on_frame(&mut self, frame: &Frame<Bytes>) -> bool {
         let Some(data) = frame.data_ref() else { return true };
         self.bytes = self.bytes.saturating_add(data.len() as u64);
         if self.waiting.take().is_some() {
@@ -165,7 +170,7 @@ impl Watch for RateWatch {
             }
             let until = self.until;
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-            // It is moved only when it would be late; when it is early it is moved as it fires.
+            // The timer is reset only if it would fire late. If it fires early, it is reset then.
             if timer.deadline() > until {
                 timer.as_mut().reset(until);
             }
@@ -175,8 +180,8 @@ impl Watch for RateWatch {
                 timer.as_mut().reset(until);
                 continue;
             }
-            if self.answering.is_under_way() {
-                // The time begins again, as it counts once the answer is over.
+            if self.responding.is_under_way() {
+                // The time starts again when the response has ended.
                 (self.waiting, self.counted) = (Some(now), now);
                 (self.waited, self.bytes) = (Duration::ZERO, 0);
                 self.set_until(now, now);
@@ -226,14 +231,14 @@ mod tests {
         Duration::from_millis(number)
     }
 
-    /// A body whose rate is looked at every 200 ms.
+    /// A body whose rate is checked every 200 ms.
     fn body(min_rate: MinDataRate, receiver: mpsc::Receiver<usize>) -> Body {
         let inner = Body::of_frames(Sent(receiver));
-        let watch = RateWatch::new(min_rate, Answering::stream());
+        let watch = RateWatch::new(min_rate, Responding::stream());
         TimedBody::watched(inner, RateWatch { window: milliseconds(200), ..watch })
     }
 
-    /// Sends so many bytes after each pause, and reads them. The outcome: how much came, and whether it was cut.
+    /// Sends `length` bytes after each pause. Returns how many were read, and whether the body timed out.
     async fn outcome(min_rate: MinDataRate, pause: Duration, length: usize, times: usize) -> (usize, bool) {
         let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
@@ -259,13 +264,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_upload_that_moves_is_never_cut() {
+    async fn a_steady_upload_is_not_cut() {
         let min_rate = MinDataRate { stall: Some(milliseconds(10_000)), rate: 100 };
         assert_eq!(outcome(min_rate, milliseconds(20), 10_000, 50).await, (500_000, false), "five windows");
     }
 
     #[tokio::test]
-    async fn a_body_that_hardly_moves_is_cut_and_a_silent_one_too() {
+    async fn a_slow_or_stalled_body_is_cut() {
         let min_rate = MinDataRate { stall: Some(milliseconds(10_000)), rate: 1000 };
         let (came, cut) = outcome(min_rate, milliseconds(20), 1, 1000).await;
         assert!(cut && came < 200, "{came}");
@@ -284,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_reader_makes_nobody_late() {
+    async fn a_slow_reader_does_not_make_the_client_late() {
         let (sender, receiver) = mpsc::channel(100);
         let mut body = body(MinDataRate { stall: Some(milliseconds(10_000)), rate: 1000 }, receiver);
         for _ in 0..50 {
@@ -299,12 +304,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_conversation_may_pause_until_its_answer_is_over() {
+    async fn a_body_may_pause_while_its_response_is_sent() {
         let (sender, receiver) = mpsc::channel(1);
-        let answering = Answering::stream();
+        let responding = Responding::stream();
         let min_rate = MinDataRate { stall: Some(milliseconds(50)), rate: 1000 };
-        let mut body = with_min_rate(Body::of_frames(Sent(receiver)), min_rate, answering.clone());
-        answering.set(true);
+        let mut body = with_min_rate(Body::of_frames(Sent(receiver)), min_rate, responding.clone());
+        responding.set(true);
         let mut next = async |limit| {
             let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
             tokio::time::timeout(milliseconds(limit), frame).await
@@ -313,26 +318,26 @@ mod tests {
         sender.send(1).await.unwrap();
         assert!(next(10_000).await.unwrap().unwrap().is_ok());
         assert!(next(300).await.is_err());
-        answering.set(false);
+        responding.set(false);
         assert!(matches!(next(10_000).await, Ok(Some(Err(BodyError::TimedOut)))));
     }
 
     #[test]
-    fn the_rate_is_an_average_over_the_time_that_is_borne() {
+    fn the_rate_is_averaged_over_the_permitted_stall() {
         let of = |stall: Option<u64>| {
             window(MinDataRate { stall: stall.map(Duration::from_secs), rate: 1 }).as_secs()
         };
         assert_eq!([of(None), of(Some(1)), of(Some(30)), of(Some(3600))], [60, 5, 30, 60]);
-        assert_eq!(least(16, Duration::from_secs(60)), 960);
-        assert_eq!(least(u64::MAX, Duration::from_secs(60)), u64::MAX);
+        assert_eq!(min_bytes(16, Duration::from_secs(60)), 960);
+        assert_eq!(min_bytes(u64::MAX, Duration::from_secs(60)), u64::MAX);
     }
 
     #[test]
-    fn conversations_have_no_lowest_rate() {
+    fn grpc_has_no_minimum_rate() {
         let min_rate = MinDataRate { stall: Some(milliseconds(60_000)), rate: 16 };
         let mut headers = HeaderMap::new();
-        assert_eq!(of_request(min_rate, &headers), min_rate);
+        assert_eq!(for_request(min_rate, &headers), min_rate);
         headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("application/grpc+proto"));
-        assert_eq!(of_request(min_rate, &headers), MinDataRate { rate: 0, ..min_rate });
+        assert_eq!(for_request(min_rate, &headers), MinDataRate { rate: 0, ..min_rate });
     }
 }

@@ -1,4 +1,4 @@
-//! Requests of every version of HTTP: normalised, routed, and passed through middlewares to their services.
+//! Handles requests of every version of HTTP: normalizes and routes them, and passes them through their chains.
 
 pub(in crate::entrypoint) mod aliases;
 pub(in crate::entrypoint) mod body;
@@ -37,7 +37,7 @@ use tidegate_core::{
 };
 
 use crate::entrypoint::hold::EARLY;
-use crate::entrypoint::http::body::{AnswerBody, OpenAnswer, request_body};
+use crate::entrypoint::http::body::{OpenResponse, ResponseBody, request_body};
 use crate::entrypoint::http::client_connection::ClientConnection;
 use crate::entrypoint::http::closing::Closing;
 use crate::entrypoint::http::presence::{HTTP2_SETTINGS, Presence};
@@ -50,41 +50,41 @@ use crate::internal::PROVIDER;
 use crate::snapshot::report::Status;
 use crate::snapshot::{Route, Snapshot};
 
-/// A request as its protocol hands it over.
-pub(in crate::entrypoint) struct Arrived {
+/// A request as its protocol delivers it.
+pub(in crate::entrypoint) struct ReceivedRequest {
     pub(in crate::entrypoint) head: http::request::Parts,
     pub(in crate::entrypoint) body: Body,
-    /// Takes interim answers for the client, where it can be sent any.
+    /// Sends informational responses to the client, if the protocol can.
     pub(in crate::entrypoint) interim: Option<Arc<dyn Interim>>,
-    /// The client's side, when it asks for another protocol.
+    /// The client's side of an upgrade, if the request asks for one.
     pub(in crate::entrypoint) upgrade: Option<Box<Upgrade>>,
 }
 
-/// Serves the requests of one connection.
+/// Handles the requests of one connection.
 #[derive(Clone)]
 pub(in crate::entrypoint) struct HttpService(Arc<ClientConnection>);
 
 impl HttpService {
-    /// For the requests of this connection.
+    /// Creates the service for a connection.
     pub(in crate::entrypoint) fn new(client: Arc<ClientConnection>) -> Self {
         Self(client)
     }
 }
 
-/// An answer did not begin within `writeTimeout`: its stream is reset (HTTP/2).
+/// The response did not start within `writeTimeout`; its stream is reset (HTTP/2).
 #[derive(Debug, thiserror::Error)]
-#[error("no answer within writeTimeout")]
-pub(in crate::entrypoint) struct Unanswered;
+#[error("no response within writeTimeout")]
+pub(in crate::entrypoint) struct WriteTimeout;
 
 impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
-    type Response = http::Response<AnswerBody>;
-    type Error = Unanswered;
-    // In a box of its own, so that an idle connection does not hold the room of a request.
-    type Future = BoxFuture<'static, Result<Self::Response, Unanswered>>;
+    type Response = http::Response<ResponseBody>;
+    type Error = WriteTimeout;
+    // Boxed, so that an idle connection does not reserve the memory of a request.
+    type Future = BoxFuture<'static, Result<Self::Response, WriteTimeout>>;
 
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
         let client = self.0.clone();
-        let open = OpenAnswer::new(client.progress.clone());
+        let open = OpenResponse::new(client.progress.clone());
         let deadline = client
             .listener
             .limits
@@ -94,10 +94,10 @@ impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
         boxed(move || async move {
             let mut timer = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
             let mut serving = pin!(handle_request(&client, request, open, deadline));
-            // One place that polls, so that it is compiled into this future.
+            // Polled in one place only, so that it is inlined into this future.
             std::future::poll_fn(|cx| match (serving.as_mut().poll(cx), &mut timer) {
-                (Poll::Ready(answer), _) => Poll::Ready(Ok(answer)),
-                (Poll::Pending, Some(timer)) => timer.as_mut().poll(cx).map(|()| Err(Unanswered)),
+                (Poll::Ready(response), _) => Poll::Ready(Ok(response)),
+                (Poll::Pending, Some(timer)) => timer.as_mut().poll(cx).map(|()| Err(WriteTimeout)),
                 (Poll::Pending, None) => Poll::Pending,
             })
             .await
@@ -108,28 +108,28 @@ impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
 async fn handle_request(
     client: &ClientConnection,
     request: hyper::Request<Incoming>,
-    open: OpenAnswer,
+    open: OpenResponse,
     deadline: Option<Instant>,
-) -> http::Response<AnswerBody> {
+) -> http::Response<ResponseBody> {
     let is_head = request.method() == Method::HEAD;
     let is_old = request.version() == Version::HTTP_10;
     let (mut head, incoming) = request.into_parts();
     let framed = client.protocol.is_framed();
-    let min_rate = framed.then(|| min_rate::of_request(client.listener.limits.min_rate(), &head.headers));
+    let min_rate = framed.then(|| min_rate::for_request(client.listener.limits.min_rate(), &head.headers));
     let (body, upload) = request_body(incoming, min_rate);
-    let (answering, mut leftover) = upload.unzip();
+    let (responding, mut leftover) = upload.unzip();
     let waits = leftover.is_some() && head.headers.contains_key(EXPECT);
     let mut upgrade = head.extensions.remove::<OnUpgrade>().map(upgrade::of_library);
     let tunnel = framed && head.method == Method::CONNECT && begin_tunnel(&mut head);
     if let Some(upgrade) = upgrade.as_mut().filter(|_| tunnel) {
-        // The connection counts as busy for as long as the tunnel is there.
-        upgrade.hold(Arc::new(OpenAnswer::new(client.progress.clone())));
+        // The connection counts as busy while the tunnel is open.
+        upgrade.hold(Arc::new(OpenResponse::new(client.progress.clone())));
     }
-    // Over HTTP/2 there is no way to send them.
+    // The HTTP/2 library cannot send them.
     let interim = (!framed).then(|| client.progress.clone() as Arc<dyn Interim>);
-    let (mut response, closing) = respond(client, Arrived { head, body, interim, upgrade }).await;
+    let (mut response, closing) = respond(client, ReceivedRequest { head, body, interim, upgrade }).await;
     if tunnel {
-        response = tunnel::answer(response);
+        response = tunnel::connect_response(response);
     }
     if client.progress.has_interim() {
         std::future::poll_fn(|cx| client.progress.poll_interim(cx)).await;
@@ -137,7 +137,7 @@ async fn handle_request(
     if let Some(alternative) =
         client.listener.alternative.as_ref().filter(|_| client.connection.tls.is_some())
     {
-        add_first(response.headers_mut(), ALT_SVC, alternative);
+        prepend_header(response.headers_mut(), ALT_SVC, alternative);
     }
     if let Some(leftover) = &mut leftover
         && response.status().is_redirection()
@@ -145,33 +145,33 @@ async fn handle_request(
     {
         Box::pin(linger::drain_before(leftover)).await;
     }
-    // Clients that see a success go on sending, and some read nothing more: only a reset gets through to them.
+    // Clients continue to send after a success, and some stop reading: only a reset reaches them.
     let leftover = leftover.filter(|_| !response.status().is_success());
     let headless = is_head || response.status() == StatusCode::NOT_MODIFIED;
     let (mut head, body) = response.into_parts();
-    // The version is ours, whatever the server's was (RFC 9112 section 2.3). To a client of HTTP/1.0, the library promises to keep
-    // the connection unless the answer is of that version, too.
+    // The version is ours, not the server's (RFC 9112 section 2.3). To an HTTP/1.0 client, the library announces
+    // keep-alive unless the response has that version as well.
     let ends_by_close = is_old
         && (head.headers.get(CONNECTION).is_some_and(|value| value == "close")
             || !head.headers.contains_key(CONTENT_LENGTH) && body.size_hint().exact().is_none());
     head.version = if ends_by_close { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut body = AnswerBody::new(body, (open, closing), client.protocol, headless);
-    body.bind(answering, leftover, deadline.map(Into::into));
+    let mut body = ResponseBody::new(body, (open, closing), client.protocol, headless);
+    body.bind(responding, leftover, deadline.map(Into::into));
     http::Response::from_parts(head, body)
 }
 
-/// Makes an upgrade of an extended CONNECT.
+/// Turns an extended CONNECT into an upgrade. Returns false for any other request.
 pub(in crate::entrypoint) fn begin_tunnel(head: &mut http::request::Parts) -> bool {
     let protocol = head.extensions.remove::<hyper::ext::Protocol>();
     protocol.is_some_and(|protocol| tunnel::translate(head, protocol.as_str()))
 }
 
-/// The answer to a request, whatever it came by, and the end of its exchange, which comes with the end of the body.
+/// Returns the response to a request of any version, and what ends its exchange when the body ends.
 pub(in crate::entrypoint) async fn respond(
     client: &ClientConnection,
-    arrived: Arrived,
+    arrived: ReceivedRequest,
 ) -> (Response, Option<Closing>) {
-    let presence = Presence::of(&arrived.head.headers);
+    let presence = Presence::from_headers(&arrived.head.headers);
     let mut closing = None;
     let routed =
         AssertUnwindSafe(route_request(client, arrived, presence, &mut closing)).catch_unwind().await;
@@ -190,7 +190,7 @@ pub(in crate::entrypoint) async fn respond(
     (response, closing)
 }
 
-/// What HTTP/1 clients are told of their connection.
+/// Completes a response over HTTP/1 with `Connection`.
 fn finish_http1(
     client: &ClientConnection,
     mut response: Response,
@@ -204,13 +204,13 @@ fn finish_http1(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         client.progress.upgrade();
     } else if is_over || wants_upgrade {
-        // What the client sent behind its request for another protocol may be of that protocol.
+        // Bytes after a request for an upgrade may already belong to the new protocol.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-/// What becomes of the connection of HTTP/2 and HTTP/3 clients, and what a tunnel's answer may be.
+/// Completes a response over HTTP/2 or HTTP/3: refuses false successes of tunnels, and starts a due shutdown.
 fn finish_framed(
     client: &ClientConnection,
     mut response: Response,
@@ -218,7 +218,7 @@ fn finish_framed(
     closing: Option<&mut Closing>,
 ) -> Response {
     if wants_upgrade {
-        response = tunnel::settled(response);
+        response = tunnel::refuse_success(response);
     }
     if let Some(closing) = closing {
         closing.record_response(&response);
@@ -229,8 +229,8 @@ fn finish_framed(
     response
 }
 
-/// Counts a request. True when its connection has lived or served long enough (Traefik's `keepAliveMaxTime`,
-/// `keepAliveMaxRequests`), and for every connection while the gateway stops.
+/// Counts a request. Returns true if its connection has reached `keepAliveMaxTime` or `keepAliveMaxRequests`, or if
+/// the gateway is stopping.
 fn is_over(client: &ClientConnection) -> bool {
     let served = client.requests.fetch_add(1, Ordering::Relaxed) + 1;
     (client.listener.max_requests > 0 && served >= client.listener.max_requests)
@@ -238,25 +238,25 @@ fn is_over(client: &ClientConnection) -> bool {
         || client.listener.shutdown.has_reached(Phase::Draining)
 }
 
-/// Adds a header before those of its name that are there.
-fn add_first(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
-    let there: Vec<HeaderValue> = headers.get_all(&name).iter().cloned().collect();
+/// Adds a header before existing ones of the same name.
+fn prepend_header(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
+    let existing: Vec<HeaderValue> = headers.get_all(&name).iter().cloned().collect();
     headers.insert(&name, value.clone());
-    for value in there {
+    for value in existing {
         headers.append(&name, value);
     }
 }
 
 async fn route_request(
     client: &ClientConnection,
-    arrived: Arrived,
+    arrived: ReceivedRequest,
     presence: Presence,
     closing: &mut Option<Closing>,
 ) -> Response {
     let listener = &*client.listener;
-    let Arrived { mut head, body, interim, upgrade } = arrived;
+    let ReceivedRequest { mut head, body, interim, upgrade } = arrived;
     let exchange = Arc::new(Exchange::begin(client.connection.clone(), head.version));
-    // Until there is an answer.
+    // Held until there is a response.
     let _held = match client.progress.has_large().then(|| hold_head(listener, &head.headers)) {
         Some(None) => {
             *closing = Some(Closing::new(exchange, None));
@@ -297,13 +297,13 @@ async fn route_request(
     }
     match timed {
         None => route.chain.run(request).await,
-        // In a box of its own: most requests have no use for its room.
-        Some(timed) => Box::pin(timed.answer(&route.chain, request)).await,
+        // Boxed, since most requests do not need this memory.
+        Some(timed) => Box::pin(timed.run(&route.chain, request)).await,
     }
 }
 
-/// True for a request that is answered before the first configuration is complete: one for the gateway's own `/ping` or
-/// `/ready`, whose routers no other can overrule.
+/// Returns true if a request is handled before the first configuration is complete: one for the gateway's `/ping` or
+/// `/ready`, whose routers no other can override.
 fn is_early(listener: &Listener, snapshot: &Snapshot, request: &Request) -> bool {
     let routes = snapshot.entry_points.get(listener.index).filter(|_| listener.early);
     let Some(route) = routes.and_then(|routes| routes.plain.find(request)) else { return false };
@@ -312,12 +312,11 @@ fn is_early(listener: &Listener, snapshot: &Snapshot, request: &Request) -> bool
         && object.is_some_and(|object| object.priority == i64::MAX && object.status != Status::Disabled)
 }
 
-/// Completes what is known of the exchange when its route is, and begins its line in the access log, when it will be
-/// written.
+/// Completes the exchange once the route is known, and starts its access log line if one will be written.
 fn begin_exchange(listener: &Listener, request: &mut Request, route: Option<&Route>) -> Closing {
     let logged = route.is_none_or(|route| route.observability.access_logs);
     let log = listener.log.as_ref().filter(|_| logged);
-    // Nobody else knows of it yet.
+    // The exchange is not shared yet.
     if let Some(exchange) = Arc::get_mut(&mut request.context.exchange) {
         exchange.keep_headers = log.is_some_and(|log| log.keeps_headers());
         if let Some(route) = route {
@@ -326,16 +325,16 @@ fn begin_exchange(listener: &Listener, request: &mut Request, route: Option<&Rou
     }
     let exchange = request.context.exchange.clone();
     if !request.body.is_end_stream() {
-        let received = Box::new(Received(exchange.clone()));
+        let received = Box::new(ReceivedGuard(exchange.clone()));
         request.body = std::mem::take(&mut request.body).with_guard(received);
     }
     Closing::new(exchange, log.map(|log| Box::new(log.begin(request))))
 }
 
 /// Counts the bytes of a request body.
-struct Received(Arc<Exchange>);
+struct ReceivedGuard(Arc<Exchange>);
 
-impl Guard for Received {
+impl Guard for ReceivedGuard {
     fn data(&mut self, length: usize) {
         self.0.add_received(length);
     }
@@ -343,7 +342,7 @@ impl Guard for Received {
     fn end(self: Box<Self>, _: End) {}
 }
 
-/// Everything that is decided before routing. The error is the answer to a request that cannot be served.
+/// Normalizes a request before it is routed. The error is the response to a malformed request.
 fn prepare(
     client: &ClientConnection,
     head: &mut http::request::Parts,
@@ -358,33 +357,33 @@ fn prepare(
     if client.protocol.is_framed() {
         join_cookies(&mut head.headers);
         head.headers.remove(HTTP2_SETTINGS);
-        // The HTTP/1 library counts by itself.
+        // The library enforces this limit for HTTP/1.
         if head.headers.len() > MAX_HEADER_LINES {
             return Err(Box::new(reply::empty(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 Reason::HeadTooLarge,
             )));
         }
-        if is_doubtful_length(&head.headers) {
+        if is_ambiguous_length(&head.headers) {
             return Err(Box::new(reply::empty(StatusCode::BAD_REQUEST, Reason::MalformedRequest)));
         }
     } else if presence.upgrade || presence.http2_settings {
-        refuse_h2c(&mut head.headers);
+        remove_h2c(&mut head.headers);
     }
     client.listener.forwarded.apply(head, &client.peer, presence);
     Ok(original)
 }
 
-/// Counts what a head holds. `None`: there is no room for it.
+/// Reserves the memory of a head. Returns `None` if the budget is exhausted.
 fn hold_head(listener: &Listener, headers: &HeaderMap) -> Option<HeaderReservation> {
     let mut held = HeaderReservation::new(listener.heads.clone());
     let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     held.grow(bytes).then_some(held)
 }
 
-/// True for a length of several values, or with a leading zero, which some take for an octal number. HTTP/1 requests
-/// are refused for it earlier.
-fn is_doubtful_length(headers: &HeaderMap) -> bool {
+/// Returns true if a length has several values, or a leading zero, which some parsers read as octal. HTTP/1 requests
+/// like this are refused earlier.
+fn is_ambiguous_length(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let first = lengths.next();
     lengths.next().is_some() || first.is_some_and(|value| value.len() > 1 && value.as_bytes()[0] == b'0')
@@ -404,8 +403,8 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// An upgrade to HTTP/2 would carry requests past us to the server.
-fn refuse_h2c(headers: &mut HeaderMap) {
+/// Removes requests for h2c: an upgrade to HTTP/2 would tunnel requests past the routers.
+fn remove_h2c(headers: &mut HeaderMap) {
     let is_h2c = |value: &HeaderValue| {
         value.as_bytes().split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"h2c"))
     };
@@ -415,12 +414,12 @@ fn refuse_h2c(headers: &mut HeaderMap) {
     headers.remove(HTTP2_SETTINGS);
 }
 
-/// The answer to a request that has to be made on another connection (RFC 9110 section 15.5.20).
+/// Returns the response to a request that needs another connection (RFC 9110 section 15.5.20).
 fn misdirected() -> Response {
     reply::error(StatusCode::MISDIRECTED_REQUEST, "Misdirected Request", Reason::Misdirected)
 }
 
-/// True when the requested host has other TLS options than the handshake was made with.
+/// Returns true if the requested host has other TLS options than the handshake used.
 fn is_misdirected(client: &ClientConnection, snapshot: &Snapshot, request: &Request) -> bool {
     let (Some(tls), Some(chosen)) = (&client.connection.tls, &client.tls_options) else {
         return client.connection.tls.is_some();

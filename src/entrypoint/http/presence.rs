@@ -1,11 +1,11 @@
-//! Which of the headers that are looked at before routing a request has.
+//! Which of the headers that matter before routing a request has.
 
 use http::HeaderMap;
 use http::header::{CONNECTION, EXPECT, HeaderName, UPGRADE};
 
 pub(in crate::entrypoint) const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Headers that most requests do not have. One look at each name costs less than to look for each of these.
+/// Headers that most requests do not have. One pass over all names is cheaper than looking up each of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::entrypoint) struct Presence {
     pub(in crate::entrypoint) connection: bool,
@@ -15,8 +15,8 @@ pub(in crate::entrypoint) struct Presence {
 }
 
 impl Presence {
-    /// Looks at all names.
-    pub(in crate::entrypoint) fn of(headers: &HeaderMap) -> Self {
+    /// Checks all names in one pass.
+    pub(in crate::entrypoint) fn from_headers(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         for name in headers.keys() {
             found.connection |= *name == CONNECTION;

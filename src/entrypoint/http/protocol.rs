@@ -1,6 +1,6 @@
-//! The protocols in which clients send requests.
+//! The protocols of client connections.
 
-/// What an HTTP/2 client sends first (RFC 9113 section 3.4).
+/// The connection preface of HTTP/2 (RFC 9113 section 3.4).
 pub(in crate::entrypoint) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// First byte of a TLS connection: a handshake record.
 pub(in crate::entrypoint) const TLS_HANDSHAKE: u8 = 0x16;
@@ -17,7 +17,7 @@ pub(in crate::entrypoint) enum Protocol {
 }
 
 impl Protocol {
-    /// True where requests come as streams of frames: HTTP/2 and HTTP/3.
+    /// Returns true if requests are streams of frames: HTTP/2 and HTTP/3.
     pub(in crate::entrypoint) fn is_framed(self) -> bool {
         self != Self::Http1
     }

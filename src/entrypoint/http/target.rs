@@ -1,4 +1,4 @@
-//! The request target and the host, in one form for everything behind: what is matched, changed and sent is the same.
+//! Normalizes target and host of a request, so that routers, middlewares and servers see the same.
 
 use std::borrow::Cow;
 
@@ -10,17 +10,17 @@ use tidegate_wire::target::is_host;
 
 use crate::settings::{EncodedCharacters, EntryPointHttp};
 
-/// How an entry point reads targets.
+/// How an entry point normalizes targets.
 #[derive(Clone, Debug)]
 pub(in crate::entrypoint) struct TargetRules {
     sanitize: bool,
     encode_semicolons: bool,
-    /// Escapes (`%2F`) that a path may not have.
+    /// Escapes (`%2F`) that a path may not contain.
     denied: Vec<&'static str>,
 }
 
 impl TargetRules {
-    /// From the settings of an entry point.
+    /// Reads the settings of an entry point.
     pub(in crate::entrypoint) fn new(http: &EntryPointHttp) -> Self {
         let allowed = http.encoded_characters.clone().unwrap_or_default();
         let EncodedCharacters {
@@ -48,8 +48,8 @@ impl TargetRules {
         }
     }
 
-    /// Brings target and host of a request into their one form: target in origin form, host in `Host`. Returns the target
-    /// as it was received when redirects need it. The error is the answer to a request that cannot be served.
+    /// Normalizes a request: target in origin form, host in `Host`. Returns the target as it was received if redirects
+    /// need it. The error is the response to a malformed request.
     pub(in crate::entrypoint) fn apply(
         &self,
         head: &mut http::request::Parts,
@@ -57,7 +57,7 @@ impl TargetRules {
         if head.method == Method::CONNECT {
             return Err(refused(StatusCode::NOT_IMPLEMENTED, Reason::MalformedRequest));
         }
-        settle_host(head)?;
+        normalize_host(head)?;
         let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         if target == "*" {
             let asks = head.method == Method::OPTIONS;
@@ -69,13 +69,13 @@ impl TargetRules {
         }
         let origin_form = head.uri.scheme().is_none() && head.uri.authority().is_none();
         let (path, query) = (head.uri.path(), head.uri.query());
-        // In HTTP/1 the absolute form may go without a path (`http://h?q`); in HTTP/2 `:path` may not.
+        // The absolute form of HTTP/1 may omit the path (`http://h?q`), `:path` of HTTP/2 may not.
         let pathless = target.starts_with('?') && is_framed(head.version);
         if !path.starts_with('/') || pathless {
             return Err(refused(StatusCode::BAD_REQUEST, Reason::MalformedRequest));
         }
-        let new_path = self.path(path).ok_or_else(|| bad_request("400 Bad Request"))?;
-        let new_query = query.map(|query| self.query(query));
+        let new_path = self.normalize_path(path).ok_or_else(|| bad_request("400 Bad Request"))?;
+        let new_query = query.map(|query| self.normalize_query(query));
         let unchanged = matches!(new_path, Cow::Borrowed(_)) && !matches!(new_query, Some(Cow::Owned(_)));
         if unchanged && origin_form {
             return Ok(None);
@@ -96,23 +96,23 @@ impl TargetRules {
         Ok(original)
     }
 
-    /// True when a path in its one form has an escape that this entry point denies.
+    /// Returns true if a normalized path contains an escape that this entry point denies.
     pub(in crate::entrypoint) fn denies(&self, path: &str) -> bool {
         !self.denied.is_empty()
             && path.contains('%')
             && self.denied.iter().any(|escape| path.contains(escape))
     }
 
-    /// The one form of a path; `None` when an escape is broken.
-    fn path<'a>(&self, path: &'a str) -> Option<Cow<'a, str>> {
+    /// Returns the normalized path, or `None` if an escape is malformed.
+    fn normalize_path<'a>(&self, path: &'a str) -> Option<Cow<'a, str>> {
         let path = normalize_escapes(path)?;
-        if !self.sanitize || !needs_cleaning(&path) {
+        if !self.sanitize || !has_dot_segments(&path) {
             return Some(path);
         }
-        Some(Cow::Owned(clean(&path)))
+        Some(Cow::Owned(remove_dot_segments(&path)))
     }
 
-    fn query<'a>(&self, query: &'a str) -> Cow<'a, str> {
+    fn normalize_query<'a>(&self, query: &'a str) -> Cow<'a, str> {
         if !query.contains(';') {
             return Cow::Borrowed(query);
         }
@@ -120,32 +120,32 @@ impl TargetRules {
     }
 }
 
-/// A 400 that says why, after which the connection is closed, as Go's server writes it.
+/// Returns a 400 that names the reason and closes the connection, as Go's server does.
 fn bad_request(text: &'static str) -> Box<Response> {
     let mut response = reply::bare(StatusCode::BAD_REQUEST, text, Reason::MalformedRequest);
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
-    closing(response)
+    with_close(response)
 }
 
-/// A status without a body, after which the connection is closed.
+/// Returns a response without a body that closes the connection.
 pub(in crate::entrypoint) fn refused(status: StatusCode, reason: Reason) -> Box<Response> {
-    closing(reply::empty(status, reason))
+    with_close(reply::empty(status, reason))
 }
 
-fn closing(mut response: Response) -> Box<Response> {
+fn with_close(mut response: Response) -> Box<Response> {
     response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     Box::new(response)
 }
 
-/// Puts the requested host into `Host`, from wherever it stands (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
-fn settle_host(head: &mut http::request::Parts) -> Result<(), Box<Response>> {
+/// Puts the requested host into `Host`, also from the target (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
+fn normalize_host(head: &mut http::request::Parts) -> Result<(), Box<Response>> {
     let authority = head.uri.authority();
     let scheme = head.uri.scheme();
     if scheme.is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
         return Err(refused(StatusCode::BAD_REQUEST, Reason::MalformedRequest));
     }
-    // Without a scheme it is the authority form, which is for CONNECT alone.
+    // Without a scheme it is the authority form, which only CONNECT may use.
     if authority.is_some() && scheme.is_none() && !is_framed(head.version) {
         return Err(refused(StatusCode::BAD_REQUEST, Reason::MalformedRequest));
     }
@@ -180,7 +180,7 @@ fn settle_host(head: &mut http::request::Parts) -> Result<(), Box<Response>> {
     Ok(())
 }
 
-/// True for versions that have the target in pieces: HTTP/2 and HTTP/3.
+/// Returns true for versions that send the target in pseudo-headers: HTTP/2 and HTTP/3.
 fn is_framed(version: Version) -> bool {
     matches!(version, Version::HTTP_2 | Version::HTTP_3)
 }
@@ -193,11 +193,11 @@ fn malformed_host() -> Box<Response> {
     bad_request("400 Bad Request: malformed Host header")
 }
 
-/// Decodes escaped unreserved characters, writes all other escapes in upper case (RFC 3986 section 6.2.2), and
-/// escapes what no path may have, as Go does.
+/// Decodes escaped unreserved characters, writes other escapes in upper case (RFC 3986 section 6.2.2), and escapes
+/// bytes that are invalid in a path, as Go does.
 fn normalize_escapes(path: &str) -> Option<Cow<'_, str>> {
     let bytes = path.as_bytes();
-    let Some(first) = bytes.iter().position(|&byte| byte == b'%' || wants_escape(byte)) else {
+    let Some(first) = bytes.iter().position(|&byte| byte == b'%' || needs_escape(byte)) else {
         return Some(Cow::Borrowed(path));
     };
     let mut out = String::with_capacity(path.len() + 8);
@@ -206,7 +206,7 @@ fn normalize_escapes(path: &str) -> Option<Cow<'_, str>> {
     while let Some(&byte) = bytes.get(at) {
         at += 1;
         if byte != b'%' {
-            if wants_escape(byte) {
+            if needs_escape(byte) {
                 push_escape(&mut out, byte);
             } else {
                 out.push(char::from(byte));
@@ -225,8 +225,8 @@ fn normalize_escapes(path: &str) -> Option<Cow<'_, str>> {
     Some(if out == path { Cow::Borrowed(path) } else { Cow::Owned(out) })
 }
 
-/// Bytes that the HTTP library lets through although RFC 3986 section 3.3 has no place for them.
-fn wants_escape(byte: u8) -> bool {
+/// Returns true for bytes that the HTTP library accepts although they are invalid by RFC 3986 section 3.3.
+fn needs_escape(byte: u8) -> bool {
     !byte.is_ascii() || matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
 }
 
@@ -236,14 +236,14 @@ fn push_escape(out: &mut String, byte: u8) {
     out.extend([byte >> 4, byte & 15].map(|digit| char::from(HEX[usize::from(digit)])));
 }
 
-/// True when a path has an empty, `.` or `..` segment.
-fn needs_cleaning(path: &str) -> bool {
+/// Returns true if a path may have an empty, `.` or `..` segment.
+fn has_dot_segments(path: &str) -> bool {
     memchr::memchr_iter(b'/', path.as_bytes())
         .any(|at| matches!(path.as_bytes()[at + 1..], [b'/' | b'.', ..]))
 }
 
-/// Merges slashes and resolves dot segments as Go's `URL.JoinPath` does: a final slash stays, `/a/.` becomes `/a`.
-fn clean(path: &str) -> String {
+/// Merges slashes and resolves dot segments as Go's `URL.JoinPath` does: a trailing slash stays, `/a/.` becomes `/a`.
+fn remove_dot_segments(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     for segment in path.split('/') {
         match segment {
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_take_their_one_form() {
+    fn paths_are_normalized() {
         let rules = rules(|_| {});
         for (target, expected) in [
             ("/", "/"),
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn switches_do_what_they_say() {
+    fn options_for_paths_queries_and_escapes_apply() {
         let off = rules(|http| {
             http.sanitize_path = false;
             http.encode_query_semicolons = true;
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_found_and_checked() {
+    fn hosts_are_normalized_and_checked() {
         let rules = rules(|_| {});
         let mut absolute = head("GET", "http://other.test:81/x", "a.test");
         rules.apply(&mut absolute).unwrap();
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn special_methods_and_targets() {
+    fn connect_and_asterisk_targets_are_not_routed() {
         let rules = rules(|_| {});
         let status = |method: &str, target: &str| {
             rules.apply(&mut head(method, target, "a.test")).map(drop).map_err(|r| r.status().as_u16())
@@ -357,17 +357,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_one_form_is_stable(path in "(/|\\.|%2[eEfF]|%5c|[a-z]){0,20}") {
+        fn normalizing_twice_changes_nothing(path in "(/|\\.|%2[eEfF]|%5c|[a-z]){0,20}") {
             let rules = rules(|_| {});
             let path = format!("/{path}");
-            let once = rules.path(&path).unwrap().into_owned();
-            prop_assert_eq!(rules.path(&once).unwrap(), once.as_str());
+            let once = rules.normalize_path(&path).unwrap().into_owned();
+            prop_assert_eq!(rules.normalize_path(&once).unwrap(), once.as_str());
             prop_assert!(once.starts_with('/') && !once.contains("//") && !once.split('/').any(|s| s == ".."));
         }
     }
 
     #[test]
-    fn what_no_path_may_have_is_escaped() {
+    fn invalid_bytes_in_paths_are_escaped() {
         for (path, expected) in [
             ("/a\\b\"c", "/a%5Cb%22c"),
             ("/{a}|^", "/%7Ba%7D%7C%5E"),

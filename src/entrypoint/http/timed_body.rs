@@ -1,4 +1,4 @@
-//! Bodies that are cut when they come too late, whoever has to send them.
+//! Bodies that fail when their sender is too slow.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,34 +11,34 @@ use tokio::sync::oneshot;
 
 /// Decides when a body is late.
 pub(in crate::entrypoint) trait Watch: Send + Unpin + 'static {
-    /// A frame came: true when it came in time.
-    fn came(&mut self, frame: &Frame<Bytes>) -> bool;
+    /// Records a frame. Returns false if it is late.
+    fn on_frame(&mut self, frame: &Frame<Bytes>) -> bool;
 
-    /// Nothing came: ready when that is so for too long.
+    /// Ready when the next frame is late.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Takes another min_rate. False when it has none.
+    /// Replaces the minimum rate. Returns false if this watch has none.
     fn set_min_rate(&mut self, _: MinDataRate) -> bool {
         false
     }
 }
 
-/// A body that fails when its watch finds it late.
+/// A body that fails when its watch considers it late.
 pub(in crate::entrypoint) struct TimedBody<W: Watch> {
-    /// Let go when its time is up: nothing more of it is wanted.
+    /// `None` once the body is late.
     inner: Option<Body>,
     watch: W,
-    /// Who gets the rest when it is dropped before its end.
+    /// Receives the rest if the body is dropped before its end.
     leftover: Option<oneshot::Sender<Body>>,
 }
 
 impl<W: Watch> TimedBody<W> {
-    /// This body under a watch.
+    /// Returns the body, observed by `watch`.
     pub(in crate::entrypoint) fn watched(inner: Body, watch: W) -> Body {
         Body::of_frames(Self { inner: Some(inner), watch, leftover: None })
     }
 
-    /// The same; when it is dropped before its end, the rest goes to `leftover`.
+    /// Like [`TimedBody::watched`], but sends the rest to `leftover` if the body is dropped before its end.
     pub(in crate::entrypoint) fn with_leftover(
         inner: Body,
         watch: W,
@@ -53,7 +53,7 @@ impl<W: Watch> Drop for TimedBody<W> {
         if let (Some(inner), Some(leftover)) = (self.inner.take(), self.leftover.take())
             && !inner.is_end_stream()
         {
-            // When nobody takes it, it is dropped.
+            // Without a receiver the rest is dropped.
             let _ = leftover.send(inner);
         }
     }
@@ -63,7 +63,7 @@ impl<W: Watch> Frames for TimedBody<W> {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
         let late = match Pin::new(inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) if self.watch.came(&frame) => {
+            Poll::Ready(Some(Ok(frame))) if self.watch.on_frame(&frame) => {
                 return Poll::Ready(Some(Ok(frame)));
             }
             Poll::Ready(Some(Ok(_))) => true,

@@ -1,4 +1,4 @@
-//! A router's own timeouts: for the request body, for the answer, and for the whole request.
+//! Timeouts of a router: for the request body, the response and the whole request.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,27 +15,27 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use crate::entrypoint::http::client_connection::ClientConnection;
-use crate::entrypoint::http::min_rate::{self, Answering};
+use crate::entrypoint::http::min_rate::{self, Responding};
 use crate::entrypoint::http::timed_body::{TimedBody, Watch};
 use crate::snapshot::Timeouts;
 
-/// How much later than the body itself its connection gives up (HTTP/1): the answer should get out.
+/// How much longer than the body its connection may stall (HTTP/1), so that the response can still be sent.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A request with timeouts of its own.
-pub(in crate::entrypoint) struct Timed {
+/// A request whose router has timeouts.
+pub(in crate::entrypoint) struct TimedRequest {
     timeouts: Timeouts,
     deadline: Option<Instant>,
-    /// Tells when the request body is over.
+    /// Reports the end of the request body.
     body: Arc<BodyEnd>,
 }
 
-/// Prepares a request for the timeouts of its router. Without any, nothing is done.
+/// Applies the timeouts of a router to a request. Returns `None` if there are none.
 pub(in crate::entrypoint) fn begin(
     client: &ClientConnection,
     request: &mut Request,
     timeouts: Option<&Timeouts>,
-) -> Option<Timed> {
+) -> Option<TimedRequest> {
     let Some(timeouts) = timeouts else {
         if !client.protocol.is_framed() {
             client.progress.set_patience(None);
@@ -48,15 +48,15 @@ pub(in crate::entrypoint) fn begin(
     } else {
         let inner = std::mem::take(&mut request.body);
         request.body =
-            with_min_rate(client, request, inner, timeouts).with_guard(Box::new(Ending(body.clone())));
+            with_min_rate(client, request, inner, timeouts).with_guard(Box::new(EndGuard(body.clone())));
     }
     let deadline = timeouts.request.map(|limit| Instant::now() + limit);
-    Some(Timed { timeouts: *timeouts, deadline, body })
+    Some(TimedRequest { timeouts: *timeouts, deadline, body })
 }
 
-/// Applies the router's limits on the rate of a body, or those of the entry point where the router has none.
+/// Applies the router's limits to the rate of a body, or those of the entry point if the router has none.
 fn with_min_rate(client: &ClientConnection, request: &Request, mut body: Body, timeouts: &Timeouts) -> Body {
-    let general = min_rate::of_request(client.listener.limits.min_rate(), &request.head.headers);
+    let general = min_rate::for_request(client.listener.limits.min_rate(), &request.head.headers);
     let min_rate = MinDataRate {
         stall: timeouts.request_body.or(general.stall),
         rate: timeouts.min_body_rate.unwrap_or(general.rate),
@@ -67,12 +67,12 @@ fn with_min_rate(client: &ClientConnection, request: &Request, mut body: Body, t
     if body.set_min_rate(min_rate) {
         return body;
     }
-    min_rate::with_min_rate(body, min_rate, Answering::Connection(client.progress.clone()))
+    min_rate::with_min_rate(body, min_rate, Responding::Connection(client.progress.clone()))
 }
 
-impl Timed {
-    /// The answer, or one of ours when it takes too long.
-    pub(in crate::entrypoint) async fn answer(self, next: &Next, request: Request) -> Response {
+impl TimedRequest {
+    /// Runs the chain. Returns its response, or an error response if it takes too long.
+    pub(in crate::entrypoint) async fn run(self, next: &Next, request: Request) -> Response {
         let late = async {
             match self.timeouts.response {
                 None => std::future::pending().await,
@@ -92,7 +92,7 @@ impl Timed {
             biased;
             response = next.run(request) => response,
             () = late => return reply::status_text(StatusCode::GATEWAY_TIMEOUT, Reason::RouterTimeout),
-            () = over => return self.missed(),
+            () = over => return self.deadline_response(),
         };
         let plain =
             response.body().as_bytes().is_some() || response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -103,13 +103,13 @@ impl Timed {
         response.map(|inner| {
             TimedBody::watched(
                 inner,
-                AnswerWatch { stall, deadline, waiting: false, until: None, timer: None },
+                ResponseWatch { stall, deadline, waiting: false, until: None, timer: None },
             )
         })
     }
 
-    /// The answer when the whole request took too long: whoever still has to send is late.
-    fn missed(&self) -> Response {
+    /// Returns the response to a request past its deadline: 504, or the client's timeout if its body is incomplete.
+    fn deadline_response(&self) -> Response {
         match self.body.is_set() {
             true => reply::status_text(StatusCode::GATEWAY_TIMEOUT, Reason::RouterTimeout),
             false => reply::upstream_failure(UpstreamError::ClientTimeout),
@@ -117,7 +117,7 @@ impl Timed {
     }
 }
 
-/// Whether a request body is over.
+/// Whether a request body has ended.
 #[derive(Default)]
 struct BodyEnd {
     over: AtomicBool,
@@ -134,7 +134,7 @@ impl BodyEnd {
         self.over.load(Ordering::Acquire)
     }
 
-    /// One waits at most, so the note that was left before is there.
+    /// Waits for the end. For one waiter only, which `notify_one` wakes even if it comes later.
     async fn wait(&self) {
         while !self.is_set() {
             self.notify.notified().await;
@@ -142,17 +142,17 @@ impl BodyEnd {
     }
 }
 
-/// Notes the end of a request body.
-struct Ending(Arc<BodyEnd>);
+/// Records the end of a request body.
+struct EndGuard(Arc<BodyEnd>);
 
-impl Guard for Ending {
+impl Guard for EndGuard {
     fn end(self: Box<Self>, _: End) {
         self.0.set();
     }
 }
 
-/// Cuts an answer when the server makes no progress, or at a deadline.
-struct AnswerWatch {
+/// Fails a response body that stalls, or reaches its deadline.
+struct ResponseWatch {
     stall: Option<Duration>,
     deadline: Option<Instant>,
     waiting: bool,
@@ -160,8 +160,8 @@ struct AnswerWatch {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Watch for AnswerWatch {
-    fn came(&mut self, _: &Frame<Bytes>) -> bool {
+impl Watch for ResponseWatch {
+    fn on_frame(&mut self, _: &Frame<Bytes>) -> bool {
         self.waiting = false;
         self.deadline.is_none_or(|deadline| Instant::now() < deadline)
     }

@@ -1,5 +1,5 @@
-//! WebSocket over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220): an extended CONNECT becomes the upgrade that every server
-//! understands, and its answer the one that the client waits for.
+//! WebSocket over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220): an extended CONNECT is translated to an HTTP/1.1 upgrade,
+//! and the response is translated back.
 
 use base64::Engine;
 use http::header::{
@@ -8,17 +8,17 @@ use http::header::{
 use http::{Method, StatusCode, request};
 use tidegate_core::{Reason, Response, reply};
 
-/// The one protocol that is translated.
+/// The only protocol that is translated.
 const WEBSOCKET: &str = "websocket";
 
-/// Turns an extended CONNECT for `protocol` into a WebSocket handshake as HTTP/1.1 has it. False when it asks for
-/// something else: it stays a CONNECT, which is refused.
+/// Turns an extended CONNECT for WebSocket into an HTTP/1.1 handshake. Returns false for another `protocol`: the
+/// request stays a CONNECT, which is refused.
 pub(in crate::entrypoint) fn translate(head: &mut request::Parts, protocol: &str) -> bool {
     if head.method != Method::CONNECT || protocol != WEBSOCKET || !is_target(&head.uri) {
         return false;
     }
     head.method = Method::GET;
-    // The handshake has no key over HTTP/2: what it proves is that the server has read the request.
+    // HTTP/2 handshakes have no key. It only proves that the server has read the request, so any key will do.
     let key = base64::engine::general_purpose::STANDARD.encode(fastrand::u128(..).to_ne_bytes());
     let Ok(key) = HeaderValue::try_from(key) else { return false };
     head.headers.remove(CONTENT_LENGTH);
@@ -31,9 +31,9 @@ pub(in crate::entrypoint) fn translate(head: &mut request::Parts, protocol: &str
     true
 }
 
-/// Turns the answer to a translated request into that of a CONNECT: 200 where the server changed the protocol. Any
-/// other success would promise a tunnel that is not there, so it becomes a 502.
-pub(in crate::entrypoint) fn answer(mut response: Response) -> Response {
+/// Turns the response to a translated request into that of a CONNECT: 200 if the server switched protocols. Any other
+/// success would announce a tunnel that does not exist, so it becomes a 502.
+pub(in crate::entrypoint) fn connect_response(mut response: Response) -> Response {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         *response.status_mut() = StatusCode::OK;
         for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT, CONTENT_LENGTH] {
@@ -41,11 +41,11 @@ pub(in crate::entrypoint) fn answer(mut response: Response) -> Response {
         }
         return response;
     }
-    settled(response)
+    refuse_success(response)
 }
 
-/// The answer to an extended CONNECT as logs see it: a success that is no change of protocol is none.
-pub(in crate::entrypoint) fn settled(response: Response) -> Response {
+/// Replaces a success without a switch of protocols by a 502, so that logs show what the client receives.
+pub(in crate::entrypoint) fn refuse_success(response: Response) -> Response {
     if response.status().is_success() {
         reply::status_text(StatusCode::BAD_GATEWAY, Reason::MalformedResponse)
     } else {
@@ -53,7 +53,7 @@ pub(in crate::entrypoint) fn settled(response: Response) -> Response {
     }
 }
 
-/// An extended CONNECT names a whole target, as every other request does (RFC 8441 section 4).
+/// Returns true if a URI has scheme, authority and path, as an extended CONNECT must (RFC 8441 section 4).
 fn is_target(uri: &http::Uri) -> bool {
     uri.scheme().is_some() && uri.authority().is_some() && uri.path().starts_with('/')
 }
@@ -82,12 +82,12 @@ mod tests {
     }
 
     #[test]
-    fn only_a_change_of_protocol_is_a_success() {
+    fn a_success_without_a_switch_of_protocols_becomes_a_502() {
         let status = |status: u16| {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
             response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-            let response = answer(response);
+            let response = connect_response(response);
             (response.status().as_u16(), response.headers().contains_key(UPGRADE))
         };
         assert_eq!(status(101), (200, false));

@@ -1,4 +1,4 @@
-//! The client's side of a connection that changes protocol.
+//! The client's side of an upgraded connection.
 
 use std::io;
 use std::sync::Arc;
@@ -10,21 +10,21 @@ use tidegate_core::{BoxFuture, ByteStream, ClientSide, Upgrade};
 use tokio::io::DuplexStream;
 use tokio::sync::oneshot;
 
-/// The upgrade that the HTTP library has found in a request.
+/// Wraps the upgrade that the HTTP library found in a request.
 pub(crate) fn of_library(found: OnUpgrade) -> Box<Upgrade> {
-    Box::new(Upgrade::new(Arc::new(Library(Mutex::new(Some(found))))))
+    Box::new(Upgrade::new(Arc::new(HyperUpgrade(Mutex::new(Some(found))))))
 }
 
-/// An upgrade whose stream is given to the sender once it is there (HTTP/3).
+/// Returns an upgrade, and the sender for its stream once that exists (HTTP/3).
 pub(in crate::entrypoint) fn pending() -> (Box<Upgrade>, oneshot::Sender<DuplexStream>) {
     let (give, take) = oneshot::channel();
-    (Box::new(Upgrade::new(Arc::new(Stream(Mutex::new(Some(take)))))), give)
+    (Box::new(Upgrade::new(Arc::new(StreamUpgrade(Mutex::new(Some(take)))))), give)
 }
 
-/// A connection of the HTTP library.
-struct Library(Mutex<Option<OnUpgrade>>);
+/// An upgrade by the HTTP library.
+struct HyperUpgrade(Mutex<Option<OnUpgrade>>);
 
-impl ClientSide for Library {
+impl ClientSide for HyperUpgrade {
     fn changed(&self) -> BoxFuture<'static, io::Result<Box<dyn ByteStream>>> {
         let found = self.0.lock().take();
         Box::pin(async move {
@@ -34,10 +34,10 @@ impl ClientSide for Library {
     }
 }
 
-/// A stream of ours.
-struct Stream(Mutex<Option<oneshot::Receiver<DuplexStream>>>);
+/// An upgrade over an HTTP/3 stream.
+struct StreamUpgrade(Mutex<Option<oneshot::Receiver<DuplexStream>>>);
 
-impl ClientSide for Stream {
+impl ClientSide for StreamUpgrade {
     fn changed(&self) -> BoxFuture<'static, io::Result<Box<dyn ByteStream>>> {
         let coming = self.0.lock().take();
         Box::pin(async move {

@@ -1,8 +1,8 @@
-//! The time a client may take: for a head, for each step of a body, for the next request, for taking an answer.
+//! Timeouts of a client: for a head, each step of a body, the next request, and reading a response.
 //!
-//! The HTTP library has one timer for heads that also runs on idle connections, none for bodies and none for a
-//! stalled reader. So the time is kept here, beside the connection, after each time it was polled. There is one timer,
-//! and it is moved lazily: a busy connection hardly touches it.
+//! The HTTP library has one timer for heads, which also runs on idle connections, and none for bodies or stalled
+//! readers. So this clock is polled after the connection. Its single timer is reset lazily, so that a busy connection
+//! hardly touches it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,53 +16,53 @@ use crate::entrypoint::http::min_rate;
 use crate::entrypoint::http::protocol::Protocol;
 use crate::entrypoint::http1_2::progress::Progress;
 
-/// How long a client may take to hang up after it was told to.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a client may take to close the connection after `Connection: close` or GOAWAY.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After this time without a request a connection gives its buffers back.
-const PARK: Duration = Duration::from_secs(2);
+/// After this time without a request, a connection frees its buffers.
+const PARK_AFTER: Duration = Duration::from_secs(2);
 
-/// After this time without progress a connection may have to make room for others, however patient we are.
+/// After this time without progress, a connection may be evicted, whatever the other timeouts are.
 pub(in crate::entrypoint) const STALLED: Duration = Duration::from_secs(10);
 
-/// How long a client may take. `None`: as long as it likes.
+/// How long a client may take; `None` for no limit.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::entrypoint) struct Limits {
     /// For a request head, from its first byte; for the first byte of a new connection; for an HTTP/2 header block.
     pub(in crate::entrypoint) head: Option<Duration>,
-    /// Without any progress while a body is read.
+    /// Without progress while a body is read.
     pub(in crate::entrypoint) body: Option<Duration>,
-    /// Fewest bytes of a body in a second, while we wait for them; 0 for any.
+    /// Minimum number of bytes of a body per second while we wait for them; 0 for no minimum.
     pub(in crate::entrypoint) rate: u64,
     /// Without a request.
     pub(in crate::entrypoint) idle: Option<Duration>,
-    /// From the end of a request's head to the end of its answer.
+    /// From the end of a request's head to the end of its response.
     pub(in crate::entrypoint) write: Option<Duration>,
 }
 
 impl Limits {
-    /// How fast a request body must come.
+    /// Returns the minimum rate of request bodies.
     pub(in crate::entrypoint) fn min_rate(&self) -> MinDataRate {
         MinDataRate { stall: self.body, rate: self.rate }
     }
 
-    /// How long a connection may stay parked: what is left of its idle time.
+    /// Returns how long a connection may stay parked: the rest of its idle time.
     pub(in crate::entrypoint) fn parked(&self) -> Option<Duration> {
-        self.idle.map(|idle| idle.saturating_sub(PARK))
+        self.idle.map(|idle| idle.saturating_sub(PARK_AFTER))
     }
 }
 
-/// What to do with a client whose time is up.
+/// What to do with a client that reached a timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::entrypoint) enum Due {
-    /// Part in good order.
+    /// Shut the connection down gracefully.
     Leave,
-    /// Put the connection aside: it is idle, and its buffers are not needed for now. HTTP/2 connections hear it once
-    /// each time they become idle.
+    /// Park the connection: it is idle and needs no buffers for now. Reported once each time an HTTP/2 connection
+    /// becomes idle.
     Park,
-    /// Close it when others need its room: nothing moved for a while. Comes once until something moves again.
+    /// Make the connection evictable: it stalls. Reported once until there is progress again.
     Yield,
-    /// Close at once: it owed this.
+    /// Close the connection: the client missed the deadline for this.
     Cut(&'static str),
 }
 
@@ -71,29 +71,29 @@ pub(in crate::entrypoint) struct Clock {
     limits: Limits,
     protocol: Protocol,
     parks: bool,
-    /// Requests that had come when the connection was last put aside.
+    /// Number of requests when the connection was last parked.
     rested: Option<u32>,
     waiting: Wait,
     mark: u32,
     since: Instant,
     yielded: bool,
-    /// The request whose answer is under way, and when it must be over (HTTP/1; streams of HTTP/2 have their own).
-    answer: Option<(u32, Instant)>,
+    /// The request that is being handled, and the deadline of its response (HTTP/1; HTTP/2 has one per stream).
+    response: Option<(u32, Instant)>,
     timer: Option<Pin<Box<Sleep>>>,
     rate: Rate,
 }
 
-/// How fast a body comes, over the time in which we wait for it (HTTP/1).
+/// The rate of a body over the time we wait for it (HTTP/1).
 struct Rate {
-    /// The time over which it is measured.
+    /// The time over which the rate is measured.
     window: Duration,
-    /// Since when we wait.
+    /// Start of the current wait.
     since: Option<Instant>,
-    /// Time that was waited in this window, without the present wait.
+    /// Time waited in this window before the current wait.
     waited: Duration,
-    /// Which request it is.
+    /// Number of the request.
     heads: u32,
-    /// Bytes that had come when the window began.
+    /// Bytes received before the window.
     before: u64,
 }
 
@@ -102,8 +102,8 @@ impl Rate {
         Self { window, since: None, waited: Duration::ZERO, heads: 0, before: 0 }
     }
 
-    /// Notes whether we wait now. True when a window is over in which too little came.
-    fn is_below(&mut self, lowest: u64, waits: bool, progress: &Progress) -> bool {
+    /// Records whether we wait now. Returns true at the end of a window that received too little.
+    fn is_below(&mut self, min_rate: u64, waits: bool, progress: &Progress) -> bool {
         if !waits && self.since.is_none() {
             return false;
         }
@@ -115,18 +115,18 @@ impl Rate {
         if self.heads != progress.heads() {
             (self.heads, self.before, self.waited) = (progress.heads(), progress.received(), Duration::ZERO);
         }
-        // Nobody is cut while we are busy with what came: it is looked at when we wait again.
+        // While we process what was received, the client is not late. The rate is checked at the next wait.
         if !waits || self.waited < self.window {
             return false;
         }
-        let came = progress.received().saturating_sub(self.before);
-        let enough = came >= min_rate::least(lowest, self.waited);
+        let received = progress.received().saturating_sub(self.before);
+        let enough = received >= min_rate::min_bytes(min_rate, self.waited);
         (self.before, self.waited) = (progress.received(), Duration::ZERO);
         !enough
     }
 }
 
-/// What is waited for.
+/// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
     Nothing,
@@ -135,20 +135,20 @@ enum Wait {
     Head,
     Body,
     Write,
-    Farewell,
+    Close,
 }
 
 impl Wait {
-    /// True when the client keeps us waiting in the middle of something, which holds more than an idle connection.
+    /// Returns true if the client stalls in the middle of something, which needs more memory than an idle connection.
     fn is_for_a_stalled_client(self) -> bool {
         matches!(self, Self::Head | Self::Body | Self::Write)
     }
 }
 
 impl Clock {
-    /// A clock that starts now.
+    /// Starts the clock of a connection.
     pub(in crate::entrypoint) fn new(limits: Limits, protocol: Protocol) -> Self {
-        let parks = limits.idle.is_none_or(|idle| idle > PARK);
+        let parks = limits.idle.is_none_or(|idle| idle > PARK_AFTER);
         Self {
             limits,
             protocol,
@@ -158,29 +158,29 @@ impl Clock {
             mark: 0,
             since: Instant::now(),
             yielded: false,
-            answer: None,
+            response: None,
             timer: None,
             rate: Rate::new(min_rate::window(limits.min_rate())),
         }
     }
 
-    /// Ready when the client's time is up. To be polled whenever the connection was.
+    /// Ready when a timeout is reached. Must be polled after each poll of the connection.
     pub(in crate::entrypoint) fn poll(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<Due> {
         let (wait, mark) = self.wait(progress);
         let too_slow = self.is_too_slow(wait, progress);
         let limit = match wait {
             Wait::Nothing => None,
-            Wait::Park => Some(PARK),
+            Wait::Park => Some(PARK_AFTER),
             Wait::Request if self.rested == Some(mark) => self.limits.parked(),
             Wait::Request if progress.heads() > 0 => self.limits.idle,
             Wait::Request | Wait::Head => self.limits.head,
-            Wait::Body if too_slow => return Poll::Ready(Due::Cut("a request body at the lowest rate")),
+            Wait::Body if too_slow => return Poll::Ready(Due::Cut("a request body at the minimum rate")),
             Wait::Body => progress.patience().unwrap_or(self.limits.body),
-            // Streams that a client's window keeps shut are not looked at one by one.
+            // Streams blocked by flow control have no timers of their own.
             Wait::Write => self.limits.write.filter(|_| self.protocol.is_framed()),
-            Wait::Farewell => Some(FAREWELL),
+            Wait::Close => Some(CLOSE_TIMEOUT),
         };
-        let answer = self.answer_deadline(progress);
+        let response = self.response_deadline(progress);
         if (wait, mark) != (self.waiting, self.mark) {
             (self.waiting, self.mark, self.yielded) = (wait, mark, false);
             if wait != Wait::Nothing {
@@ -190,11 +190,11 @@ impl Clock {
         let due = limit.map(|limit| self.since + limit);
         let yields = wait.is_for_a_stalled_client() && !self.yielded;
         let yields = yields.then(|| self.since + STALLED);
-        let Some(until) = earlier(earlier(due, yields), answer) else { return Poll::Pending };
+        let Some(until) = earlier(earlier(due, yields), response) else { return Poll::Pending };
         ready!(self.poll_timer(until, cx));
         let now = Instant::now();
-        if answer.is_some_and(|answer| now >= answer) {
-            return Poll::Ready(Due::Cut("the end of an answer within writeTimeout"));
+        if response.is_some_and(|deadline| now >= deadline) {
+            return Poll::Ready(Due::Cut("the end of a response within writeTimeout"));
         }
         if due.is_none_or(|due| now < due) {
             self.yielded = true;
@@ -208,25 +208,25 @@ impl Clock {
             Wait::Request | Wait::Nothing => Due::Leave,
             Wait::Head => Due::Cut("the rest of a request head"),
             Wait::Body => Due::Cut("more of a request body"),
-            Wait::Write => Due::Cut("the client to take more of an answer"),
-            Wait::Farewell => Due::Cut("the client to hang up"),
+            Wait::Write => Due::Cut("the client to read more of a response"),
+            Wait::Close => Due::Cut("the client to close the connection"),
         })
     }
 
-    /// When the answer that is under way must be over.
-    fn answer_deadline(&mut self, progress: &Progress) -> Option<Instant> {
+    /// Returns the deadline of the current response.
+    fn response_deadline(&mut self, progress: &Progress) -> Option<Instant> {
         let limit = self.limits.write.filter(|_| !self.protocol.is_framed())?;
-        if !progress.is_answering() || progress.is_upgraded() {
-            self.answer = None;
+        if !progress.is_awaiting_response() || progress.is_upgraded() {
+            self.response = None;
             return None;
         }
         let heads = progress.heads();
-        let under_way = self.answer.filter(|(which, _)| *which == heads);
-        let (_, deadline) = *self.answer.insert(under_way.unwrap_or_else(|| (heads, Instant::now() + limit)));
+        let current = self.response.filter(|(which, _)| *which == heads);
+        let (_, deadline) = *self.response.insert(current.unwrap_or_else(|| (heads, Instant::now() + limit)));
         Some(deadline)
     }
 
-    /// Measures the rate of a body. Streams of HTTP/2 are measured one by one, and so are bodies with their own limits.
+    /// Measures the rate of a body. HTTP/2 streams and bodies with limits of their router are measured elsewhere.
     fn is_too_slow(&mut self, wait: Wait, progress: &Progress) -> bool {
         if self.protocol.is_framed() || self.limits.rate == 0 {
             return false;
@@ -238,7 +238,7 @@ impl Clock {
         self.rate.is_below(self.limits.rate, wait == Wait::Body, progress)
     }
 
-    /// What the client owes, and what changes when it gives some of it.
+    /// Returns what the connection waits for, and a counter that changes with progress.
     fn wait(&self, progress: &Progress) -> (Wait, u32) {
         if progress.is_upgraded() {
             return (Wait::Nothing, 0);
@@ -250,15 +250,15 @@ impl Clock {
             return (Wait::Nothing, 0);
         }
         match progress.place() {
-            // A block's time runs from its beginning, whatever else comes.
+            // The time of a block runs from its start, whatever else is received.
             Place::Head if self.protocol.is_framed() => (Wait::Head, progress.heads()),
             Place::Body if !self.protocol.is_framed() && progress.is_responding() => (Wait::Nothing, 0),
             Place::Body => (Wait::Body, progress.reads()),
             _ if progress.is_stalled() => (Wait::Write, progress.reads()),
-            _ if progress.is_answering() => (Wait::Nothing, 0),
+            _ if progress.is_awaiting_response() => (Wait::Nothing, 0),
             Place::Head => (Wait::Head, progress.heads()),
             Place::Opaque => (Wait::Nothing, 0),
-            Place::Start if progress.is_leaving() => (Wait::Farewell, 0),
+            Place::Start if progress.is_leaving() => (Wait::Close, 0),
             Place::Start => {
                 let heads = progress.heads();
                 let parks = self.parks && heads > 0 && self.rested != Some(heads);
@@ -267,7 +267,7 @@ impl Clock {
         }
     }
 
-    /// The timer is only moved when it would be late; when it is early it is moved as it fires.
+    /// Ready at `until`. The timer is reset only if it would fire late; if it fires early, it is reset then.
     fn poll_timer(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         if timer.deadline() > until {
@@ -305,7 +305,7 @@ mod tests {
         }
     }
 
-    /// Waits until the client's time is up, which must be after `milliseconds` at least.
+    /// Waits for a timeout, which must not come before `milliseconds`.
     async fn due(clock: &mut Clock, progress: &Progress, milliseconds: u64) -> Due {
         let start = Instant::now();
         let due = std::future::poll_fn(|cx| clock.poll(progress, cx)).await;
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_debt_has_its_own_time() {
+    async fn each_wait_has_its_own_timeout() {
         let progress = Progress::default();
         at(&progress, Place::Start);
         let mut clock = Clock::new(limits(), Protocol::Http1);
@@ -336,17 +336,17 @@ mod tests {
         assert_eq!(due(&mut clock, &progress, 60).await, Due::Leave);
         progress.begin();
         progress.block_write(true);
-        let late = Due::Cut("the end of an answer within writeTimeout");
+        let late = Due::Cut("the end of a response within writeTimeout");
         assert_eq!(due(&mut clock, &progress, 30).await, late);
     }
 
     #[tokio::test]
-    async fn idle_connections_are_parked_when_they_may_stay_long() {
+    async fn idle_connections_are_parked_if_their_idle_time_allows() {
         let progress = Progress::default();
         progress.read(Place::Start, true);
         progress.block_read(true);
         let short = Duration::from_millis(50);
-        let long = Limits { idle: Some(PARK + short), ..limits() };
+        let long = Limits { idle: Some(PARK_AFTER + short), ..limits() };
         assert_eq!(due(&mut Clock::new(long, Protocol::Http1), &progress, 2000).await, Due::Park);
         assert_eq!(due(&mut Clock::new(limits(), Protocol::Http1), &progress, 60).await, Due::Leave);
         assert_eq!(long.parked(), Some(short));
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn progress_buys_time_for_bodies_but_not_for_heads() {
+    async fn progress_extends_the_time_of_bodies_but_not_of_heads() {
         for (place, expected) in [(Place::Body, false), (Place::Head, true)] {
             let progress = Progress::default();
             let mut clock = Clock::new(limits(), Protocol::Http2);
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bodies_have_a_lowest_rate() {
+    async fn bodies_below_the_minimum_rate_are_cut() {
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         let limits = Limits { body: seconds(60), rate: 1000, ..limits() };
         for (each, patience, cut) in [(1, None, true), (10_000, None, false), (1, Some(seconds(90)), false)] {
@@ -392,7 +392,7 @@ mod tests {
                 progress.add_received(each);
                 let due = std::future::poll_fn(|cx| clock.poll(&progress, cx));
                 was_cut |= tokio::time::timeout(Duration::from_millis(20), due).await.is_ok();
-                // In between we are busy with what came.
+                // In between we process what was received.
                 progress.block_read(false);
                 let due = std::future::poll_fn(|cx| clock.poll(&progress, cx));
                 assert!(futures_util::FutureExt::now_or_never(due).is_none());
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_write_timeout_a_stalled_client_only_makes_room() {
+    async fn without_write_timeout_a_stalled_client_is_only_evictable() {
         let stalled = async |protocol| {
             let progress = Progress::default();
             progress.begin();
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_we_owe_an_answer_nothing_is_due() {
+    async fn no_timeout_runs_while_a_response_is_pending() {
         let progress = Progress::default();
         at(&progress, Place::Start);
         progress.begin();

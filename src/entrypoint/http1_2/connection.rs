@@ -1,4 +1,4 @@
-//! One client connection from its first byte to its last: PROXY header, TLS, version of HTTP, requests.
+//! A client connection over TCP: PROXY header, TLS, version of HTTP, requests.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -34,29 +34,29 @@ use crate::entrypoint::listener::Listener;
 use crate::entrypoint::shutdown::Phase;
 use crate::tls::TlsStore;
 
-/// Read at once while it is not known what is spoken.
+/// Bytes per read before the protocol is known.
 const FIRST_READ: usize = 2048;
-/// How long a connection without a request is kept while the listener drains: its first request may be on the way.
-const NEWCOMER: Duration = Duration::from_secs(5);
-/// Most bytes before what is spoken must be known: the longest PROXY header, and a ClientHello.
-const MAX_UNKNOWN: usize = 24 * 1024;
+/// How long a draining listener waits for the first request of a connection, which may be in flight.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
+/// Maximum number of bytes before the protocol is known: the longest PROXY header, and a ClientHello.
+const MAX_PREFIX: usize = 24 * 1024;
 
-/// What remains of a connection once it is known who takes it: it may last long, so it has no room for what came before.
+/// Serves a connection whose protocol is known. A separate future, as it may last long and needs no detection state.
 pub(in crate::entrypoint) type Serving = BoxFuture<'static, io::Result<()>>;
 
-/// What is known before HTTP begins.
-pub(in crate::entrypoint) struct Begun {
+/// A connection whose first bytes have been read.
+pub(in crate::entrypoint) struct Peeked {
     pub(in crate::entrypoint) stream: Prefixed<TcpStream>,
     pub(in crate::entrypoint) connection: Connection,
 }
 
-/// Begins HTTP or HTTPS on a connection whose first bytes are known. Returns `None` when the connection has ended.
+/// Starts HTTP or HTTPS on a connection whose first bytes are known. Returns `None` if the connection is closed.
 pub(in crate::entrypoint) async fn begin_http(
     listener: Arc<Listener>,
-    begun: Begun,
+    peeked: Peeked,
     open: OpenConnection,
 ) -> io::Result<Option<Serving>> {
-    let Begun { stream, mut connection } = begun;
+    let Peeked { stream, mut connection } = peeked;
     if stream.prefix.first() == Some(&TLS_HANDSHAKE) {
         let handshake =
             Box::pin(within(Some(listener.handshake), handshake(&listener, stream, connection.local.ip())));
@@ -71,26 +71,26 @@ pub(in crate::entrypoint) async fn begin_http(
     Ok(Some(serve_http(listener, stream, connection, None, protocol, open)))
 }
 
-/// Waits at most `limit`; `None`: as long as it takes.
+/// Applies a timeout, or none if `limit` is `None`.
 pub(in crate::entrypoint) async fn within<T>(
     limit: Option<Duration>,
-    what: impl Future<Output = io::Result<T>>,
+    future: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
     match limit {
-        None => what.await,
-        Some(limit) => tokio::time::timeout(limit, what).await.unwrap_or_else(|_| {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "the client said too little in time"))
+        None => future.await,
+        Some(limit) => tokio::time::timeout(limit, future).await.unwrap_or_else(|_| {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "timed out waiting for the client"))
         }),
     }
 }
 
-/// Reads until `decide` knows what to do by the bytes after the PROXY header. `None`: the client hung up before.
+/// Reads until `decide` recognizes the bytes after the PROXY header. Returns `None` if the client disconnects before.
 pub(in crate::entrypoint) async fn first_bytes<T>(
     listener: &Listener,
     mut stream: TcpStream,
     peer: SocketAddr,
     mut decide: impl FnMut(&Connection, &[u8]) -> Option<T>,
-) -> io::Result<Option<Box<(Begun, T)>>> {
+) -> io::Result<Option<Box<(Peeked, T)>>> {
     let mut connection = Connection {
         peer,
         local: stream.local_addr()?,
@@ -107,8 +107,8 @@ pub(in crate::entrypoint) async fn first_bytes<T>(
             match proxy_protocol::parse(&bytes) {
                 Parsed::Absent => expects_header = false,
                 Parsed::Partial => {}
-                Parsed::Malformed(what) => {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, format!("PROXY header: {what}")));
+                Parsed::Malformed(error) => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, format!("PROXY header: {error}")));
                 }
                 Parsed::Header { length, addresses } => {
                     if let Some((source, destination)) = addresses {
@@ -121,23 +121,23 @@ pub(in crate::entrypoint) async fn first_bytes<T>(
         }
         if !expects_header && let Some(decision) = decide(&connection, &bytes) {
             let stream = Prefixed::new(bytes, stream);
-            return Ok(Some(Box::new((Begun { stream, connection }, decision))));
+            return Ok(Some(Box::new((Peeked { stream, connection }, decision))));
         }
-        if bytes.len() > MAX_UNKNOWN {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "no protocol that is spoken here"));
+        if bytes.len() > MAX_PREFIX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "unknown protocol"));
         }
-        // Nothing is set aside for a client that says nothing.
+        // A silent client gets no buffer.
         if bytes.is_empty() {
             tokio::select! {
                 biased;
                 readable = stream.readable() => readable?,
-                () = unheard(listener) => return Ok(None),
+                () = evicted_silent(listener) => return Ok(None),
             }
         } else {
             tokio::select! {
                 biased;
                 readable = stream.readable() => readable?,
-                () = stalled(listener) => return Ok(None),
+                () = evicted_stalled(listener) => return Ok(None),
             }
         }
         bytes.reserve(FIRST_READ);
@@ -147,31 +147,32 @@ pub(in crate::entrypoint) async fn first_bytes<T>(
     }
 }
 
-/// Waits until a connection that says nothing is to make room for others: not before it had a moment to speak.
-async fn unheard(listener: &Listener) {
+/// Resolves when a connection that has sent nothing is evicted, which is not before it had time to.
+async fn evicted_silent(listener: &Listener) {
     tokio::time::sleep(SILENCE).await;
     listener.connections.evicted().await;
 }
 
-/// The same for one that stopped in the middle of its first words.
-async fn stalled(listener: &Listener) {
+/// Resolves when a connection that stalled in its first bytes is evicted.
+async fn evicted_stalled(listener: &Listener) {
     tokio::time::sleep(STALLED).await;
     listener.connections.evicted_when_full().await;
 }
 
-/// True when the bytes tell TLS, HTTP/2 and HTTP/1 apart.
+/// Returns true if the bytes suffice to distinguish TLS, HTTP/2 and HTTP/1.
 pub(in crate::entrypoint) fn is_known(bytes: &[u8]) -> bool {
     !bytes.is_empty() && (bytes.len() >= PREFACE.len() || !PREFACE.starts_with(bytes))
 }
 
-/// A TLS handshake: options by server name. `None`: the name's options are broken, or the client hung up.
+/// Performs a TLS handshake with the options of the server name. Returns `None` if these are missing or broken, or
+/// after a handshake for an ACME challenge.
 async fn handshake(
     listener: &Listener,
     stream: Prefixed<TcpStream>,
     local: IpAddr,
 ) -> io::Result<Option<(Box<TlsStream<Prefixed<TcpStream>>>, Box<TlsInfo>, ChosenOptions)>> {
-    let place = listener.begin_handshake();
-    let _place = place.ok_or_else(|| io::Error::other("too many TLS handshakes are under way"))?;
+    let slot = listener.begin_handshake();
+    let _slot = slot.ok_or_else(|| io::Error::other("too many TLS handshakes in progress"))?;
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let server_name = start.client_hello().server_name().map(str::to_ascii_lowercase);
     let (tls, chosen) = {
@@ -182,7 +183,7 @@ async fn handshake(
         && let Some(name) = &server_name
         && let Some(proof) = tls.proof_for(name).await
     {
-        // The authority has seen what it came for when the handshake is over.
+        // The authority needs only the handshake.
         start.into_stream(proof).await?;
         return Ok(None);
     }
@@ -210,7 +211,7 @@ async fn handshake(
     Ok(Some((Box::new(stream), Box::new(info), chosen)))
 }
 
-/// The name of a suite as Go and IANA write it.
+/// Returns the name of a cipher suite as Go and IANA write it.
 pub(in crate::entrypoint) fn go_name(suite: rustls::CipherSuite) -> &'static str {
     match suite {
         rustls::CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
@@ -229,9 +230,9 @@ fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
     open: OpenConnection,
 ) -> Serving {
     let progress = Arc::new(Progress::default());
-    let held = HeaderReservation::new(listener.heads.clone());
+    let reservation = HeaderReservation::new(listener.heads.clone());
     let stream =
-        Box::new(Watched::new(stream, protocol, progress.clone(), held, listener.largest_head, open));
+        Box::new(Watched::new(stream, protocol, progress.clone(), reservation, listener.largest_head, open));
     let peer = listener.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
     connection.forwarded_for = listener.forwarded.appended(&peer);
     let tls = tls_options.as_ref().zip(connection.tls.as_ref());
@@ -257,7 +258,7 @@ fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
     })
 }
 
-/// Serves HTTP/1. What the library holds for a connection lives only while the connection is busy.
+/// Serves HTTP/1. While the connection is idle, the memory of the HTTP library is freed.
 async fn serve_http1<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
     listener: Arc<Listener>,
     progress: Arc<Progress>,
@@ -276,9 +277,9 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 's
         stream = match Pin::into_inner(connection).into_parts() {
             None => return Ok(()),
             Some(parts) if parts.read_buf.is_empty() => parts.io.into_inner(),
-            Some(_) => return Err(io::Error::other("an idle connection held bytes")),
+            Some(_) => return Err(io::Error::other("idle connection with buffered bytes")),
         };
-        stream.rest();
+        stream.release_head();
         let readable = std::future::poll_fn(|cx| stream.get_ref().poll_readable(cx));
         let closing_idle = listener.shutdown.reached(Phase::ClosingIdle);
         let waiting = within(listener.limits.parked(), readable);
@@ -294,16 +295,16 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 's
     }
 }
 
-/// How a connection stopped being driven.
+/// Why [`drive`] returned.
 enum End {
-    /// It is over.
+    /// The connection is closed.
     Closed,
-    /// It is idle, and can be put aside.
+    /// The connection is idle and can be parked.
     Parked,
 }
 
-/// Runs a connection. It leaves in order when the listener drains or it has lived long enough, and is cut when the client
-/// takes too long.
+/// Drives a connection. Shuts it down gracefully if the listener drains or its time is up, and closes it if the client
+/// misses a deadline.
 async fn drive<C: Future<Output = hyper::Result<()>>>(
     listener: &Listener,
     progress: &Progress,
@@ -311,31 +312,31 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     mut connection: Pin<&mut C>,
     leave: impl Fn(Pin<&mut C>),
 ) -> io::Result<End> {
-    // HTTP/2 has a way to say goodbye that loses no request. HTTP/1 has not: see `Phase::ClosingIdle`.
+    // GOAWAY of HTTP/2 loses no request. HTTP/1 has no such message: see `Phase::ClosingIdle`.
     let phase = if protocol.is_framed() { Phase::Draining } else { Phase::ClosingIdle };
     let mut driver = Driver {
         listener,
         progress,
         protocol,
         clock: Clock::new(listener.limits, protocol),
-        newcomer: None,
-        resting: None,
-        yielding: None,
+        first_request: None,
+        idle: None,
+        stalled: None,
     };
     let mut shutdown = pin!(listener.shutdown.reached(phase));
     let mut left = false;
     std::future::poll_fn(|cx| {
         let drains = !left && shutdown.as_mut().poll(cx).is_ready();
         if drains {
-            driver.poll_newcomer(cx);
+            driver.poll_first_request(cx);
         }
         loop {
             if drains && progress.heads() > 0 {
                 progress.leave();
             }
-            driver.poll_resting(cx);
-            if driver.poll_yielding(cx).is_ready() {
-                return Poll::Ready(Err(cut(progress, "a stalled client while others need its room")));
+            driver.poll_idle(cx);
+            if driver.poll_stalled(cx).is_ready() {
+                return Poll::Ready(Err(cut(progress, "a stalled client at the connection limit")));
             }
             if !left && progress.is_leaving() {
                 left = true;
@@ -356,56 +357,57 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     .await
 }
 
-/// A wait of a driven connection, and what its number was when the wait began.
+/// A pending eviction, and the progress counter when it was requested.
 type Waiting<'a> = Option<(u32, BoxFuture<'a, ()>)>;
 
-/// What a connection waits for while it is driven.
+/// The state of [`drive`].
 struct Driver<'a> {
     listener: &'a Listener,
     progress: &'a Progress,
     protocol: Protocol,
     clock: Clock,
-    /// The time that a connection without a request gets while the listener drains.
-    newcomer: Option<Pin<Box<Sleep>>>,
-    /// An idle framed connection, which leaves when another needs its room.
-    resting: Waiting<'a>,
-    /// A client that keeps us waiting, and is cut when another needs its room.
-    yielding: Waiting<'a>,
+    /// The time for a first request while the listener drains.
+    first_request: Option<Pin<Box<Sleep>>>,
+    /// Eviction of an idle HTTP/2 connection, which is shut down gracefully.
+    idle: Waiting<'a>,
+    /// Eviction of a stalled client, which is closed.
+    stalled: Waiting<'a>,
 }
 
 impl Driver<'_> {
-    /// Lets a connection go that has sent no request yet, after a moment.
-    fn poll_newcomer(&mut self, cx: &mut Context<'_>) {
+    /// Shuts down a connection that sends no request within the grace period.
+    fn poll_first_request(&mut self, cx: &mut Context<'_>) {
         if self.progress.heads() > 0 {
             return;
         }
-        let wait = self.newcomer.get_or_insert_with(|| Box::pin(tokio::time::sleep(NEWCOMER)));
+        let wait =
+            self.first_request.get_or_insert_with(|| Box::pin(tokio::time::sleep(FIRST_REQUEST_GRACE)));
         if wait.as_mut().poll(cx).is_ready() {
             self.progress.leave();
         }
     }
 
-    fn poll_resting(&mut self, cx: &mut Context<'_>) {
-        let Some((heads, rest)) = &mut self.resting else { return };
+    fn poll_idle(&mut self, cx: &mut Context<'_>) {
+        let Some((heads, evicted)) = &mut self.idle else { return };
         if *heads != self.progress.heads() {
-            self.resting = None;
-        } else if rest.as_mut().poll(cx).is_ready() {
-            self.resting = None;
+            self.idle = None;
+        } else if evicted.as_mut().poll(cx).is_ready() {
+            self.idle = None;
             self.progress.leave();
         }
     }
 
-    /// Ready when the connection has to be cut.
-    fn poll_yielding(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some((moves, wanted)) = &mut self.yielding else { return Poll::Pending };
+    /// Ready when the connection must be closed.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((moves, evicted)) = &mut self.stalled else { return Poll::Pending };
         if *moves != self.progress.moves() {
-            self.yielding = None;
+            self.stalled = None;
             return Poll::Pending;
         }
-        wanted.as_mut().poll(cx)
+        evicted.as_mut().poll(cx)
     }
 
-    /// Polls the connection, and once more when it has output that is to be written together.
+    /// Polls the connection, and again if it has output to flush.
     fn poll_connection<C: Future>(
         &self,
         mut connection: Pin<&mut C>,
@@ -421,17 +423,17 @@ impl Driver<'_> {
         polled
     }
 
-    /// Looks at the client's time. Ready with the end of the connection, or with none when it has to be polled again.
+    /// Polls the clock. Ready with the end of the connection, or with `None` if the connection must be polled again.
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<End>>> {
         let connections = &self.listener.connections;
         match ready!(self.clock.poll(self.progress, cx)) {
             Due::Leave => self.progress.leave(),
             Due::Park if self.protocol.is_framed() => {
-                self.resting = Some((self.progress.heads(), Box::pin(connections.evicted())));
+                self.idle = Some((self.progress.heads(), Box::pin(connections.evicted())));
             }
             Due::Park => return Poll::Ready(Some(Ok(End::Parked))),
             Due::Yield => {
-                self.yielding = Some((self.progress.moves(), Box::pin(connections.evicted_when_full())));
+                self.stalled = Some((self.progress.moves(), Box::pin(connections.evicted_when_full())));
             }
             Due::Cut(what) => return Poll::Ready(Some(Err(cut(self.progress, what)))),
         }
@@ -439,7 +441,7 @@ impl Driver<'_> {
     }
 }
 
-/// The end of a connection whose client kept us waiting for something.
+/// Returns the error of a client that missed a deadline.
 fn cut(progress: &Progress, what: &str) -> io::Error {
     progress.cut();
     io::Error::new(io::ErrorKind::TimedOut, format!("timed out waiting for {what}"))

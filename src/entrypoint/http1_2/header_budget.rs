@@ -1,42 +1,42 @@
-//! What request heads may hold in memory together, so that many large ones cannot fill it.
+//! Limits the memory that all request heads may use together.
 //!
-//! One head may be as large as `maxHeaderBytes`, which is 1 MiB by default: a thousand clients that send one each and
-//! never end it would hold a gigabyte. So what heads hold beyond an ordinary size is counted for the whole process,
-//! and the less is left, the smaller a head may become: the large ones are refused first (431), ordinary ones never.
+//! A head may be as large as `maxHeaderBytes`, 1 MiB by default: a thousand clients that never complete one would hold
+//! a gigabyte. So bytes beyond an ordinary size are counted for the whole process. The less is left, the smaller a head
+//! may become: large ones are refused first (431), ordinary ones never.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Most header lines of a request, `Host` included.
+/// Maximum number of header lines of a request, including `Host`.
 pub(in crate::entrypoint) const MAX_HEADER_LINES: usize = 1024;
-/// A head of this size is never refused for the sake of others, and not counted.
-const ORDINARY: usize = 16 * 1024;
-/// What all heads may hold beyond that, in bytes.
-const ALL: usize = 64 << 20;
-/// A head may grow to this part of what is left.
-const PART: usize = 16;
+/// Size up to which a head is not counted.
+const UNCOUNTED_BYTES: usize = 16 * 1024;
+/// Bytes that all heads may hold beyond that.
+const MIN_BUDGET: usize = 64 << 20;
+/// A head may grow to the remaining budget divided by this.
+const MAX_SHARE: usize = 16;
 
-/// What heads hold together.
+/// The memory of all heads.
 #[derive(Debug)]
 pub(in crate::entrypoint) struct HeaderBudget {
     held: AtomicUsize,
-    most: usize,
+    max: usize,
 }
 
 impl HeaderBudget {
-    /// A budget in which one head may be `largest`.
+    /// Creates a budget in which a head may have `largest` bytes.
     pub(in crate::entrypoint) fn new(largest: usize) -> Arc<Self> {
-        // Twice what one head of that size asks for, so that others do not come in its way.
-        Self::of(ALL.max(largest.saturating_mul(2 * PART)))
+        // Twice what one head of that size needs, so that others do not prevent it.
+        Self::with_max(MIN_BUDGET.max(largest.saturating_mul(2 * MAX_SHARE)))
     }
 
-    /// A budget of so many bytes.
-    pub(in crate::entrypoint) fn of(most: usize) -> Arc<Self> {
-        Arc::new(Self { held: AtomicUsize::new(0), most })
+    /// Creates a budget of `max` bytes.
+    pub(in crate::entrypoint) fn with_max(max: usize) -> Arc<Self> {
+        Arc::new(Self { held: AtomicUsize::new(0), max })
     }
 }
 
-/// What one head, or those of one connection, hold. Given back when dropped.
+/// The memory of one head, or of those of one connection. Released when dropped.
 #[derive(Debug)]
 pub(in crate::entrypoint) struct HeaderReservation {
     budget: Arc<HeaderBudget>,
@@ -44,25 +44,25 @@ pub(in crate::entrypoint) struct HeaderReservation {
 }
 
 impl HeaderReservation {
-    /// Nothing yet.
+    /// Creates an empty reservation.
     pub(in crate::entrypoint) fn new(budget: Arc<HeaderBudget>) -> Self {
         Self { budget, counted: 0 }
     }
 
-    /// True when a head of so many bytes is counted at all.
+    /// Returns true if a head of this size is counted.
     pub(in crate::entrypoint) fn counts(bytes: usize) -> bool {
-        bytes > ORDINARY
+        bytes > UNCOUNTED_BYTES
     }
 
-    /// The head holds so many bytes now. False: that is more than there is room for.
+    /// Grows the reservation for a head of `bytes`. Returns false if the budget does not allow it.
     #[must_use]
     pub(in crate::entrypoint) fn grow(&mut self, bytes: usize) -> bool {
-        let Some(more) = bytes.saturating_sub(ORDINARY).checked_sub(self.counted) else { return true };
+        let Some(more) = bytes.saturating_sub(UNCOUNTED_BYTES).checked_sub(self.counted) else { return true };
         if more == 0 {
             return true;
         }
         let others = self.budget.held.load(Ordering::Relaxed).saturating_sub(self.counted);
-        if self.counted + more > self.budget.most.saturating_sub(others) / PART {
+        if self.counted + more > self.budget.max.saturating_sub(others) / MAX_SHARE {
             return false;
         }
         self.budget.held.fetch_add(more, Ordering::Relaxed);
@@ -70,7 +70,7 @@ impl HeaderReservation {
         true
     }
 
-    /// The head is gone.
+    /// Releases the reservation.
     pub(in crate::entrypoint) fn release(&mut self) {
         if self.counted > 0 {
             self.budget.held.fetch_sub(self.counted, Ordering::Relaxed);
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_large_heads_stay_bounded_and_small_ones_pass() {
+    fn large_heads_are_bounded_together_and_small_ones_accepted() {
         let budget = HeaderBudget::new(1 << 20);
         let mut heads: Vec<HeaderReservation> =
             (0..2000).map(|_| HeaderReservation::new(budget.clone())).collect();
@@ -102,9 +102,9 @@ mod tests {
                 }
             }
         }
-        assert!(budget.held.load(Ordering::Relaxed) <= ALL);
-        assert!(sizes.iter().all(|size| *size >= ORDINARY));
-        assert!(HeaderReservation::new(budget.clone()).grow(ORDINARY));
+        assert!(budget.held.load(Ordering::Relaxed) <= MIN_BUDGET);
+        assert!(sizes.iter().all(|size| *size >= UNCOUNTED_BYTES));
+        assert!(HeaderReservation::new(budget.clone()).grow(UNCOUNTED_BYTES));
         assert!(!HeaderReservation::new(budget.clone()).grow(1 << 20));
         heads.clear();
         assert_eq!(budget.held.load(Ordering::Relaxed), 0);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_limit_has_a_larger_budget() {
+    fn the_budget_grows_with_the_limit_of_one_head() {
         let budget = HeaderBudget::new(64 << 20);
         assert!(HeaderReservation::new(budget).grow(64 << 20));
     }

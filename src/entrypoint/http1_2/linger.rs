@@ -1,8 +1,8 @@
-//! Reads on behind an answer that came before its request was complete.
+//! Continues to read after a response that was sent before its request was complete.
 //!
-//! A socket that is closed while the client still sends is reset, and the reset overtakes the answer (RFC 9112 section 9.6). Over
-//! HTTP/2 and HTTP/3 many clients take the end of a stream that they still send on for a failure. So what comes is
-//! read and discarded until the client stops, within bounds of time and bytes.
+//! A socket that is closed while the client still sends is reset, and the client may lose the response (RFC 9112
+//! section 9.6). Over HTTP/2 and HTTP/3, many clients report an error if a stream ends while they send. So the rest is
+//! read and discarded, within limits of time and bytes.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -20,32 +20,32 @@ use tokio_rustls::server::TlsStream;
 
 use crate::entrypoint::http1_2::prefixed::Prefixed;
 
-/// Maximum time to read on behind an answer.
+/// Maximum time to read after a response.
 const MAX_TIME: Duration = Duration::from_secs(5);
-/// HTTP/2: how much of all request bodies together. The library disconnects clients that send many small frames by a
-/// budget of half this window, so it must not be small.
+/// HTTP/2: flow-control window of all request bodies together. The library disconnects clients that send many small
+/// frames, with a budget of half this window, so it must not be small.
 pub(in crate::entrypoint) const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// A client that sends nothing for this long has stopped.
+/// A client that sends nothing for this long has finished.
 const MAX_SILENCE: Duration = Duration::from_secs(1);
-/// Maximum number of bytes that are discarded behind one answer.
+/// Maximum number of bytes to discard after a response.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
-/// The same behind the last frame of an HTTP/2 connection: what the client's window still allows, and as much in heads and
-/// control frames as is on the way.
+/// Maximum number of bytes to discard after the last frame of an HTTP/2 connection: what the window allows, and heads
+/// and control frames in flight.
 const MAX_FRAMED_BYTES: usize = CONNECTION_WINDOW as usize + 256 * 1024;
-/// Bytes that are discarded at once.
+/// Bytes discarded per read.
 const PIECE: usize = 16 * 1024;
-/// Pieces that are discarded before others on the thread get their turn.
-const TURNS: usize = 16;
+/// Maximum number of reads before the task yields.
+const MAX_READS_PER_POLL: usize = 16;
 
-/// The client's end of a stream, below TLS.
+/// Access to a client's stream below TLS.
 pub(in crate::entrypoint) trait Wire {
-    /// Ready when there is something to read, or the end. May be ready without cause.
+    /// Ready when there are bytes or the end of the stream. May be ready spuriously.
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Reads what the client sends as it comes, encrypted or not.
+    /// Reads raw bytes, encrypted or not.
     fn poll_raw(&mut self, cx: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
 
-    /// Sends FIN, and no end of TLS.
+    /// Sends FIN without a TLS close_notify.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
@@ -64,7 +64,7 @@ impl Wire for Prefixed<TcpStream> {
 }
 
 impl Wire for TlsStream<Prefixed<TcpStream>> {
-    // What was decrypted has been read: a connection is only waited on after a read that found nothing.
+    // Decrypted bytes have all been read: a connection is only parked after a read that would block.
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.get_ref().0.poll_readable(cx)
     }
@@ -78,10 +78,10 @@ impl Wire for TlsStream<Prefixed<TcpStream>> {
     }
 }
 
-/// What may still be read and discarded.
+/// How much may still be read and discarded.
 struct Allowance {
     end: Instant,
-    /// When a client that stays silent has stopped.
+    /// When a silent client is considered finished.
     until: Instant,
     bytes: usize,
 }
@@ -92,8 +92,8 @@ impl Allowance {
         Self { end: now + MAX_TIME, until: now + MAX_SILENCE, bytes }
     }
 
-    /// Counts what came. False when that was enough.
-    fn take(&mut self, length: usize) -> bool {
+    /// Counts discarded bytes. Returns false if a limit is reached.
+    fn spend(&mut self, length: usize) -> bool {
         let now = Instant::now();
         self.bytes = self.bytes.saturating_sub(length);
         self.until = self.end.min(now + MAX_SILENCE);
@@ -101,21 +101,21 @@ impl Allowance {
     }
 }
 
-/// A connection that we have closed for writing, until the client closes it, too.
+/// A connection that is closed for writing, until the client closes it, too.
 pub(in crate::entrypoint) struct Linger {
     allowance: Allowance,
     timer: Pin<Box<Sleep>>,
-    /// The client may be sending; otherwise only what has come by now is discarded.
+    /// The client may still be sending; otherwise only what has already arrived is discarded.
     expects: bool,
 }
 
 impl Linger {
-    /// Begins to wait for the client. `expects`: it has not sent all of its request.
+    /// Starts to wait for the client. `expects` if its request is incomplete.
     pub(in crate::entrypoint) fn new(expects: bool) -> Self {
         Self::within(MAX_BYTES, expects)
     }
 
-    /// The same for a client that speaks HTTP/2, which may send at any time.
+    /// Starts to wait for an HTTP/2 client, which may send at any time.
     pub(in crate::entrypoint) fn framed() -> Self {
         Self::within(MAX_FRAMED_BYTES, true)
     }
@@ -128,7 +128,7 @@ impl Linger {
 
     /// Ready when the connection can be closed.
     pub(in crate::entrypoint) fn poll(&mut self, wire: &mut impl Wire, cx: &mut Context<'_>) -> Poll<()> {
-        for _ in 0..TURNS {
+        for _ in 0..MAX_READS_PER_POLL {
             let mut room = [const { MaybeUninit::uninit() }; PIECE];
             let mut room = ReadBuf::uninit(&mut room);
             match wire.poll_raw(cx, &mut room) {
@@ -136,7 +136,7 @@ impl Linger {
                 Poll::Pending => return self.poll_timer(cx),
                 Poll::Ready(Ok(())) if !room.filled().is_empty() => {
                     self.expects = true;
-                    if !self.allowance.take(room.filled().len()) {
+                    if !self.allowance.spend(room.filled().len()) {
                         return Poll::Ready(());
                     }
                 }
@@ -157,25 +157,25 @@ impl Linger {
 
 /// Closes the connection of a client that may still be sending.
 pub(in crate::entrypoint) async fn close(mut wire: impl Wire) {
-    // A client that has hung up is not waited for.
+    // There is no wait for a client that has disconnected.
     if std::future::poll_fn(|cx| wire.poll_end(cx)).await.is_ok() {
         let mut linger = Linger::new(true);
         std::future::poll_fn(|cx| linger.poll(&mut wire, cx)).await;
     }
 }
 
-/// Where the rest of a request body comes to when nobody wants it.
+/// Receives the rest of a request body if it is dropped before its end.
 pub(in crate::entrypoint) type Leftover = oneshot::Receiver<Body>;
 
-/// Discards what the client still sends of a request body, beginning when nobody wants it any more.
+/// Discards the rest of a request body once its reader drops it.
 pub(in crate::entrypoint) async fn drain(leftover: Leftover) {
-    // Without one, the body was read to its end, or failed. A server may go on reading behind its answer.
+    // Without a rest, the body was complete or failed. A server may continue to read after its response.
     if let Ok(Ok(body)) = tokio::time::timeout(MAX_TIME, leftover).await {
         discard(body).await;
     }
 }
 
-/// The same in a task of its own, where there is something to discard.
+/// Like [`drain`], in a separate task if there is anything to discard.
 pub(in crate::entrypoint) fn drain_behind(mut leftover: Leftover) {
     let task = match leftover.try_recv() {
         Err(oneshot::error::TryRecvError::Closed) => return,
@@ -187,8 +187,8 @@ pub(in crate::entrypoint) fn drain_behind(mut leftover: Leftover) {
     }
 }
 
-/// The same before a redirection, when the body was refused already: there are clients that go on sending behind it, but
-/// read nothing more, not even how much they may send (curl 7.88).
+/// Discards a body that was already dropped, before a redirect is sent: curl 7.88 then continues to send, but reads
+/// nothing more, not even window updates.
 pub(in crate::entrypoint) async fn drain_before(leftover: &mut Leftover) {
     if let Ok(body) = leftover.try_recv() {
         discard(body).await;
@@ -200,7 +200,7 @@ async fn discard(mut body: Body) {
     loop {
         let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
         let Ok(Some(Ok(frame))) = tokio::time::timeout_at(allowance.until, next).await else { return };
-        if !allowance.take(frame.data_ref().map_or(0, bytes::Bytes::len)) {
+        if !allowance.spend(frame.data_ref().map_or(0, bytes::Bytes::len)) {
             return;
         }
         tokio::task::consume_budget().await;

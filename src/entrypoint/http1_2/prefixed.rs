@@ -1,4 +1,4 @@
-//! A stream of which some bytes were read before it was known what they are.
+//! A stream whose first bytes were read to detect its protocol.
 
 use std::io;
 use std::pin::Pin;
@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream of which some bytes were read before.
+/// A stream whose first bytes were already read.
 pub(in crate::entrypoint) struct Prefixed<S> {
     pub(in crate::entrypoint) prefix: Vec<u8>,
     at: usize,
@@ -14,7 +14,7 @@ pub(in crate::entrypoint) struct Prefixed<S> {
 }
 
 impl<S> Prefixed<S> {
-    /// A stream that begins with `prefix`, which has been read from `inner`.
+    /// Returns a stream that starts with `prefix`, which was read from `inner`.
     pub(in crate::entrypoint) fn new(prefix: Vec<u8>, inner: S) -> Self {
         Self { prefix, at: 0, inner }
     }

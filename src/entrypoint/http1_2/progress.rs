@@ -1,4 +1,4 @@
-//! What a connection's reading side, its requests and its answers tell each other.
+//! State shared by the reading side of a connection, its requests and its responses.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -10,24 +10,24 @@ use parking_lot::Mutex;
 use tidegate_core::Interim;
 use tidegate_wire::http1::framing::Place;
 
-/// Bytes of an answer that may wait in our buffers for a slow client (HTTP/1).
+/// Maximum number of bytes of a response that are buffered for a slow client (HTTP/1).
 const MAX_UNSENT: usize = 16 * 1024;
-/// Bytes of interim answers that may wait for a slow client.
+/// Maximum number of bytes of informational responses that are buffered for a slow client.
 const MAX_INTERIM: usize = 16 * 1024;
 
-/// Shared by the stream of one connection and what is served on it. All on one thread most of the time, so the
-/// atomics are there for types that may move, not for contention.
+/// Shared by the stream of a connection and its requests. They are usually on one thread: the atomics make the type
+/// `Sync` and see no contention.
 #[derive(Debug, Default)]
 pub(in crate::entrypoint) struct Progress {
-    /// Requests whose answer is not complete.
+    /// Requests without a complete response.
     open: AtomicU32,
-    /// The connection speaks another protocol now.
+    /// The connection has switched to another protocol.
     upgraded: AtomicBool,
-    /// The connection should end as soon as its open requests have.
+    /// The connection should close after its open requests.
     leaving: AtomicBool,
-    /// Answers that wait for the client to take more (HTTP/2).
+    /// Responses that wait for the client to read (HTTP/2).
     stalled: AtomicU32,
-    /// Bytes of answers that were not written yet (HTTP/1).
+    /// Bytes of responses that are not written yet (HTTP/1).
     unsent: AtomicUsize,
     waker: AtomicWaker,
     place: AtomicU8,
@@ -36,23 +36,22 @@ pub(in crate::entrypoint) struct Progress {
     writes: AtomicU32,
     read_blocked: AtomicBool,
     write_blocked: AtomicBool,
-    /// Something was taken to be written and is not yet (HTTP/2).
+    /// Output is buffered (HTTP/2).
     gathered: AtomicBool,
-    /// What was gathered is to be written now.
+    /// Buffered output should be written now.
     flushing: AtomicBool,
-    /// A large header block has come (HTTP/2).
+    /// A large header block was received (HTTP/2).
     large: AtomicBool,
-    /// Interim answers that are not written yet (HTTP/1).
+    /// Informational responses that are not written yet (HTTP/1).
     interim: Mutex<Vec<u8>>,
     has_interim: AtomicBool,
-    /// The head of an answer is on its way, and its body is not over (HTTP/1).
+    /// The head of a response is sent, and its body has not ended (HTTP/1).
     responding: AtomicBool,
-    /// The connection is cut by us, with what is open on it.
+    /// The gateway closes the connection, with its open requests.
     cut: AtomicBool,
-    /// Bytes that were read.
+    /// Bytes read.
     received: AtomicU64,
-    /// Milliseconds without progress that the body under way may take, in place of the listener's, and 1 more; 0: the
-    /// listener's, 1: any.
+    /// How long the current body may stall, in milliseconds plus 1; 0 for the listener's limit, 1 for none.
     patience: AtomicU64,
 }
 
@@ -78,7 +77,7 @@ impl Interim for Progress {
 }
 
 impl Progress {
-    /// Something was read, up to this place; `head`: a request head was completed by it.
+    /// Records a read that ended at `place`; `head` if it completed a request head.
     pub(in crate::entrypoint) fn read(&self, place: Place, head: bool) {
         self.place.store(place as u8, Ordering::Relaxed);
         self.reads.fetch_add(1, Ordering::Relaxed);
@@ -87,29 +86,29 @@ impl Progress {
         }
     }
 
-    /// What the client's next bytes belong to.
+    /// Returns what the client's next bytes belong to.
     pub(in crate::entrypoint) fn place(&self) -> Place {
         Place::from_number(self.place.load(Ordering::Relaxed))
     }
 
-    /// How often something was read.
+    /// Returns the number of reads.
     pub(in crate::entrypoint) fn reads(&self) -> u32 {
         self.reads.load(Ordering::Relaxed)
     }
 
     /// Counts bytes that were read.
     pub(in crate::entrypoint) fn add_received(&self, length: usize) {
-        // One writer.
+        // There is only one writer.
         let before = self.received.load(Ordering::Relaxed);
         self.received.store(before.wrapping_add(length as u64), Ordering::Relaxed);
     }
 
-    /// How many bytes were read.
+    /// Returns the number of bytes read.
     pub(in crate::entrypoint) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// How long the body under way may make no progress (`Some(None)`: any time); `None`: as the listener says.
+    /// Sets how long the current body may stall: `Some(None)` for no limit, `None` for the listener's.
     pub(in crate::entrypoint) fn set_patience(&self, patience: Option<Option<Duration>>) {
         let number = match patience {
             None => 0,
@@ -123,7 +122,7 @@ impl Progress {
         }
     }
 
-    /// What was set last.
+    /// Returns the value of [`Self::set_patience`].
     pub(in crate::entrypoint) fn patience(&self) -> Option<Option<Duration>> {
         match self.patience.load(Ordering::Relaxed) {
             0 => None,
@@ -132,150 +131,150 @@ impl Progress {
         }
     }
 
-    /// How many request heads were read.
+    /// Returns the number of request heads read.
     pub(in crate::entrypoint) fn heads(&self) -> u32 {
         self.heads.load(Ordering::Relaxed)
     }
 
-    /// How often something was written.
+    /// Returns the number of writes.
     pub(in crate::entrypoint) fn writes(&self) -> u32 {
         self.writes.load(Ordering::Relaxed)
     }
 
-    /// Somebody wants to read, and there is nothing (or there was).
+    /// Records whether a read waits for the client.
     pub(in crate::entrypoint) fn block_read(&self, blocked: bool) {
         self.read_blocked.store(blocked, Ordering::Relaxed);
     }
 
-    /// True while somebody waits for the client to send.
+    /// Returns true while a read waits for the client.
     pub(in crate::entrypoint) fn is_read_blocked(&self) -> bool {
         self.read_blocked.load(Ordering::Relaxed)
     }
 
-    /// The client takes no more for now (or did).
+    /// Records whether a write waits for the client.
     pub(in crate::entrypoint) fn block_write(&self, blocked: bool) {
         self.write_blocked.store(blocked, Ordering::Relaxed);
     }
 
-    /// True while something waits to be taken by the client.
+    /// Returns true while a write waits for the client.
     pub(in crate::entrypoint) fn is_write_blocked(&self) -> bool {
         self.write_blocked.load(Ordering::Relaxed)
     }
 
-    /// Notes whether something waits for [`Self::flush`].
+    /// Records whether output is buffered until [`Self::flush`].
     pub(in crate::entrypoint) fn gather(&self, gathered: bool) {
         self.gathered.store(gathered, Ordering::Relaxed);
     }
 
-    /// True when something waits to be written.
+    /// Returns true if output is buffered.
     pub(in crate::entrypoint) fn has_gathered(&self) -> bool {
         self.gathered.load(Ordering::Relaxed)
     }
 
-    /// Whether a flush writes what was gathered, or leaves it for later.
+    /// Sets whether a flush writes the buffered output, or leaves it for later.
     pub(in crate::entrypoint) fn flush(&self, now: bool) {
         self.flushing.store(now, Ordering::Relaxed);
     }
 
-    /// True when a flush is to write what was gathered.
+    /// Returns true if a flush should write the buffered output.
     pub(in crate::entrypoint) fn is_flushing(&self) -> bool {
         self.flushing.load(Ordering::Relaxed)
     }
 
-    /// A large header block was read.
+    /// Records that a large header block was read.
     pub(in crate::entrypoint) fn note_large(&self) {
         self.large.store(true, Ordering::Relaxed);
     }
 
-    /// True once a large header block was read.
+    /// Returns true if a large header block was read.
     pub(in crate::entrypoint) fn has_large(&self) -> bool {
         self.large.load(Ordering::Relaxed)
     }
 
-    /// True while interim answers are not written yet.
+    /// Returns true while informational responses are not written yet.
     pub(in crate::entrypoint) fn has_interim(&self) -> bool {
         self.has_interim.load(Ordering::Relaxed)
     }
 
-    /// Takes the interim answers that are to be written.
+    /// Takes the informational responses to write.
     pub(in crate::entrypoint) fn take_interim(&self) -> Vec<u8> {
         std::mem::take(&mut self.interim.lock())
     }
 
-    /// All interim answers are written.
+    /// Records that all informational responses are written.
     pub(in crate::entrypoint) fn interim_written(&self) {
         self.has_interim.store(false, Ordering::Relaxed);
         self.waker.wake();
     }
 
-    /// Ready when no interim answer waits to be written. The answer itself must not come before.
+    /// Ready when all informational responses are written, so that the final response may follow.
     pub(in crate::entrypoint) fn poll_interim(&self, cx: &Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
         if self.has_interim() { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// A request begins.
+    /// Counts a request.
     pub(in crate::entrypoint) fn begin(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Its answer is over.
+    /// Records the end of its response.
     pub(in crate::entrypoint) fn end(&self) {
         self.responding.store(false, Ordering::Relaxed);
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The head of the answer is there (HTTP/1).
+    /// Records the head of a response (HTTP/1).
     pub(in crate::entrypoint) fn respond(&self) {
         self.responding.store(true, Ordering::Relaxed);
     }
 
-    /// True from the head of an answer to its end (HTTP/1).
+    /// Returns true from the head of a response to its end (HTTP/1).
     pub(in crate::entrypoint) fn is_responding(&self) -> bool {
         self.responding.load(Ordering::Relaxed)
     }
 
-    /// The connection is about to be cut.
+    /// Records that the gateway closes the connection.
     pub(in crate::entrypoint) fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
     }
 
-    /// True when it was we who cut the connection.
+    /// Returns true if the gateway closed the connection.
     pub(in crate::entrypoint) fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
     }
 
-    /// Changes with everything that is read or written.
+    /// Returns a counter that changes with each read and write.
     pub(in crate::entrypoint) fn moves(&self) -> u32 {
         self.reads().wrapping_add(self.writes())
     }
 
-    /// True while any answer is not complete.
-    pub(in crate::entrypoint) fn is_answering(&self) -> bool {
+    /// Returns true while any response is incomplete.
+    pub(in crate::entrypoint) fn is_awaiting_response(&self) -> bool {
         self.open.load(Ordering::Relaxed) > 0
     }
 
-    /// The connection speaks another protocol from here on.
+    /// Records that the connection switches to another protocol.
     pub(in crate::entrypoint) fn upgrade(&self) {
         self.upgraded.store(true, Ordering::Relaxed);
     }
 
-    /// True after an upgrade.
+    /// Returns true after an upgrade.
     pub(in crate::entrypoint) fn is_upgraded(&self) -> bool {
         self.upgraded.load(Ordering::Relaxed)
     }
 
-    /// Asks for the connection's end.
+    /// Requests a graceful shutdown of the connection.
     pub(in crate::entrypoint) fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// True once the end was asked for.
+    /// Returns true once a graceful shutdown is requested.
     pub(in crate::entrypoint) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    /// Counts an answer that waits for the client, or no longer does.
+    /// Counts a response that waits for the client, or no longer does.
     pub(in crate::entrypoint) fn count_stalled(&self, stalled: bool) {
         if stalled {
             self.stalled.fetch_add(1, Ordering::Relaxed);
@@ -284,17 +283,17 @@ impl Progress {
         }
     }
 
-    /// True while an answer waits for the client.
+    /// Returns true while a response waits for the client.
     pub(in crate::entrypoint) fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Relaxed) > 0
     }
 
-    /// Counts bytes that were handed on to be written.
+    /// Counts bytes passed on to be written.
     pub(in crate::entrypoint) fn add_unsent(&self, length: usize) {
         self.unsent.fetch_add(length, Ordering::Relaxed);
     }
 
-    /// Counts bytes that were written, heads included.
+    /// Counts bytes written, including heads.
     pub(in crate::entrypoint) fn sent(&self, length: usize) {
         if length > 0 {
             self.writes.fetch_add(1, Ordering::Relaxed);
@@ -306,7 +305,7 @@ impl Progress {
         }
     }
 
-    /// Ready while more of an answer may be buffered.
+    /// Ready while more of a response may be buffered.
     pub(in crate::entrypoint) fn poll_unsent(&self, cx: &Context<'_>) -> Poll<()> {
         if self.unsent.load(Ordering::Relaxed) < MAX_UNSENT {
             return Poll::Ready(());

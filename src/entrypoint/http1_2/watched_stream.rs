@@ -1,4 +1,4 @@
-//! The byte stream of a client, read along: what it is in the middle of, and whether it keeps the rules.
+//! The byte stream of a client, scanned as it is read: follows its state, and refuses malformed framing.
 
 use std::io;
 use std::pin::Pin;
@@ -15,39 +15,39 @@ use crate::entrypoint::http1_2::header_budget::HeaderReservation;
 use crate::entrypoint::http1_2::linger::{Linger, Wire};
 use crate::entrypoint::http1_2::progress::Progress;
 
-/// Most that is read at once: keeps the library's adaptive buffers small.
+/// Maximum number of bytes per read, which keeps the library's adaptive buffers small.
 const MAX_READ: usize = 16 * 1024;
-/// HTTP/2: what is written at once at most; fills one TLS record (RFC 8446 section 5.1).
-const GATHER: usize = 16 * 1024;
+/// HTTP/2: size of the output buffer, which fills one TLS record (RFC 8446 section 5.1).
+const OUTPUT_BUFFER: usize = 16 * 1024;
 
-/// A stream that is read along. `G` is held as long as the stream lives, also after an upgrade.
+/// A scanned stream. `G` is dropped with the stream, also after an upgrade.
 pub(in crate::entrypoint) struct Watched<S, G> {
     stream: S,
     scan: Scan,
     progress: Arc<Progress>,
-    /// What remains of our own answer to a malformed head, once there is one.
-    answer: Option<&'static [u8]>,
-    /// Bytes of the request head that is being read, or was last.
+    /// The unwritten rest of our response to a malformed head, if there was one.
+    refusal: Option<&'static [u8]>,
+    /// Bytes of the current or last request head.
     head: usize,
-    /// Most of them.
+    /// Maximum number of them.
     largest: usize,
     held: HeaderReservation,
-    /// HTTP/1: what was read and looked at, but had no room at the reader once a target had been escaped.
-    left: Vec<u8>,
+    /// HTTP/1: scanned bytes that exceeded the reader's buffer because a target was escaped.
+    overflow: Vec<u8>,
     gathered: Gathered,
-    /// HTTP/1: interim answers that are being written.
+    /// HTTP/1: informational responses that are being written.
     interim: Gathered,
-    /// Set once everything is written and our side is closed.
+    /// Set once everything is written and the stream is closed for writing.
     linger: Option<Linger>,
-    /// The client passed a measure of the scan: what it still sends is of no interest.
+    /// The client exceeded a limit of the scan: the rest of its input is not read.
     cut: bool,
     _guard: G,
 }
 
-/// HTTP/2: bytes that are not written yet.
+/// Buffered output.
 ///
-/// The library flushes after each data frame, which would be a system call and a TLS record for each small answer. So
-/// frames are gathered while the connection is polled, and written when it has nothing more to say.
+/// The HTTP/2 library flushes after each data frame, which would cost a system call and a TLS record for each small
+/// response. So frames are buffered while the connection is polled, and written afterwards.
 #[derive(Default)]
 struct Gathered {
     bytes: Vec<u8>,
@@ -55,15 +55,14 @@ struct Gathered {
 }
 
 enum Scan {
-    /// HTTP/1, and what it may be upgraded to.
+    /// HTTP/1, and what follows an upgrade.
     Requests(Box<Scanner>),
     /// HTTP/2.
     Frames(Box<FrameScan>),
 }
 
 impl<S, G> Watched<S, G> {
-    /// Reads along a stream that is at the start of HTTP/1 or HTTP/2.
-    /// A head of HTTP/1 may have `largest` bytes.
+    /// Wraps a stream at the start of HTTP/1 or HTTP/2. An HTTP/1 head may have `largest` bytes.
     pub(in crate::entrypoint) fn new(
         stream: S,
         protocol: Protocol,
@@ -80,11 +79,11 @@ impl<S, G> Watched<S, G> {
             stream,
             scan,
             progress,
-            answer: None,
+            refusal: None,
             head: 0,
             largest,
             held,
-            left: Vec::new(),
+            overflow: Vec::new(),
             gathered,
             interim,
             linger: None,
@@ -93,19 +92,19 @@ impl<S, G> Watched<S, G> {
         }
     }
 
-    /// The connection is idle: no head is held any more.
-    pub(in crate::entrypoint) fn rest(&mut self) {
+    /// Releases the memory of the last head, as the connection is idle.
+    pub(in crate::entrypoint) fn release_head(&mut self) {
         self.head = 0;
         self.held.release();
     }
 
-    /// The stream itself.
+    /// Returns the inner stream.
     pub(in crate::entrypoint) fn get_ref(&self) -> &S {
         &self.stream
     }
 
-    /// Looks at what was just read into `buffer` from `start` on. What breaks the rules of framing becomes bytes that
-    /// no parser accepts.
+    /// Scans what was just read into `buffer` from `start` on. Malformed framing is replaced by bytes that the library
+    /// refuses.
     fn look(&mut self, buffer: &mut ReadBuf<'_>, start: usize) -> io::Result<()> {
         self.progress.add_received(buffer.filled().len() - start);
         match &mut self.scan {
@@ -113,7 +112,7 @@ impl<S, G> Watched<S, G> {
             Scan::Requests(scan) => {
                 let (heads, begins) = (scan.heads(), !scan.is_refused());
                 let fresh = &mut buffer.filled_mut()[start..];
-                if self.head > 0 && scan.place() == Place::Start && !self.progress.is_answering() {
+                if self.head > 0 && scan.place() == Place::Start && !self.progress.is_awaiting_response() {
                     self.head = 0;
                     self.held.release();
                 }
@@ -125,14 +124,14 @@ impl<S, G> Watched<S, G> {
                         };
                         if self.head > self.largest || !self.held.grow(self.head + scan.kept()) {
                             scan.refuse_large();
-                            spoil(&mut fresh[scan.sound()..], begins);
-                            self.answer = self.answer.or(scan.refusal().answer());
+                            poison(&mut fresh[scan.sound()..], begins);
+                            self.refusal = self.refusal.or(scan.refusal().answer());
                         }
                     }
                     Ok(()) => {}
                     Err(Violation::Head) => {
-                        spoil(&mut fresh[scan.sound()..], begins);
-                        self.answer = self.answer.or(scan.refusal().answer());
+                        poison(&mut fresh[scan.sound()..], begins);
+                        self.refusal = self.refusal.or(scan.refusal().answer());
                     }
                     Err(Violation::Body) => {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, "malformed request body"));
@@ -140,7 +139,7 @@ impl<S, G> Watched<S, G> {
                 }
                 self.progress.read(scan.place(), scan.heads() != heads);
                 if !scan.unescaped().is_empty() {
-                    self.left = escape(buffer, start, scan.unescaped());
+                    self.overflow = escape(buffer, start, scan.unescaped());
                 }
             }
             Scan::Frames(scan) => {
@@ -156,7 +155,7 @@ impl<S, G> Watched<S, G> {
                 };
                 if place == Place::Head {
                     if !self.held.grow(scan.block_bytes()) {
-                        return Err(io::Error::other("no room for a header block of this size"));
+                        return Err(io::Error::other("header block exceeds the remaining budget"));
                     }
                 } else if HeaderReservation::counts(scan.block_bytes()) {
                     self.held.release();
@@ -169,7 +168,7 @@ impl<S, G> Watched<S, G> {
     }
 }
 
-/// Escapes the bytes at these places, counted from `start`, and returns what has no room any more.
+/// Escapes the bytes at `places`, relative to `start`, and returns what exceeds the buffer.
 fn escape(buffer: &mut ReadBuf<'_>, start: usize, places: &[usize]) -> Vec<u8> {
     let mut whole = Vec::with_capacity(buffer.filled().len() - start + 2 * places.len());
     let mut from = 0;
@@ -177,7 +176,7 @@ fn escape(buffer: &mut ReadBuf<'_>, start: usize, places: &[usize]) -> Vec<u8> {
     for &at in places {
         whole.extend_from_slice(&fresh[from..at]);
         from = at;
-        // Elsewhere it was spoiled.
+        // Other bytes were overwritten.
         if let b'"' | b'<' | b'>' | b'`' = fresh[at] {
             whole.extend_from_slice(&escape_of(fresh[at]));
             from += 1;
@@ -185,14 +184,14 @@ fn escape(buffer: &mut ReadBuf<'_>, start: usize, places: &[usize]) -> Vec<u8> {
     }
     whole.extend_from_slice(&fresh[from..]);
     buffer.set_filled(start);
-    let left = whole.split_off(whole.len().min(buffer.remaining()));
+    let overflow = whole.split_off(whole.len().min(buffer.remaining()));
     buffer.put_slice(&whole);
-    left
+    overflow
 }
 
-/// Makes the library refuse a head from here on, whatever was read of it before: it looks at what it has when it sees an
-/// empty line, and a NUL is refused wherever in a head it stands. `begins`: nothing was spoiled before.
-fn spoil(bytes: &mut [u8], begins: bool) {
+/// Makes the library refuse a head: it parses at the next empty line, and refuses a NUL anywhere. `begins` if this is
+/// the first call for the head.
+fn poison(bytes: &mut [u8], begins: bool) {
     bytes.fill(b'\n');
     if let (Some(first), true) = (bytes.first_mut(), begins) {
         *first = 0;
@@ -206,10 +205,10 @@ impl<S: AsyncRead + Unpin, G: Unpin> AsyncRead for Watched<S, G> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.left.is_empty() {
-            let length = this.left.len().min(buffer.remaining());
-            buffer.put_slice(&this.left[..length]);
-            this.left.drain(..length);
+        if !this.overflow.is_empty() {
+            let length = this.overflow.len().min(buffer.remaining());
+            buffer.put_slice(&this.overflow[..length]);
+            this.overflow.drain(..length);
             return Poll::Ready(Ok(()));
         }
         let start = buffer.filled().len();
@@ -229,8 +228,12 @@ impl<S: AsyncRead + Unpin, G: Unpin> AsyncRead for Watched<S, G> {
 }
 
 impl<S, G> Watched<S, G> {
-    /// Notes whether a write went on, and how much was written.
-    fn note<T>(&self, polled: Poll<io::Result<T>>, length: impl Fn(&T) -> usize) -> Poll<io::Result<T>> {
+    /// Records whether a write is blocked, and how much was written.
+    fn record_write<T>(
+        &self,
+        polled: Poll<io::Result<T>>,
+        length: impl Fn(&T) -> usize,
+    ) -> Poll<io::Result<T>> {
         self.progress.block_write(polled.is_pending());
         if let Poll::Ready(Ok(written)) = &polled {
             self.progress.sent(length(written));
@@ -240,15 +243,15 @@ impl<S, G> Watched<S, G> {
 }
 
 impl<S: AsyncWrite + Unpin, G> Watched<S, G> {
-    /// Writes our answer to a malformed head in place of the library's, which says nothing. `bytes` is how the
-    /// library's begins, `length` how long it is; `None`: what is written is something else.
-    fn poll_answer(
+    /// Writes our response to a malformed head in place of the library's, which gives no reason. `bytes` is the start
+    /// of what the library writes, and `length` its length. Returns `None` if that is another response.
+    fn poll_refusal(
         &mut self,
         cx: &mut Context<'_>,
         bytes: &[u8],
         length: usize,
     ) -> Option<Poll<io::Result<usize>>> {
-        let rest = self.answer.as_mut()?;
+        let rest = self.refusal.as_mut()?;
         if !bytes.starts_with(b"HTTP/1.1 400 ") {
             return None;
         }
@@ -262,9 +265,9 @@ impl<S: AsyncWrite + Unpin, G> Watched<S, G> {
         Some(Poll::Ready(Ok(length)))
     }
 
-    /// Writes the interim answers that have been begun to be written; with `more`, those that wait for it, too.
+    /// Writes the informational responses that are partly written; with `more`, also those that wait.
     ///
-    /// They are begun when the library flushes: then nothing of it waits to be written, so they stand between answers.
+    /// They are started when the library flushes: it has then written a whole response, so they come between responses.
     fn poll_interim(&mut self, cx: &mut Context<'_>, more: bool) -> Poll<io::Result<()>> {
         loop {
             while self.interim.written < self.interim.bytes.len() {
@@ -287,34 +290,34 @@ impl<S: AsyncWrite + Unpin, G> Watched<S, G> {
         }
     }
 
-    fn gathers(&self) -> bool {
+    fn buffers_output(&self) -> bool {
         matches!(self.scan, Scan::Frames(_))
     }
 
-    /// Takes up what there is room for.
+    /// Buffers as much output as fits.
     fn poll_gather(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if self.gathered.bytes.len() >= GATHER {
+        if self.gathered.bytes.len() >= OUTPUT_BUFFER {
             ready!(self.poll_drain(cx))?;
         }
         let gathered = &mut self.gathered.bytes;
         if gathered.capacity() == 0 {
-            gathered.reserve_exact(GATHER);
+            gathered.reserve_exact(OUTPUT_BUFFER);
         }
         let before = gathered.len();
         for slice in slices {
-            let room = GATHER - gathered.len();
+            let room = OUTPUT_BUFFER - gathered.len();
             gathered.extend_from_slice(&slice[..slice.len().min(room)]);
         }
         self.progress.gather(true);
         Poll::Ready(Ok(self.gathered.bytes.len() - before))
     }
 
-    /// Writes what was gathered. The room for it is given back, as a connection may be idle from here on.
+    /// Writes the buffered output, and frees the buffer, as the connection may become idle.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.gathered.written < self.gathered.bytes.len() {
             let rest = &self.gathered.bytes[self.gathered.written..];
             let polled = Pin::new(&mut self.stream).poll_write(cx, rest);
-            match ready!(self.note(polled, |length| *length))? {
+            match ready!(self.record_write(polled, |length| *length))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 length => self.gathered.written += length,
             }
@@ -327,17 +330,17 @@ impl<S: AsyncWrite + Unpin, G> Watched<S, G> {
 impl<S: AsyncWrite + Wire + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.gathers() {
+        if this.buffers_output() {
             return this.poll_gather(cx, &[io::IoSlice::new(bytes)]);
         }
         if !this.interim.bytes.is_empty() {
             ready!(this.poll_interim(cx, false))?;
         }
-        let polled = match this.poll_answer(cx, bytes, bytes.len()) {
+        let polled = match this.poll_refusal(cx, bytes, bytes.len()) {
             Some(polled) => polled,
             None => Pin::new(&mut this.stream).poll_write(cx, bytes),
         };
-        this.note(polled, |length| *length)
+        this.record_write(polled, |length| *length)
     }
 
     fn poll_write_vectored(
@@ -346,7 +349,7 @@ impl<S: AsyncWrite + Wire + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.gathers() {
+        if this.buffers_output() {
             return this.poll_gather(cx, slices);
         }
         if !this.interim.bytes.is_empty() {
@@ -354,11 +357,11 @@ impl<S: AsyncWrite + Wire + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
         }
         let first = slices.first().map_or(&[][..], |slice| slice);
         let length = slices.iter().map(|slice| slice.len()).sum();
-        let polled = match this.poll_answer(cx, first, length) {
+        let polled = match this.poll_refusal(cx, first, length) {
             Some(polled) => polled,
             None => Pin::new(&mut this.stream).poll_write_vectored(cx, slices),
         };
-        this.note(polled, |length| *length)
+        this.record_write(polled, |length| *length)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -367,7 +370,7 @@ impl<S: AsyncWrite + Wire + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.gathers() {
+        if this.buffers_output() {
             if !this.progress.is_flushing() {
                 return Poll::Ready(Ok(()));
             }
@@ -376,8 +379,8 @@ impl<S: AsyncWrite + Wire + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
             ready!(this.poll_interim(cx, true))?;
         }
         let polled = Pin::new(&mut this.stream).poll_flush(cx);
-        ready!(this.note(polled, |()| 0))?;
-        // Not before: what TLS holds back while the socket is full must be flushed again.
+        ready!(this.record_write(polled, |()| 0))?;
+        // Only now: what TLS buffers while the socket is full must be flushed again.
         this.progress.gather(false);
         Poll::Ready(Ok(()))
     }
@@ -387,12 +390,12 @@ impl<S: AsyncWrite + Wire + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
         if this.linger.is_none() {
             ready!(this.poll_drain(cx))?;
             let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
-            ready!(this.note(polled, |()| 0))?;
+            ready!(this.record_write(polled, |()| 0))?;
             if this.progress.is_upgraded() || this.cut {
                 return Poll::Ready(Ok(()));
             }
-            // From here on the client owes nothing: the time is kept here. An HTTP/1 client is waited for when it has not
-            // sent all of its request.
+            // From here on `Linger` has the timeout, not the clock. It waits for an HTTP/1 client that has not sent all
+            // of its request.
             this.progress.read(Place::Opaque, false);
             this.linger = Some(match &this.scan {
                 Scan::Frames(_) => Linger::framed(),
@@ -431,9 +434,9 @@ mod tests {
         HeaderReservation::new(HeaderBudget::new(0))
     }
 
-    /// What the library would be given of these pieces, by a budget in which nothing large has room.
-    async fn read_along(protocol: Protocol, pieces: &[&[u8]]) -> (Vec<u8>, io::Result<()>) {
-        let held = HeaderReservation::new(HeaderBudget::of(0));
+    /// Returns what the library reads of these pieces, with a budget that no large head fits.
+    async fn scanned(protocol: Protocol, pieces: &[&[u8]]) -> (Vec<u8>, io::Result<()>) {
+        let held = HeaderReservation::new(HeaderBudget::with_max(0));
         let (near, mut far) = tokio::io::duplex(1 << 20);
         let mut stream = Watched::new(near, protocol, Arc::new(Progress::default()), held, 1 << 20, ());
         let mut got = Vec::new();
@@ -452,26 +455,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_without_room_is_made_unreadable_however_it_comes() {
+    async fn a_head_beyond_the_budget_is_refused_in_any_pieces() {
         let large =
             [b"GET / HTTP/1.1\r\nHost: h\r\nX: ".to_vec(), vec![b'y'; 16_000], b"\r\nX: ".to_vec()].concat();
         for more in [&[&[b'z'; 900][..]][..], &[&[b'z'; 400], b"z", b"z", b"z", &[b'z'; 100], b"z"]] {
-            let (got, outcome) = read_along(Protocol::Http1, &[&[&large[..]], more].concat()).await;
+            let (got, outcome) = scanned(Protocol::Http1, &[&[&large[..]], more].concat()).await;
             assert!(outcome.is_ok());
             assert!(got.windows(2).any(|pair| pair == b"\n\n"), "the library looks at it");
             assert!(got.contains(&0), "and refuses it");
         }
-        assert_eq!(read_along(Protocol::Http1, &[&large]).await.0, large, "so much has room");
+        assert_eq!(scanned(Protocol::Http1, &[&large]).await.0, large, "this much fits");
     }
 
     #[tokio::test]
-    async fn a_body_before_a_head_without_room_stays_as_it_is() {
+    async fn a_body_before_a_refused_head_is_unchanged() {
         let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9000\r\n\r\n";
         let body = [b'b'; 9000];
         let next = [b"GET / HTTP/1.1\r\nHost: h\r\nX: ".to_vec(), vec![b'x'; 15_000]].concat();
         let (first, rest) = next.split_at(5000);
         let (got, _) =
-            read_along(Protocol::Http1, &[head, &[&body[..], first].concat(), rest, &[b'x'; 3000]]).await;
+            scanned(Protocol::Http1, &[head, &[&body[..], first].concat(), rest, &[b'x'; 3000]]).await;
         let begins = head.len() + body.len();
         assert_eq!(got[..begins], [&head[..], &body].concat());
         assert!(!got[..begins + 5000].contains(&0), "the head alone is counted");
@@ -480,22 +483,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_head_in_pieces_is_refused_at_once() {
-        let (got, _) = read_along(Protocol::Http1, &[b"GET / HTTP/1.1\r\nHost: h\r\n", b" folded\r\n"]).await;
+        let (got, _) = scanned(Protocol::Http1, &[b"GET / HTTP/1.1\r\nHost: h\r\n", b" folded\r\n"]).await;
         assert_eq!(got, b"GET / HTTP/1.1\r\nHost: h\r\n\0\n\n\n\n\n\n\n\n");
     }
 
     #[tokio::test]
-    async fn a_header_block_without_room_ends_the_connection() {
+    async fn a_header_block_beyond_the_budget_closes_the_connection() {
         let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
         let frame = |kind| [&[0, 0x30, 0, kind, 0, 0, 0, 0, 1][..], &[0; 0x3000]].concat();
         let (headers, continuation) = (frame(1), frame(9));
-        assert!(read_along(Protocol::Http2, &[&preface, &headers]).await.1.is_ok());
-        assert!(read_along(Protocol::Http2, &[&preface, &headers, &continuation]).await.1.is_err());
+        assert!(scanned(Protocol::Http2, &[&preface, &headers]).await.1.is_ok());
+        assert!(scanned(Protocol::Http2, &[&preface, &headers, &continuation]).await.1.is_err());
     }
 
     #[tokio::test]
-    async fn frames_are_written_together_when_a_flush_is_due() {
-        let (near, mut far) = tokio::io::duplex(4 * GATHER);
+    async fn frames_are_written_together_at_a_flush() {
+        let (near, mut far) = tokio::io::duplex(4 * OUTPUT_BUFFER);
         let progress = Arc::new(Progress::default());
         let mut stream = Watched::new(near, Protocol::Http2, progress.clone(), held(), 1 << 20, ());
         for part in [&b"one "[..], b"two ", b"three"] {
@@ -514,7 +517,7 @@ mod tests {
         assert_eq!(&got, b"one two three");
     }
 
-    /// Takes everything, and holds it back until it is flushed for the second time, as TLS does while the socket is full.
+    /// Buffers everything until the second flush, as TLS does while the socket is full.
     #[derive(Default)]
     struct HoldsBack {
         flushes: usize,
@@ -546,7 +549,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_held_back_below_is_flushed_again() {
+    async fn output_buffered_by_tls_is_flushed_again() {
         let progress = Arc::new(Progress::default());
         let mut stream =
             Watched::new(HoldsBack::default(), Protocol::Http2, progress.clone(), held(), 1 << 20, ());
@@ -559,18 +562,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_than_is_gathered_waits_for_the_client() {
+    async fn output_beyond_the_buffer_waits_for_the_client() {
         let (near, mut far) = tokio::io::duplex(1024);
         let mut stream =
             Watched::new(near, Protocol::Http2, Arc::new(Progress::default()), held(), 1 << 20, ());
-        let whole = vec![7; GATHER + 10];
+        let whole = vec![7; OUTPUT_BUFFER + 10];
         let slices = [io::IoSlice::new(&whole)];
         let length = poll_fn(|cx| Pin::new(&mut stream).poll_write_vectored(cx, &slices)).await.unwrap();
-        assert_eq!(length, GATHER);
-        let more = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[GATHER..])).now_or_never();
+        assert_eq!(length, OUTPUT_BUFFER);
+        let more = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[OUTPUT_BUFFER..])).now_or_never();
         assert!(more.is_none());
         let writing = async {
-            let length = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[GATHER..])).await.unwrap();
+            let length =
+                poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[OUTPUT_BUFFER..])).await.unwrap();
             assert_eq!(length, 10);
             poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await.unwrap();
         };

@@ -1,4 +1,4 @@
-//! What a client is sent on a request stream: head, body and trailers of the answer.
+//! The response on a request stream: head, body and trailers.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,41 +20,41 @@ use crate::entrypoint::http1_2::clock::STALLED;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// The sending side of a request stream. Unless the answer was finished, its end is no orderly one for the client.
-pub(super) struct Answer {
+/// The sending side of a request stream, which is reset if it is dropped before the response is complete.
+pub(super) struct ResponseStream {
     stream: SendStream,
-    /// When it must be over.
+    /// When the response must be complete.
     deadline: Option<Instant>,
-    place: Place,
+    eviction: Eviction,
     finished: bool,
 }
 
-/// The connection of an answer, as the one of many that it is.
-pub(super) struct Place {
+/// The connection of a response, which may be evicted if the client stalls.
+pub(super) struct Eviction {
     pub(super) quic: quinn::Connection,
     pub(super) connections: Arc<ConnectionLimit>,
 }
 
-impl Place {
-    /// Closes the connection once the client has stalled for a while and others need its room.
-    async fn yielded(&self) {
+impl Eviction {
+    /// Waits until the client has stalled for a while and connections are needed, then closes the connection.
+    async fn evicted(&self) {
         tokio::time::sleep(STALLED).await;
         self.connections.evicted_when_full().await;
         self.quic.close(VarInt::from_u32(code::EXCESSIVE_LOAD), b"stalled while others need the room");
     }
 }
 
-/// The client does not want the answer any more, or takes too long.
+/// The client has cancelled the request, or is too slow.
 #[derive(Debug)]
 pub(super) struct Unwanted;
 
-impl Answer {
-    /// An answer on this stream.
-    pub(super) fn new(stream: SendStream, deadline: Option<Instant>, place: Place) -> Self {
-        Self { stream, deadline, place, finished: false }
+impl ResponseStream {
+    /// Creates the response of a stream.
+    pub(super) fn new(stream: SendStream, deadline: Option<Instant>, eviction: Eviction) -> Self {
+        Self { stream, deadline, eviction, finished: false }
     }
 
-    /// Ready when it must be over.
+    /// Resolves at the deadline.
     pub(super) fn late(&self) -> impl Future<Output = ()> + Send + use<> {
         let deadline = self.deadline;
         async move {
@@ -65,29 +65,29 @@ impl Answer {
         }
     }
 
-    /// Ready when the client has the whole of a finished answer, or does not want it any more.
+    /// Resolves when the client has received a finished response, or has stopped the stream.
     pub(super) async fn delivered(&self) -> Result<(), Unwanted> {
         tokio::select! {
             () = self.over() => Ok(()),
             () = self.late() => Err(Unwanted),
-            () = self.place.yielded() => Err(Unwanted),
+            () = self.eviction.evicted() => Err(Unwanted),
         }
     }
 
-    /// Ready when the client stops the stream or is gone; or, when the answer is finished, when the client has it.
+    /// Resolves when the client stops the stream or disconnects, or has received a finished response.
     pub(super) fn over(&self) -> impl Future<Output = ()> + Send + use<> {
         let stopped = self.stream.stopped();
         async { drop(stopped.await) }
     }
 
-    /// Ends the stream without an answer.
+    /// Resets the stream.
     pub(super) fn reset(&mut self, code: u32) {
         self.finished = true;
-        // It is an error when the client has stopped the stream already.
+        // This only fails if the client has already stopped the stream.
         let _ = self.stream.reset(VarInt::from_u32(code));
     }
 
-    /// Sends a whole answer. `is_head`: it goes without its body.
+    /// Sends a complete response, without its body if `is_head`.
     pub(super) async fn send(&mut self, answer: Response, is_head: bool) -> Result<(), Unwanted> {
         let (mut head, body) = answer.into_parts();
         let bodiless = is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -100,7 +100,7 @@ impl Answer {
         self.finish()
     }
 
-    /// Sends interim answers, which come before the answer itself (RFC 9114 section 4.1).
+    /// Sends informational responses (RFC 9114 section 4.1).
     pub(super) async fn interim(&mut self, hints: Vec<(StatusCode, HeaderMap)>) -> Result<(), Unwanted> {
         for (status, headers) in hints {
             let block = qpack::write(Some(status), &headers);
@@ -109,21 +109,21 @@ impl Answer {
         Ok(())
     }
 
-    /// Sends the head of an answer, whose data is then a tunnel's.
+    /// Sends the head of a response that opens a tunnel.
     pub(super) async fn open(&mut self, answer: Response) -> Result<(), Unwanted> {
         let (mut head, body) = answer.into_parts();
-        // A tunnel has no length.
+        // A tunnel has no `Content-Length`.
         complete(&mut head, &body, true);
         let block = qpack::write(Some(head.status), &head.headers);
         self.write(&mut [frame::block_head(block.len()), block]).await
     }
 
-    /// Sends data.
+    /// Sends a data frame.
     pub(super) async fn data(&mut self, data: Bytes) -> Result<(), Unwanted> {
         self.write(&mut [frame::data_head(data.len()), data]).await
     }
 
-    /// Ends the stream in order.
+    /// Finishes the stream.
     pub(super) fn finish(&mut self) -> Result<(), Unwanted> {
         self.finished = true;
         self.stream.finish().map_err(|_| Unwanted)
@@ -147,7 +147,7 @@ impl Answer {
                 None => return Ok(()),
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => {
-                    tracing::debug!(%error, "the body of an answer broke off");
+                    tracing::debug!(%error, "response body failed");
                     self.reset(code::INTERNAL_ERROR);
                     return Err(Unwanted);
                 }
@@ -179,7 +179,7 @@ impl Answer {
                 biased;
                 written = self.stream.write_chunks(pieces) => written.map_err(|_| Unwanted)?,
                 () = late => return Err(Unwanted),
-                () = self.place.yielded() => return Err(Unwanted),
+                () = self.eviction.evicted() => return Err(Unwanted),
             };
             pieces = &mut pieces[written.chunks..];
         }
@@ -187,7 +187,7 @@ impl Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for ResponseStream {
     fn drop(&mut self) {
         if !self.finished {
             self.reset(code::REQUEST_CANCELLED);
@@ -195,7 +195,7 @@ impl Drop for Answer {
     }
 }
 
-/// Adds what every answer has, and removes what speaks of one connection.
+/// Adds `Date` and `Content-Length`, and removes connection-specific headers.
 fn complete(head: &mut response::Parts, body: &Body, is_head: bool) {
     for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         head.headers.remove(name);

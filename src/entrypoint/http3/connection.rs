@@ -24,23 +24,26 @@ use crate::entrypoint::http1_2::progress::Progress;
 use crate::entrypoint::listener::{Handshaking, Listener};
 use crate::entrypoint::shutdown::Phase;
 
-/// Types of streams in one direction (RFC 9114 section 6.2, RFC 9204 section 4.2).
+/// Types of unidirectional streams (RFC 9114 section 6.2, RFC 9204 section 4.2).
 const CONTROL: u64 = 0x0;
 const PUSH: u64 = 0x1;
 const ENCODER: u64 = 0x2;
 const DECODER: u64 = 0x3;
-/// Between the announcement that the connection will end and its last word, in round trips and at least: requests that
-/// the client sent before it knew are still served.
-const FAREWELL: (u32, Duration) = (3, Duration::from_millis(100));
-/// Streams that a client may waste at once, and how many it is forgiven per second.
-const WASTE: (f64, f64) = (200.0, 20.0);
-/// How often the client hears from the gateway while requests are open: it may be waiting for an event, or pausing, for
-/// longer than QUIC keeps a silent connection.
+/// Round trips between the first and the final GOAWAY, so that requests in flight are still served.
+const GOAWAY_ROUND_TRIPS: u32 = 3;
+/// Minimum time between them.
+const MIN_GOAWAY_WAIT: Duration = Duration::from_millis(100);
+/// Burst of streams that a client may cancel or break.
+const MAX_WASTE: f64 = 200.0;
+/// How many such streams are allowed per second.
+const WASTE_PER_SECOND: f64 = 20.0;
+/// How often a frame is sent to the client while requests are open: they may be silent for longer than the idle timeout
+/// of QUIC.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// A stream number that is never reached: the first goodbye refuses nothing (RFC 9114 section 5.2).
+/// A stream number that is never reached, so that the first GOAWAY refuses nothing (RFC 9114 section 5.2).
 const LAST_STREAM: u64 = (1 << 62) - 4;
 
-/// Serves a connection to its end. Errors are the client's business and only traced.
+/// Serves a connection until it ends. Errors are only logged at debug level, as clients cause them.
 pub(super) async fn serve(
     listener: Arc<Listener>,
     incoming: (Incoming, Option<Arc<ServerConfig>>),
@@ -65,11 +68,11 @@ async fn run(
         Some(config) => incoming.accept_with(config),
         None => incoming.accept(),
     }?;
-    let too_late = |_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long");
+    let too_late = |_| io::Error::new(io::ErrorKind::TimedOut, "handshake timed out");
     let quic = tokio::time::timeout(listener.handshake, connecting).await.map_err(too_late)??;
     let outcome = quic.handshake_data().and_then(|data| data.downcast::<Outcome>().ok());
-    let outcome = outcome.ok_or_else(|| io::Error::other("a handshake without an outcome"))?;
-    // The control stream is the first thing that we say.
+    let outcome = outcome.ok_or_else(|| io::Error::other("handshake without data"))?;
+    // The control stream is opened before anything else is sent.
     let opening = async {
         let mut control = quic.open_uni().await?;
         control.write_all(&frame::control_opening(listener.max_header_bytes)).await?;
@@ -104,15 +107,15 @@ async fn run(
         client: Arc::new(client),
         requests: JoinSet::new(),
         others: JoinSet::new(),
-        waste: Waste { left: WASTE.0, since: Instant::now() },
+        waste: Waste { left: MAX_WASTE, since: Instant::now() },
         next_stream: 0,
-        farewell: Farewell::None,
+        goaway: Goaway::None,
     };
     served.run().await;
     Ok(())
 }
 
-/// A connection with what is open on it.
+/// A connection with its open streams.
 struct Served {
     quic: quinn::Connection,
     control: SendStream,
@@ -120,17 +123,17 @@ struct Served {
     requests: JoinSet<Ended>,
     others: JoinSet<()>,
     waste: Waste,
-    /// The number of the first request stream that did not come yet.
+    /// The number of the next request stream.
     next_stream: u64,
-    farewell: Farewell,
+    goaway: Goaway,
 }
 
-/// How far the end of a connection is.
-enum Farewell {
+/// The state of a graceful shutdown.
+enum Goaway {
     None,
-    /// The client knows. Whatever comes until then is served.
+    /// The shutdown is announced. Requests that arrive before the timer fires are served.
     Announced(Pin<Box<Sleep>>),
-    /// Nothing new is served.
+    /// No more requests are served.
     Final,
 }
 
@@ -143,7 +146,7 @@ impl Served {
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if self.requests.is_empty() && matches!(self.farewell, Farewell::Final) {
+            if self.requests.is_empty() && matches!(self.goaway, Goaway::Final) {
                 self.quic.close(VarInt::from_u32(code::NO_ERROR), b"");
                 return;
             }
@@ -156,7 +159,7 @@ impl Served {
                 },
                 stream = self.quic.accept_uni() => match stream {
                     Ok(stream) => {
-                        self.others.spawn(other(stream, self.quic.clone(), claimed.clone()));
+                        self.others.spawn(read_unidirectional(stream, self.quic.clone(), claimed.clone()));
                     }
                     Err(_) => return,
                 },
@@ -165,20 +168,20 @@ impl Served {
                 _ = heartbeat.tick(), if !is_idle => self.keep_alive(),
                 () = &mut draining, if !drains => {
                     drains = true;
-                    self.announce().await;
+                    self.send_first_goaway().await;
                 }
-                () = said(&mut self.farewell) => self.leave().await,
-                () = resting(&listener, is_idle) => self.announce().await,
+                () = announced(&mut self.goaway) => self.send_final_goaway().await,
+                () = evicted(&listener, is_idle) => self.send_first_goaway().await,
                 () = idle => {
-                    // Nothing is open, so nothing is lost.
-                    self.announce().await;
-                    self.leave().await;
+                    // There are no open requests to lose.
+                    self.send_first_goaway().await;
+                    self.send_final_goaway().await;
                 }
             }
         }
     }
 
-    /// Ready when the connection was without a request for too long.
+    /// Resolves when the connection was idle for too long.
     fn idle(&self) -> impl Future<Output = ()> + use<> {
         let limits = &self.client.listener.limits;
         let limit = match (self.requests.is_empty(), self.next_stream) {
@@ -195,9 +198,9 @@ impl Served {
     }
 
     fn request(&mut self, (mut sending, mut receiving): (SendStream, RecvStream)) {
-        if matches!(self.farewell, Farewell::Final) {
+        if matches!(self.goaway, Goaway::Final) {
             let rejected = VarInt::from_u32(code::REQUEST_REJECTED);
-            // Errors mean that the client has given it up already.
+            // These only fail if the client has already closed the stream.
             let _ = (sending.reset(rejected), receiving.stop(rejected));
             return;
         }
@@ -211,63 +214,63 @@ impl Served {
 
     async fn ended(&mut self, ended: Ended) {
         if ended == Ended::Wasted && !self.waste.allows() {
-            let fault = Fault::fatal(code::EXCESSIVE_LOAD, "too many requests were cancelled or broken");
+            let fault = Fault::fatal(code::EXCESSIVE_LOAD, "too many cancelled or malformed requests");
             tracing::debug!(peer = %self.quic.remote_address(), "HTTP/3: {}", fault.what);
             self.quic.close(VarInt::from_u32(fault.code), fault.what.as_bytes());
         }
         if self.client.progress.is_leaving() {
-            self.announce().await;
+            self.send_first_goaway().await;
         }
     }
 
-    /// Says that the connection will end.
-    async fn announce(&mut self) {
-        if matches!(self.farewell, Farewell::None) {
-            let wait = (self.quic.rtt() * FAREWELL.0).max(FAREWELL.1);
-            self.farewell = Farewell::Announced(Box::pin(tokio::time::sleep(wait)));
-            self.say(frame::goaway(LAST_STREAM)).await;
+    /// Announces the end of the connection.
+    async fn send_first_goaway(&mut self) {
+        if matches!(self.goaway, Goaway::None) {
+            let wait = (self.quic.rtt() * GOAWAY_ROUND_TRIPS).max(MIN_GOAWAY_WAIT);
+            self.goaway = Goaway::Announced(Box::pin(tokio::time::sleep(wait)));
+            self.send_control(frame::goaway(LAST_STREAM)).await;
         }
     }
 
-    /// Says which requests were the last.
-    async fn leave(&mut self) {
-        if !matches!(self.farewell, Farewell::Final) {
-            self.farewell = Farewell::Final;
-            self.say(frame::goaway(self.next_stream)).await;
+    /// Tells the client which request is the last.
+    async fn send_final_goaway(&mut self) {
+        if !matches!(self.goaway, Goaway::Final) {
+            self.goaway = Goaway::Final;
+            self.send_control(frame::goaway(self.next_stream)).await;
         }
     }
 
-    /// Has a MAX_DATA frame sent that raises the client's limit by one byte, which the library takes back in time. Unlike a
-    /// frame on the control stream it passes when the client's own windows are full, as those of a paused client are.
+    /// Sends a MAX_DATA frame that raises the client's limit by one byte, which the library reverts later. Unlike a
+    /// frame on the control stream, it is not blocked by the flow control of a paused client.
     fn keep_alive(&self) {
         let window = super::CONNECTION_WINDOW;
         self.quic.set_receive_window(VarInt::from_u32(window - 1));
         self.quic.set_receive_window(VarInt::from_u32(window));
     }
 
-    async fn say(&mut self, what: Bytes) {
-        let said = tokio::time::timeout(super::DELIVERY, self.control.write_all(&what)).await;
-        if !matches!(said, Ok(Ok(()))) {
+    async fn send_control(&mut self, frame: Bytes) {
+        let sent = tokio::time::timeout(super::CONTROL_TIMEOUT, self.control.write_all(&frame)).await;
+        if !matches!(sent, Ok(Ok(()))) {
             self.quic
                 .close(VarInt::from_u32(code::CLOSED_CRITICAL_STREAM), b"the control stream is not read");
         }
     }
 }
 
-/// Ready when an idle connection is to make room for others.
-async fn resting(listener: &Listener, is_idle: bool) {
+/// Resolves when an idle connection is evicted.
+async fn evicted(listener: &Listener, is_idle: bool) {
     if is_idle { listener.connections.evicted().await } else { std::future::pending().await }
 }
 
-/// Ready when the client has had time to hear that the connection will end.
-async fn said(farewell: &mut Farewell) {
-    match farewell {
-        Farewell::Announced(wait) => wait.await,
-        Farewell::None | Farewell::Final => std::future::pending().await,
+/// Resolves when the client has had time to receive the first GOAWAY.
+async fn announced(goaway: &mut Goaway) {
+    match goaway {
+        Goaway::Announced(wait) => wait.await,
+        Goaway::None | Goaway::Final => std::future::pending().await,
     }
 }
 
-/// Work for nothing, which a client may cause now and then but not all the time.
+/// Limits the rate of a client's cancelled or broken requests.
 struct Waste {
     left: f64,
     since: Instant,
@@ -275,20 +278,20 @@ struct Waste {
 
 impl Waste {
     fn allows(&mut self) -> bool {
-        let forgiven = self.since.elapsed().as_secs_f64() * WASTE.1;
+        let allowed = self.since.elapsed().as_secs_f64() * WASTE_PER_SECOND;
         self.since = Instant::now();
-        self.left = (self.left + forgiven).min(WASTE.0) - 1.0;
+        self.left = (self.left + allowed).min(MAX_WASTE) - 1.0;
         self.left >= 0.0
     }
 }
 
-/// Which streams of the client that may be there once are there.
+/// Which of the streams that a client may open only once are open.
 #[derive(Default)]
 struct Claimed([std::sync::atomic::AtomicBool; 3]);
 
-/// Reads a stream in one direction to its end.
-async fn other(mut stream: RecvStream, quic: quinn::Connection, claimed: Arc<Claimed>) {
-    // Streams may end before it is known what they are (RFC 9114 section 6.2).
+/// Reads a unidirectional stream until it ends.
+async fn read_unidirectional(mut stream: RecvStream, quic: quinn::Connection, claimed: Arc<Claimed>) {
+    // Streams may end before their type (RFC 9114 section 6.2).
     let Ok(kind) = read_kind(&mut stream).await else { return };
     let (place, code) = match kind {
         CONTROL => (0, code::CLOSED_CRITICAL_STREAM),
@@ -298,41 +301,40 @@ async fn other(mut stream: RecvStream, quic: quinn::Connection, claimed: Arc<Cla
             let fault = Fault::fatal(code::STREAM_CREATION_ERROR, "a client cannot push");
             return report(&quic, &mut Source::new(stream, Frames::of_control()), fault);
         }
-        // Types that nobody knows have no meaning (RFC 9114 section 9).
+        // Unknown types are ignored (RFC 9114 section 9).
         _ => {
             let _ = stream.stop(VarInt::from_u32(code::STREAM_CREATION_ERROR));
             return;
         }
     };
     if claimed.0[place].swap(true, Ordering::Relaxed) {
-        let fault =
-            Fault::fatal(code::STREAM_CREATION_ERROR, "a stream that may be there once is there twice");
+        let fault = Fault::fatal(code::STREAM_CREATION_ERROR, "duplicate control or QPACK stream");
         return report(&quic, &mut Source::new(stream, Frames::of_control()), fault);
     }
     if kind != CONTROL {
-        return without_table(stream, quic, kind, code).await;
+        return read_qpack(stream, quic, kind, code).await;
     }
     let mut source = Source::new(stream, Frames::of_control());
     let fault = match std::future::poll_fn(|cx| source.poll_event(cx)).await {
         Err(Ending::Fault(fault)) => fault,
         Err(Ending::Gone(_)) if quic.close_reason().is_some() => return,
-        // There is no other event on a control stream.
+        // Control streams have no other events.
         Ok(_) | Err(Ending::Gone(_)) => Fault::fatal(code, "the control stream ended"),
     };
     report(&quic, &mut source, fault);
 }
 
-/// Reads what a client says of a table that we do not have.
-async fn without_table(mut stream: RecvStream, quic: quinn::Connection, kind: u64, wrong: u32) {
+/// Reads a QPACK stream. We have no dynamic table, so there is little that it may contain.
+async fn read_qpack(mut stream: RecvStream, quic: quinn::Connection, kind: u64, wrong: u32) {
     loop {
         let fault = match stream.read_chunk(1024, true).await {
-            // Setting the size of the table to nothing is all that an encoder can say.
+            // An encoder may only set the size of the table to 0.
             Ok(Some(chunk)) if kind == ENCODER && chunk.bytes.iter().all(|byte| *byte == 0x20) => continue,
             Ok(Some(_)) if kind == ENCODER => Fault::fatal(wrong, "there is no dynamic table"),
-            // A decoder may say that a stream was cancelled.
+            // A decoder may report a cancelled stream.
             Ok(Some(_)) => continue,
             Ok(None) | Err(quinn::ReadError::Reset(_)) => {
-                Fault::fatal(code::CLOSED_CRITICAL_STREAM, "a stream that may not end ended")
+                Fault::fatal(code::CLOSED_CRITICAL_STREAM, "a QPACK stream ended")
             }
             Err(_) => return,
         };

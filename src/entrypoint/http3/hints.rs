@@ -1,4 +1,4 @@
-//! Interim answers (103 Early Hints) of one request, on their way from the server to the client.
+//! Informational responses (103 Early Hints) of a request, queued for the client.
 
 use std::task::{Context, Poll};
 
@@ -7,10 +7,10 @@ use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use tidegate_core::Interim;
 
-/// Most of them that wait for a client that takes none.
-const MOST: usize = 16;
+/// Maximum number of queued responses.
+const MAX_WAITING: usize = 16;
 
-/// Those that were not sent yet.
+/// The queue of informational responses.
 #[derive(Default)]
 pub(super) struct Hints {
     waiting: Mutex<Vec<(StatusCode, HeaderMap)>>,
@@ -20,7 +20,7 @@ pub(super) struct Hints {
 impl Interim for Hints {
     fn send(&self, status: StatusCode, headers: &HeaderMap) {
         let mut waiting = self.waiting.lock();
-        if waiting.len() < MOST {
+        if waiting.len() < MAX_WAITING {
             waiting.push((status, headers.clone()));
             drop(waiting);
             self.waker.wake();
@@ -29,12 +29,12 @@ impl Interim for Hints {
 }
 
 impl Hints {
-    /// Takes what is to be sent; empty when there is nothing.
+    /// Takes all queued responses.
     pub(super) fn take(&self) -> Vec<(StatusCode, HeaderMap)> {
         std::mem::take(&mut self.waiting.lock())
     }
 
-    /// Ready when there is something to take.
+    /// Ready when the queue is not empty.
     pub(super) fn poll_any(&self, cx: &Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
         if self.waiting.lock().is_empty() { Poll::Pending } else { Poll::Ready(()) }

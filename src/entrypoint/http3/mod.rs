@@ -1,9 +1,9 @@
-//! HTTP/3: requests over QUIC, on the port of an entry point that asks for it (`http3`).
+//! HTTP/3: requests over QUIC, on the port of an entry point with `http3`.
 //!
-//! It has threads of its own and a task for each connection and each request, so that nothing that goes wrong here
-//! reaches HTTP/1 and HTTP/2. `mod` listens, `session` chooses the TLS options, `connection` serves a connection and
-//! `request` a request of it; `tidegate_wire::http3` reads, `upload` and `answer` carry bodies. Behind
-//! [`crate::entrypoint::http::respond`] it is a request like any other.
+//! It has separate threads, and a task for each connection and each request, so that its failures do not affect HTTP/1
+//! and HTTP/2. `mod` listens, `session` selects the TLS options, `connection` serves a connection, and `request` a
+//! request. `tidegate_wire::http3` parses, `upload` and `answer` stream bodies. From
+//! [`crate::entrypoint::http::respond`] on, requests are handled like those of other versions.
 
 mod answer;
 mod connection;
@@ -33,39 +33,41 @@ use crate::entrypoint::shutdown::Phase;
 use crate::worker;
 use session::Sessions;
 
-/// How much of one request body may be under way, in bytes.
+/// Flow-control window of a request body, in bytes.
 const STREAM_WINDOW: u32 = 512 * 1024;
-/// How much of all request bodies of a connection together.
+/// Flow-control window of all request bodies of a connection together.
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// How much of all answers of a connection waits for the client to acknowledge it.
+/// Maximum number of unacknowledged bytes of all responses of a connection.
 const SEND_WINDOW: u64 = 4 * 1024 * 1024;
-/// Streams in one direction that a client may have: three that it needs, and some without meaning.
+/// Maximum number of a client's unidirectional streams: three that it needs, and some of unknown types.
 const OTHER_STREAMS: u32 = 16;
-/// Handshakes under way from which on clients have to show that their address is theirs.
+/// Number of handshakes in progress from which on clients must prove their address.
 const RETRY_FROM: usize = 64;
-/// Most handshakes under way.
+/// Maximum number of handshakes in progress.
 const MAX_HANDSHAKES: usize = 1024;
-/// What may wait of a connection that was not looked at, and of all of them, in bytes.
-const WAITING: (u64, u64) = (64 * 1024, 16 * 1024 * 1024);
-/// The socket's buffers, in bytes, when the system allows it.
+/// Maximum number of buffered bytes of a connection before it is accepted.
+const INCOMING_BUFFER: u64 = 64 * 1024;
+/// Maximum number of buffered bytes of all such connections.
+const INCOMING_BUFFERS: u64 = 16 * 1024 * 1024;
+/// Size of the socket's buffers in bytes, if the system allows it.
 const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
-/// How long something small may take to reach a client.
-const DELIVERY: Duration = Duration::from_secs(10);
-/// Shortest time for which QUIC bears silence, which connections with open requests break more often. Connections without
-/// requests are closed in order before, when `idleTimeout` says so.
-const SHORTEST_SILENCE: Duration = Duration::from_secs(30);
-/// Between the death of an endpoint and its return.
-const REVIVAL: Duration = Duration::from_secs(1);
-/// How long the last words of connections may take when the gateway stops.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Timeout for sending a control frame.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Minimum idle timeout of QUIC. Connections with open requests send more often than that; those without are closed
+/// gracefully after `idleTimeout`.
+const MIN_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause before a failed endpoint is started again.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
+/// How long connections may take to send their close frames when the gateway stops.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The threads of HTTP/3, for all entry points that have it.
+/// The threads of HTTP/3, shared by all entry points.
 pub(super) struct Http3 {
     runtime: Option<Runtime>,
 }
 
 impl Http3 {
-    /// Starts `threads` threads; what they keep for each worker is that of the worker `index`.
+    /// Starts `threads` threads, which use the per-worker state of the worker `index`.
     pub(super) fn start(threads: usize, index: usize) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
@@ -76,7 +78,7 @@ impl Http3 {
         Ok(Self { runtime: Some(runtime) })
     }
 
-    /// Serves an entry point over this socket.
+    /// Serves an entry point on a socket.
     pub(super) fn serve(&self, listener: Arc<Listener>, socket: UdpSocket) -> Result<(), BuildError> {
         let local = socket.local_addr().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.ip());
         let sessions = Sessions::new(listener.snapshots.clone(), listener.index, local)?;
@@ -87,7 +89,7 @@ impl Http3 {
         Ok(())
     }
 
-    /// Ends all threads. What still runs on them is dropped.
+    /// Stops all threads and drops their tasks.
     pub(super) fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_millis(100));
@@ -103,14 +105,14 @@ impl Drop for Http3 {
     }
 }
 
-/// Takes a socket that was passed on.
+/// Prepares a passed socket.
 pub(super) fn adopt(socket: UdpSocket) -> UdpSocket {
     let buffers = SockRef::from(&socket);
     let _ = (buffers.set_recv_buffer_size(SOCKET_BUFFER), buffers.set_send_buffer_size(SOCKET_BUFFER));
     socket
 }
 
-/// Binds the port that HTTP/1 and HTTP/2 have over TCP. `share`: other processes may have it too.
+/// Binds the UDP port that matches the TCP port of the entry point. `share` if other processes may bind it, too.
 pub(super) fn bind(address: SocketAddr, share: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
@@ -119,19 +121,19 @@ pub(super) fn bind(address: SocketAddr, share: bool) -> io::Result<UdpSocket> {
     if share {
         socket.set_reuse_port(true)?;
     }
-    // The system gives what it allows; less only means that fewer packets wait.
+    // The system may limit the size; smaller buffers hold fewer packets.
     let _ = (socket.set_recv_buffer_size(SOCKET_BUFFER), socket.set_send_buffer_size(SOCKET_BUFFER));
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
-/// What answers over TCP say of HTTP/3 (RFC 7838).
+/// Returns the `Alt-Svc` of responses over TCP (RFC 7838).
 pub(super) fn alternative(port: u16) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("h3=\":{port}\"; ma=2592000")).ok()
 }
 
-/// How connections are begun.
+/// The configuration of new connections.
 #[derive(Clone)]
 struct Tls {
     config: ServerConfig,
@@ -139,7 +141,7 @@ struct Tls {
 }
 
 impl Tls {
-    /// For a client that has come to this address.
+    /// Returns the configuration for a client that connects to this address.
     fn at(&self, local: IpAddr) -> Arc<ServerConfig> {
         let mut config = self.config.clone();
         config.crypto = Arc::new(self.sessions.at(local));
@@ -149,7 +151,7 @@ impl Tls {
 
 fn server_config(listener: &Listener, sessions: &Sessions) -> Result<ServerConfig, BuildError> {
     let mut transport = TransportConfig::default();
-    let idle = listener.limits.idle.map(|idle| IdleTimeout::try_from(idle.max(SHORTEST_SILENCE)));
+    let idle = listener.limits.idle.map(|idle| IdleTimeout::try_from(idle.max(MIN_IDLE_TIMEOUT)));
     let idle = idle.transpose().map_err(|_| BuildError::new("idleTimeout is too long for HTTP/3"))?;
     transport
         .max_idle_timeout(idle)
@@ -163,15 +165,15 @@ fn server_config(listener: &Listener, sessions: &Sessions) -> Result<ServerConfi
     config
         .transport_config(Arc::new(transport))
         .max_incoming(MAX_HANDSHAKES)
-        .incoming_buffer_size(WAITING.0)
-        .incoming_buffer_size_total(WAITING.1);
+        .incoming_buffer_size(INCOMING_BUFFER)
+        .incoming_buffer_size_total(INCOMING_BUFFERS);
     Ok(config)
 }
 
-/// Serves until the listener closes. An endpoint that died is made anew: nothing else would notice.
+/// Serves until the listener drains, and starts a failed endpoint again.
 ///
-/// Until the first configuration is complete, what clients send waits in the socket's buffer. They send it again when it
-/// does not fit.
+/// Until the first configuration is complete, packets wait in the socket's buffer. Clients repeat those that do not
+/// fit.
 async fn keep_serving(listener: Arc<Listener>, socket: UdpSocket, tls: Tls) {
     tokio::select! {
         () = listener.shutdown.reached(Phase::Draining) => return,
@@ -186,12 +188,12 @@ async fn keep_serving(listener: Arc<Listener>, socket: UdpSocket, tls: Tls) {
             return;
         }
         let error = match served {
-            Ok(Ok(())) => "its endpoint ended".to_owned(),
+            Ok(Ok(())) => "the endpoint ended".to_owned(),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        tracing::error!(entry_point = %listener.name, error, "HTTP/3 stopped; it is started again");
-        tokio::time::sleep(REVIVAL).await;
+        tracing::error!(entry_point = %listener.name, error, "HTTP/3 failed: restarting");
+        tokio::time::sleep(RESTART_DELAY).await;
     }
 }
 
@@ -209,17 +211,17 @@ async fn serve(listener: Arc<Listener>, socket: UdpSocket, tls: Tls) -> io::Resu
         let Some(incoming) = incoming else { return Ok(()) };
         admit(&listener, incoming, local, &tls, &handshakes);
     }
-    // Those that have come before are served.
+    // Connections that arrived before are served.
     while let Some(Some(incoming)) = endpoint.accept().now_or_never() {
         admit(&listener, incoming, local, &tls, &handshakes);
     }
     endpoint.set_server_config(None);
     listener.connections.drained().await;
-    let _ = tokio::time::timeout(LAST_WORDS, endpoint.wait_idle()).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
     Ok(())
 }
 
-/// Serves a connection that begins, if there is room for it.
+/// Accepts a connection if the limits allow it.
 fn admit(
     listener: &Arc<Listener>,
     incoming: Incoming,
@@ -228,7 +230,7 @@ fn admit(
     handshakes: &Arc<AtomicUsize>,
 ) {
     if handshakes.load(Ordering::Relaxed) >= RETRY_FROM && incoming.may_retry() {
-        // It cannot fail for a client that was not asked before.
+        // This only fails if the client was already asked.
         let _ = incoming.retry();
         return;
     }

@@ -1,4 +1,4 @@
-//! One request stream, from its first byte to its last.
+//! A request stream: reads the head, handles the request, and sends the response.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -13,35 +13,35 @@ use tidegate_wire::http3::frame::{Event, Fault, Frames, code};
 use tidegate_wire::http3::head::{self, HeadError, RequestHead};
 use tokio::time::Instant;
 
-use super::answer::{Answer, Place, Unwanted};
+use super::answer::{Eviction, ResponseStream, Unwanted};
 use super::hints::Hints;
 use super::tunnel;
 use super::upload::{Ending, Source, Spoiled, Upload, report};
-use crate::entrypoint::http::body::OpenAnswer;
+use crate::entrypoint::http::body::OpenResponse;
 use crate::entrypoint::http::client_connection::ClientConnection;
 use crate::entrypoint::http::closing::Closing;
-use crate::entrypoint::http::min_rate::{self, Answering};
-use crate::entrypoint::http::tunnel::answer as tunnel_answer;
+use crate::entrypoint::http::min_rate::{self, Responding};
+use crate::entrypoint::http::tunnel::connect_response;
 use crate::entrypoint::http::upgrade;
-use crate::entrypoint::http::{Arrived, begin_tunnel, respond};
+use crate::entrypoint::http::{ReceivedRequest, begin_tunnel, respond};
 use crate::entrypoint::http1_2::header_budget::HeaderReservation;
 use crate::entrypoint::http1_2::linger;
 
-/// How long it is waited whether there is a body, where there usually is none: a server that is promised one may well
-/// refuse it. As long as Go's HTTP library waits.
-const PROBE: Duration = Duration::from_millis(200);
+/// How long to wait for a body of methods that usually have none, as servers may refuse one. Go's HTTP library waits as
+/// long.
+const BODY_PROBE: Duration = Duration::from_millis(200);
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// The client has its answer.
+    /// The client has received its response.
     Answered,
-    /// Work was thrown away: the client cancelled, was too slow, or broke the protocol.
+    /// The work was wasted: the client cancelled, was too slow, or broke the protocol.
     Wasted,
 }
 
-/// The head with what a CONNECT is for, where it is something that can be served.
-fn parts(head: RequestHead) -> request::Parts {
+/// Converts a head. The protocol of an extended CONNECT is kept if it can be served.
+fn into_parts(head: RequestHead) -> request::Parts {
     let RequestHead { mut parts, protocol } = head;
     if protocol.is_some_and(|protocol| *protocol == *b"websocket") {
         parts.extensions.insert(Protocol::from_static("websocket"));
@@ -49,7 +49,7 @@ fn parts(head: RequestHead) -> request::Parts {
     parts
 }
 
-/// Serves one request stream of `quic`.
+/// Handles a request stream of `quic`.
 pub(super) async fn handle_request(
     client: Arc<ClientConnection>,
     quic: quinn::Connection,
@@ -58,9 +58,9 @@ pub(super) async fn handle_request(
     let limits = client.listener.limits;
     let largest = client.listener.max_header_bytes;
     let deadline = limits.write.map(|limit| Instant::now() + limit);
-    let place = Place { quic: quic.clone(), connections: client.listener.connections.clone() };
-    let mut answer = Answer::new(sending, deadline, place);
-    // Coded text is shorter than the fields, by a third at most, so longer blocks cannot be within the limit.
+    let eviction = Eviction { quic: quic.clone(), connections: client.listener.connections.clone() };
+    let mut answer = ResponseStream::new(sending, deadline, eviction);
+    // Encoding shortens fields by a third at most, so longer blocks exceed the limit.
     let source = Source::new(receiving, Frames::of_request(largest));
     let mut source = source.counted(HeaderReservation::new(client.listener.heads.clone()));
     let (mut head, length) = match read_head(&client, &mut source).await {
@@ -72,21 +72,23 @@ pub(super) async fn handle_request(
             return Ended::Wasted;
         }
     };
-    // Until there is an answer.
+    // Held until there is a response.
     let _held = source.take_held();
     if head.method == Method::CONNECT && begin_tunnel(&mut head) {
-        return tunnelled(&client, &quic, (source, answer), head).await;
+        return handle_tunnel(&client, &quic, (source, answer), head).await;
     }
     let is_head = head.method == Method::HEAD;
-    // A client may say that there is no body a moment after the head.
-    let patience = if length.is_none() && usually_lacks_body(&head.method) { PROBE } else { Duration::ZERO };
-    let min_rate = min_rate::of_request(limits.min_rate(), &head.headers);
+    // A client may end the stream shortly after the head.
+    let patience =
+        if length.is_none() && usually_lacks_body(&head.method) { BODY_PROBE } else { Duration::ZERO };
+    let min_rate = min_rate::for_request(limits.min_rate(), &head.headers);
     let spoiled = Spoiled::default();
-    let answering = Answering::stream();
-    let (body, leftover) = match body(source, &quic, length, patience, (largest, spoiled.clone())).await {
+    let responding = Responding::stream();
+    let (body, leftover) = match read_body(source, &quic, length, patience, (largest, spoiled.clone())).await
+    {
         Ok(body) if body.is_end_stream() => (body, None),
         Ok(body) => {
-            let (body, leftover) = min_rate::with_min_rate_and_leftover(body, min_rate, answering.clone());
+            let (body, leftover) = min_rate::with_min_rate_and_leftover(body, min_rate, responding.clone());
             (body, Some(leftover))
         }
         Err(fault) => {
@@ -95,38 +97,38 @@ pub(super) async fn handle_request(
         }
     };
     let hints = Arc::new(Hints::default());
-    let arrived = Arrived { head, body, interim: Some(hints.clone()), upgrade: None };
-    let Some(response) = response_to(&client, &mut answer, arrived, &hints).await else {
+    let arrived = ReceivedRequest { head, body, interim: Some(hints.clone()), upgrade: None };
+    let Some(response) = response_with_hints(&client, &mut answer, arrived, &hints).await else {
         return Ended::Wasted;
     };
-    answering.set(true);
+    responding.set(true);
     if let Some(code) = spoiled.get() {
         answer.reset(*code);
         return Ended::Wasted;
     }
     let sent = answer.interim(hints.take()).await.is_ok() && answer.send(response, is_head).await.is_ok();
-    answering.set(false);
+    responding.set(false);
     if !sent {
         return Ended::Wasted;
     }
-    // Whatever the client still sends is read, so that it gets to the answer; then it is asked to stop.
+    // The rest of the request is read, so that the client reads the response; then it is asked to stop.
     let drained = async {
         if let Some(leftover) = leftover {
             linger::drain(leftover).await;
         }
     };
-    // The connection may be closed once nothing is open, and what the client does not have by then would be lost.
+    // The connection may close once no stream is open, which would lose undelivered data.
     let (delivered, ()) = tokio::join!(answer.delivered(), drained);
     if delivered.is_ok() { Ended::Answered } else { Ended::Wasted }
 }
 
-/// Why a stream has no head that can be served.
+/// Why the head of a stream cannot be handled.
 enum NoHead {
-    /// The client went away.
+    /// The client disconnected.
     Gone,
     /// The client broke the protocol.
     Fault(Fault),
-    /// The client is answered with a status.
+    /// The request is refused with a status.
     Refused(StatusCode, Reason),
 }
 
@@ -142,7 +144,7 @@ impl From<HeadError> for NoHead {
     }
 }
 
-/// Reads the head, and the length of the body that it announces.
+/// Reads the head and the announced length of the body.
 async fn read_head(
     client: &ClientConnection,
     source: &mut Source,
@@ -152,13 +154,15 @@ async fn read_head(
         None => first.await,
         Some(limit) => match tokio::time::timeout(limit, first).await {
             Ok(first) => first,
-            Err(_) => Err(Fault::stream(code::REQUEST_INCOMPLETE, "a head did not come in time").into()),
+            Err(_) => {
+                Err(Fault::stream(code::REQUEST_INCOMPLETE, "timed out waiting for a request head").into())
+            }
         },
     };
     let head = match first {
-        Ok(Some(Event::Block(block))) => parts(head::request(&block, client.listener.max_header_bytes)?),
+        Ok(Some(Event::Block(block))) => into_parts(head::request(&block, client.listener.max_header_bytes)?),
         Ok(Some(Event::TooLong)) => return Err(HeadError::TooLarge.into()),
-        // The frames begin with a head, or are at fault.
+        // The frame parser reports a stream that does not start with a head.
         Ok(Some(Event::Data(_)) | None) => return Err(HeadError::Malformed("no head").into()),
         Err(Ending::Gone(_)) => return Err(NoHead::Gone),
         Err(Ending::Fault(fault)) => return Err(NoHead::Fault(fault)),
@@ -167,11 +171,12 @@ async fn read_head(
     Ok((head, length))
 }
 
-/// The response to a request, while interim answers are passed on. `None`: nobody waits for it any more.
-async fn response_to(
+/// Returns the response to a request, and sends informational responses meanwhile. Returns `None` if the client has
+/// cancelled, or the deadline is reached.
+async fn response_with_hints(
     client: &ClientConnection,
-    answer: &mut Answer,
-    arrived: Arrived,
+    answer: &mut ResponseStream,
+    arrived: ReceivedRequest,
     hints: &Hints,
 ) -> Option<Response> {
     let mut responding = std::pin::pin!(respond(client, arrived));
@@ -190,24 +195,24 @@ async fn response_to(
     }
 }
 
-/// Serves a CONNECT for a WebSocket.
-async fn tunnelled(
+/// Handles a CONNECT for a WebSocket.
+async fn handle_tunnel(
     client: &ClientConnection,
     quic: &quinn::Connection,
-    (mut source, mut answer): (Source, Answer),
+    (mut source, mut answer): (Source, ResponseStream),
     head: http::request::Parts,
 ) -> Ended {
     let (mut upgrade, give) = upgrade::pending();
-    // The connection counts as busy for as long as the tunnel is there.
-    upgrade.hold(Arc::new(OpenAnswer::new(client.progress.clone())));
-    let arrived = Arrived { head, body: Body::empty(), interim: None, upgrade: Some(upgrade) };
+    // The connection counts as busy while the tunnel is open.
+    upgrade.hold(Arc::new(OpenResponse::new(client.progress.clone())));
+    let arrived = ReceivedRequest { head, body: Body::empty(), interim: None, upgrade: Some(upgrade) };
     let response = tokio::select! {
         biased;
         (response, closing) = respond(client, arrived) => with_closing(response, closing),
         () = answer.over() => return Ended::Wasted,
     };
     let changed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let response = tunnel_answer(response);
+    let response = connect_response(response);
     if !changed {
         return if answer.send(response, false).await.is_ok() { Ended::Answered } else { Ended::Wasted };
     }
@@ -215,13 +220,13 @@ async fn tunnelled(
     if answer.open(response).await.is_err() || give.send(far).is_err() {
         return Ended::Wasted;
     }
-    match tunnel::carry(quic, &mut source, &mut answer, near).await {
+    match tunnel::copy(quic, &mut source, &mut answer, near).await {
         Ok(()) => Ended::Answered,
         Err(Unwanted) => Ended::Wasted,
     }
 }
 
-/// The response, whose body ends the exchange.
+/// Ties the end of the exchange to the body of a response.
 fn with_closing(response: Response, closing: Option<Closing>) -> Response {
     match closing {
         Some(closing) => response.map(|body| body.with_guard(Box::new(closing))),
@@ -229,20 +234,19 @@ fn with_closing(response: Response, closing: Option<Closing>) -> Response {
     }
 }
 
-fn refuse(quic: &quinn::Connection, source: &mut Source, answer: &mut Answer, fault: Fault) -> Ended {
+fn refuse(quic: &quinn::Connection, source: &mut Source, answer: &mut ResponseStream, fault: Fault) -> Ended {
     report(quic, source, fault);
     answer.reset(fault.code);
     Ended::Wasted
 }
 
-/// Methods whose requests have a body now and then only.
+/// Returns true for methods whose requests rarely have a body.
 fn usually_lacks_body(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS | Method::TRACE)
 }
 
-/// The body of a request. Most have none, which is known when the end came together with the head, or within
-/// `patience`.
-async fn body(
+/// Returns the body of a request, which is empty if the stream ends together with the head, or within `patience`.
+async fn read_body(
     mut source: Source,
     quic: &quinn::Connection,
     length: Option<u64>,

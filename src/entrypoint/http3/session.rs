@@ -1,7 +1,7 @@
-//! TLS inside QUIC: the options of a handshake are chosen by the server name that the client asks for.
+//! TLS inside QUIC: selects the options of a handshake by server name.
 //!
-//! The QUIC library begins a session before it has seen a name, so ours reads the client's first message itself and
-//! begins the real session with what fits. Certificates and options are those of the snapshot of that moment.
+//! The QUIC library creates a session before the server name is known. So ours reads the ClientHello itself, and then
+//! starts the real session with the options and certificates of the current snapshot.
 
 use std::any::Any;
 use std::net::IpAddr;
@@ -22,37 +22,37 @@ use tokio::runtime::Handle;
 use crate::entrypoint::http::chosen_options::ChosenOptions;
 use crate::snapshot::{Snapshot, SnapshotHandle};
 
-/// The name of HTTP/3 in a handshake (RFC 9114 section 3.1).
+/// The ALPN name of HTTP/3 (RFC 9114 section 3.1).
 const PROTOCOL: &[u8] = b"h3";
-/// Longest first message of a client, in bytes: as long as the library keeps what comes out of order.
+/// Maximum size of a ClientHello in bytes, which is also the library's limit for data out of order.
 const MAX_HELLO: usize = 16 * 1024;
 /// TLS alerts (RFC 8446 section 6).
 const HANDSHAKE_FAILURE: u8 = 40;
 const INTERNAL_ERROR: u8 = 80;
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 
-/// Begins TLS sessions.
+/// Creates TLS sessions.
 #[derive(Clone)]
 pub(super) struct Sessions {
     snapshots: SnapshotHandle,
-    /// Number of the entry point in the settings.
+    /// Index of the entry point in the settings.
     entry_point: usize,
-    /// The address that the client has come to.
+    /// The address that the client connects to.
     local: IpAddr,
-    /// For what does not depend on certificates: the keys of first packets.
+    /// Provides what does not depend on certificates: the keys of initial packets.
     initial: Arc<QuicServerConfig>,
 }
 
-/// What a handshake came to.
+/// The result of a handshake.
 pub(super) struct Outcome {
-    /// What requests may know of it.
+    /// What requests can use.
     pub(super) info: TlsInfo,
-    /// The options that it was made with.
+    /// The selected options.
     pub(in crate::entrypoint) options: ChosenOptions,
 }
 
 impl Sessions {
-    /// Sessions at this address that take what `snapshots` says.
+    /// Creates sessions for an address, with the options of the current snapshot.
     pub(super) fn new(
         snapshots: SnapshotHandle,
         entry_point: usize,
@@ -68,7 +68,7 @@ impl Sessions {
         Ok(Self { snapshots, entry_point, local, initial: Arc::new(initial) })
     }
 
-    /// The same at another address.
+    /// Returns the same for another address.
     pub(super) fn at(&self, local: IpAddr) -> Self {
         Self { local, ..self.clone() }
     }
@@ -87,7 +87,7 @@ impl ServerConfig for Sessions {
         Box::new(Handshake {
             first: self.initial.clone().start_session(version, parameters),
             sessions: self,
-            // The library has asked for the keys of this version before.
+            // The library has already requested the keys of this version.
             version: if matches!(version, 0xff00_001d..=0xff00_0020) {
                 Version::V1Draft
             } else {
@@ -99,14 +99,14 @@ impl ServerConfig for Sessions {
             waiting: None,
             chosen: None,
             next: None,
-            told: false,
+            reported: false,
         })
     }
 }
 
-/// One session, before and after it is known what the client asks for.
+/// A session before and after the server name is known.
 struct Handshake {
-    /// A session that is never used, but knows what does not depend on TLS.
+    /// A session for what does not depend on TLS; its handshake is never used.
     first: Box<dyn Session>,
     sessions: Arc<Sessions>,
     version: Version,
@@ -116,14 +116,14 @@ struct Handshake {
     waiting: Option<Waiting>,
     chosen: Option<Chosen>,
     next: Option<Secrets>,
-    /// The library knows that there is something to be asked for.
-    told: bool,
+    /// The library has been told that handshake data is available.
+    reported: bool,
 }
 
-/// A session that waits for a certificate which is obtained for it.
+/// A session that waits for a certificate to be obtained.
 struct Waiting {
     server_name: Option<String>,
-    /// There is one, or will be none.
+    /// Set once the attempt has ended.
     over: Arc<AtomicBool>,
 }
 
@@ -134,16 +134,16 @@ struct Chosen {
 }
 
 impl Handshake {
-    /// Reads on in the client's first message, and begins the session when it is complete.
+    /// Reads more of the ClientHello, and starts the session when it is complete.
     fn choose(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
         if self.hello.len() + bytes.len() > MAX_HELLO {
-            return Err(error(TransportErrorCode::CRYPTO_BUFFER_EXCEEDED, "the first message is too long"));
+            return Err(error(TransportErrorCode::CRYPTO_BUFFER_EXCEEDED, "ClientHello is too long"));
         }
         self.hello.extend_from_slice(bytes);
         let no_tls = |what: &dyn std::fmt::Display| {
             error(TransportErrorCode::PROTOCOL_VIOLATION, &format!("no TLS: {what}"))
         };
-        // The reader of first messages expects them in records, which QUIC does without.
+        // The acceptor expects TLS records, which QUIC does not use.
         let mut record = vec![0x16, 3, 3];
         record.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
         record.extend_from_slice(bytes);
@@ -176,12 +176,12 @@ impl Handshake {
         self.begin(name)
     }
 
-    /// The options for a client that asks for this name.
+    /// Returns the options for a server name.
     fn options_of(&self, snapshot: &Snapshot, name: Option<&str>) -> Option<ChosenOptions> {
         ChosenOptions::new(snapshot, self.sessions.entry_point, name, self.sessions.local)
     }
 
-    /// Begins the session with what there is for this name.
+    /// Starts the session for a server name.
     fn begin(&mut self, name: Option<String>) -> Result<(), TransportError> {
         let snapshot = self.sessions.snapshots.load();
         let tls = &snapshot.tls;
@@ -198,9 +198,9 @@ impl Handshake {
         Ok(())
     }
 
-    /// Begins a session that has waited long enough. A client that hears nothing sends its first message again, which is
-    /// when the library asks.
-    fn go_on(&mut self) -> Result<(), TransportError> {
+    /// Starts a session whose wait is over. Clients repeat an unanswered ClientHello, and the library polls the session
+    /// then.
+    fn resume(&mut self) -> Result<(), TransportError> {
         match self.waiting.take_if(|waiting| waiting.over.load(Ordering::Acquire)) {
             Some(waiting) => self.begin(waiting.server_name),
             None => Ok(()),
@@ -250,23 +250,23 @@ impl Session for Handshake {
 
     fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
         match &mut self.chosen {
-            // There is nothing to say before it was answered.
+            // Clients must wait for the response to the ClientHello.
             None if self.waiting.is_some() => {
-                return Err(error(TransportErrorCode::PROTOCOL_VIOLATION, "more than a first message"));
+                return Err(error(TransportErrorCode::PROTOCOL_VIOLATION, "data after the ClientHello"));
             }
             None => self.choose(bytes)?,
             Some(chosen) => read(&mut chosen.session, bytes)?,
         }
         if let Some(session) = self.session().filter(|session| session.alpn_protocol().is_none()) {
-            // A client that names no protocol speaks another one.
+            // Without ALPN, the client speaks another protocol.
             if session.quic_transport_parameters().is_some() {
                 let code = TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL);
                 return Err(error(code, "expected the protocol h3"));
             }
         }
-        let tell = !self.told && !self.is_handshaking();
-        self.told |= tell;
-        Ok(tell)
+        let is_new = !self.reported && !self.is_handshaking();
+        self.reported |= is_new;
+        Ok(is_new)
     }
 
     fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
@@ -277,8 +277,8 @@ impl Session for Handshake {
     }
 
     fn write_handshake(&mut self, bytes: &mut Vec<u8>) -> Option<Keys> {
-        // What is wrong with it cannot be said here: the client gives up in time.
-        if self.waiting.is_some() && self.go_on().is_err() {
+        // Errors cannot be returned from here: the client times out.
+        if self.waiting.is_some() && self.resume().is_err() {
             return None;
         }
         let keys = match self.chosen.as_mut()?.session.write_hs(bytes)? {
@@ -317,12 +317,12 @@ impl Session for Handshake {
     }
 }
 
-/// Options that are missing or broken, or do not allow TLS 1.3.
+/// Returns the error for options that are missing or broken, or do not allow TLS 1.3.
 fn not_served() -> TransportError {
     error(TransportErrorCode::crypto(HANDSHAKE_FAILURE), "not served over QUIC")
 }
 
-/// The same configuration for HTTP/3: other protocols and early data are not offered.
+/// Returns the configuration for HTTP/3, without other protocols and early data.
 fn for_quic(config: &rustls::ServerConfig) -> rustls::ServerConfig {
     let mut config = config.clone();
     config.alpn_protocols = vec![PROTOCOL.to_vec()];

@@ -1,20 +1,20 @@
-//! A request stream that has become a tunnel (RFC 9220): its data is the bytes of another protocol, both ways.
+//! Tunnels over request streams (RFC 9220): data frames carry another protocol in both directions.
 
 use bytes::BytesMut;
 use tidegate_wire::http3::frame::{Event, Fault, code};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 
-use super::answer::{Answer, Unwanted};
+use super::answer::{ResponseStream, Unwanted};
 use super::upload::{Ending, Source, report};
 
-/// Bytes that are read from the server's side at once, and that may wait between both.
+/// Bytes per read from the server, and buffered in each direction.
 pub(super) const BUFFER: usize = 16 * 1024;
 
-/// Carries bytes between the client's stream and the other side until either ends.
-pub(super) async fn carry(
+/// Copies bytes between the client's stream and the server until either ends.
+pub(super) async fn copy(
     quic: &quinn::Connection,
     source: &mut Source,
-    answer: &mut Answer,
+    answer: &mut ResponseStream,
     other: DuplexStream,
 ) -> Result<(), Unwanted> {
     let gone = answer.over();
@@ -34,13 +34,13 @@ pub(super) async fn carry(
     }
 }
 
-/// From the client. Its end is the end of this direction only.
+/// Copies bytes from the client. Its end closes only this direction.
 async fn upload(source: &mut Source, mut other: WriteHalf<DuplexStream>) -> Result<(), Ending> {
     loop {
         match std::future::poll_fn(|cx| source.poll_event(cx)).await? {
             Some(Event::Data(piece)) => {
                 if other.write_all(&piece).await.is_err() {
-                    // The server's side is gone: what it has said still goes to the client.
+                    // The server has closed. Its remaining bytes are still sent to the client.
                     return Ok(());
                 }
             }
@@ -55,8 +55,8 @@ async fn upload(source: &mut Source, mut other: WriteHalf<DuplexStream>) -> Resu
     }
 }
 
-/// To the client, until the server's side ends.
-async fn download(answer: &mut Answer, mut other: ReadHalf<DuplexStream>) -> Result<(), Unwanted> {
+/// Copies bytes to the client until the server closes.
+async fn download(answer: &mut ResponseStream, mut other: ReadHalf<DuplexStream>) -> Result<(), Unwanted> {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(BUFFER);

@@ -1,4 +1,4 @@
-//! What a client sends on a request stream: the head, then the body as the gateway reads it.
+//! The receiving side of a request stream: head and body.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
@@ -13,17 +13,17 @@ use tidegate_wire::http3::head;
 
 use crate::entrypoint::http1_2::header_budget::HeaderReservation;
 
-/// Most bytes that are taken from the library at once.
+/// Maximum number of bytes per read.
 const PIECE: usize = 64 * 1024;
-/// How often input without an event is taken before others get their turn.
-const TURNS: usize = 32;
+/// Maximum number of reads without an event before the task yields.
+const MAX_READS_PER_POLL: usize = 32;
 
-/// Why nothing more comes.
+/// Why a stream ended early.
 #[derive(Debug)]
 pub(super) enum Ending {
     /// The client broke the protocol.
     Fault(Fault),
-    /// The client cancelled the stream, or its connection is gone.
+    /// The client cancelled the stream or disconnected.
     Gone(String),
 }
 
@@ -33,37 +33,36 @@ impl From<Fault> for Ending {
     }
 }
 
-/// The receiving side of a stream, cut into events. Whatever is not read when it is dropped, the client is asked to
-/// send no more of.
+/// The receiving side of a stream, parsed into events. When it is dropped, the client is asked to stop sending.
 pub(super) struct Source {
     stream: RecvStream,
     frames: Frames,
     piece: Bytes,
-    /// What the head holds, until it is taken.
+    /// The memory of the head, until it is taken.
     held: Option<HeaderReservation>,
     taken: usize,
 }
 
 impl Source {
-    /// Reads a stream.
+    /// Creates the source of a stream.
     pub(super) fn new(stream: RecvStream, frames: Frames) -> Self {
         Self { stream, frames, piece: Bytes::new(), held: None, taken: 0 }
     }
 
-    /// Counts the head that comes first. Until it is all there, as much of the stream as was read counts.
+    /// Counts the memory of the head. Until the head is complete, all bytes read count.
     pub(super) fn counted(mut self, held: HeaderReservation) -> Self {
         self.held = Some(held);
         self
     }
 
-    /// What the head holds. Whatever comes from now on is not counted.
+    /// Takes the memory of the head. Further bytes are not counted.
     pub(super) fn take_held(&mut self) -> Option<HeaderReservation> {
         self.held.take()
     }
 
-    /// The next event; `None` at the end.
+    /// Returns the next event, or `None` at the end.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, Ending>> {
-        for _ in 0..TURNS {
+        for _ in 0..MAX_READS_PER_POLL {
             if let Some(event) = self.frames.next(&mut self.piece)? {
                 return Poll::Ready(Ok(Some(event)));
             }
@@ -76,16 +75,16 @@ impl Source {
                     }
                 }
                 Ok(None) => return Poll::Ready(self.frames.end().map(|()| None).map_err(Ending::from)),
-                Err(error) => return Poll::Ready(Err(Ending::Gone(shown(&error)))),
+                Err(error) => return Poll::Ready(Err(Ending::Gone(describe(&error)))),
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Asks the client to send no more, and says why.
+    /// Asks the client to stop sending.
     pub(super) fn stop(&mut self, code: u32) {
-        // It is an error when there is nothing more to come.
+        // This only fails if the client has already finished.
         let _ = self.stream.stop(VarInt::from_u32(code));
     }
 }
@@ -100,23 +99,23 @@ impl Drop for Source {
 pub(super) struct Upload {
     source: Source,
     quic: quinn::Connection,
-    /// An event that was looked at before anybody asked.
+    /// An event that was already read.
     first: Option<Event>,
-    /// How much is to come, when that was announced.
+    /// Remaining bytes, if the length was announced.
     left: Option<u64>,
-    /// Largest trailers, in bytes.
+    /// Maximum size of trailers, in bytes.
     largest_trailers: usize,
     trailers: Option<Frame<Bytes>>,
-    /// Told when the body is no whole one.
+    /// Set if the body is incomplete or malformed.
     spoiled: Spoiled,
     ended: bool,
 }
 
-/// Set when a request turns out to be none: for which reason its stream ends.
+/// The error code of a request whose body failed.
 pub(super) type Spoiled = Arc<OnceLock<u32>>;
 
 impl Upload {
-    /// A body of which the first event is known. `length`: what was announced, in bytes.
+    /// Creates a body whose first event may be known. `length` is the announced one, in bytes.
     pub(super) fn new(
         source: Source,
         quic: quinn::Connection,
@@ -186,7 +185,7 @@ impl HttpBody for Upload {
         loop {
             let polled = ready!(this.poll_event(cx));
             return Poll::Ready(match polled.and_then(|event| this.take(event)) {
-                // Trailers are the last word, so they are passed on when nothing came behind them.
+                // Trailers must be last, so they are returned once the stream has ended.
                 Ok(Some(frame)) if frame.is_trailers() => {
                     this.trailers = Some(frame);
                     continue;
@@ -213,7 +212,7 @@ impl HttpBody for Upload {
     }
 }
 
-/// Tells the client of its fault.
+/// Reports a fault to the client.
 pub(super) fn report(quic: &quinn::Connection, source: &mut Source, fault: Fault) {
     tracing::debug!(peer = %quic.remote_address(), code = fault.code, "HTTP/3: {}", fault.what);
     if fault.fatal {
@@ -223,7 +222,7 @@ pub(super) fn report(quic: &quinn::Connection, source: &mut Source, fault: Fault
     }
 }
 
-fn shown(error: &ReadError) -> String {
+fn describe(error: &ReadError) -> String {
     match error {
         ReadError::Reset(_) => "the client cancelled its request".to_owned(),
         other => other.to_string(),

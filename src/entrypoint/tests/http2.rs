@@ -1,4 +1,4 @@
-//! HTTP/2 from outside.
+//! HTTP/2 over real connections.
 
 use super::*;
 
@@ -28,7 +28,7 @@ async fn text(response: ::http::Response<hyper::body::Incoming>) -> String {
 }
 
 #[test]
-fn prior_knowledge_and_one_form() {
+fn requests_with_prior_knowledge_are_normalized() {
     let gate = gate(|_| {});
     gate.runtime.block_on(async {
         let mut sender = connect(gate.address).await;
@@ -43,7 +43,7 @@ fn prior_knowledge_and_one_form() {
 }
 
 #[test]
-fn many_small_frames_are_no_crime() {
+fn many_small_frames_are_allowed() {
     let gate = gate(|_| {});
     gate.runtime.block_on(async {
         struct Drops(usize);
@@ -65,7 +65,7 @@ fn many_small_frames_are_no_crime() {
 }
 
 #[test]
-fn header_blocks_that_never_end_and_idle_connections_are_cut() {
+fn incomplete_header_blocks_and_idle_connections_are_closed() {
     let gate = gate(|options| {
         let limit = tidegate_core::values::Timeout::from_millis(300);
         options.transport.responding_timeouts.read_timeout = limit;
@@ -89,7 +89,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 /// `GET / HTTP/2` for host `a`.
 const HEAD: &[u8] = b"\x82\x86\x84\x41\x01a";
 
-/// Sends what `piece` makes, again and again, until the gateway hangs up. It may discard some of it before it closes.
+/// Repeatedly sends the result of `piece` until the gateway disconnects, possibly after it has discarded some of it.
 fn is_cut(gate: &Gate, piece: impl Fn(u32) -> Vec<u8>) -> bool {
     let mut stream = gate.connect();
     stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -101,7 +101,7 @@ fn is_cut(gate: &Gate, piece: impl Fn(u32) -> Vec<u8>) -> bool {
 }
 
 #[test]
-fn floods_are_cut_and_others_are_served() {
+fn floods_are_closed_and_other_clients_served() {
     let gate = gate(|_| {});
     let rapid_reset = |id| [frame(1, 5, id, HEAD), frame(3, 0, id, &[0, 0, 0, 8])].concat();
     assert!(is_cut(&gate, rapid_reset), "rapid reset (CVE-2023-44487)");
@@ -117,7 +117,7 @@ fn floods_are_cut_and_others_are_served() {
 }
 
 #[test]
-fn a_client_that_never_opens_its_window_is_cut() {
+fn a_client_that_never_opens_its_window_is_closed() {
     let gate = gate(|options| {
         let limit = tidegate_core::values::Timeout::from_millis(300);
         options.transport.responding_timeouts.write_timeout = limit;
@@ -132,7 +132,7 @@ fn a_client_that_never_opens_its_window_is_cut() {
 }
 
 #[test]
-fn shutdown_says_goodbye() {
+fn shutdown_sends_goaway() {
     let mut gate = gate(|_| {});
     let points = gate.points.take().unwrap();
     let release = gate.release.clone();

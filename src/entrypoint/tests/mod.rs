@@ -1,4 +1,4 @@
-//! Entry points from outside: raw bytes in, raw bytes out, over a hand-made snapshot.
+//! Entry points over real connections, with raw bytes and a hand-made snapshot.
 
 mod http2;
 mod tls;
@@ -22,7 +22,7 @@ use crate::snapshot::routes::end;
 use crate::snapshot::{Route, Routes, Snapshot};
 use crate::tls::{HostOptions, TlsStore};
 
-/// Answers by path.
+/// Responds depending on the path.
 #[derive(Default)]
 struct Backend {
     release: Arc<Notify>,
@@ -79,7 +79,7 @@ fn shown(request: &Request) -> String {
     text
 }
 
-/// A body of pieces that are there at once.
+/// A body whose pieces are all available.
 struct Pieces {
     left: usize,
     then_fail: bool,
@@ -178,7 +178,7 @@ impl Gate {
         stream
     }
 
-    /// Sends bytes on a connection of their own and reads until it closes.
+    /// Sends bytes on a separate connection and reads until it closes.
     fn exchange(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut stream = self.connect();
         let _ = stream.write_all(bytes.as_ref());
@@ -204,7 +204,7 @@ fn rest(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Reads until `end` has come.
+/// Reads until `end` is received.
 fn until(stream: &mut TcpStream, end: &str) -> String {
     let mut bytes = Vec::new();
     let mut byte = [0];
@@ -230,7 +230,7 @@ fn get(path: &str) -> String {
 }
 
 #[test]
-fn a_request_reaches_its_service_in_one_form() {
+fn a_request_reaches_its_service_normalized() {
     let gate = gate(|_| {});
     let answer = gate.exchange(get("/a/../b//c%2fd%7e?x;y"));
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
@@ -255,7 +255,7 @@ fn keep_alive_and_pipelining() {
 }
 
 #[test]
-fn what_can_be_read_in_two_ways_is_refused_and_ends_the_connection() {
+fn ambiguous_framing_is_refused_and_closes_the_connection() {
     let gate = gate(|_| {});
     for head in [
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n",
@@ -279,7 +279,7 @@ fn what_can_be_read_in_two_ways_is_refused_and_ends_the_connection() {
 }
 
 #[test]
-fn a_panic_is_an_answer() {
+fn a_panic_becomes_a_500() {
     let gate = gate(|_| {});
     let answer = gate.exchange(get("/panic"));
     assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
@@ -287,14 +287,14 @@ fn a_panic_is_an_answer() {
 }
 
 #[test]
-fn a_body_that_breaks_off_breaks_the_connection() {
+fn a_failed_body_closes_the_connection() {
     let gate = gate(|_| {});
     let answer = gate.exchange(get("/break"));
     assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
 }
 
 #[test]
-fn slow_clients_are_cut() {
+fn slow_clients_are_closed() {
     let gate = gate(|options| {
         options.transport.responding_timeouts.read_timeout = tidegate_core::values::Timeout::from_millis(300);
         options.transport.responding_timeouts.idle_timeout = tidegate_core::values::Timeout::from_millis(300);
@@ -310,7 +310,7 @@ fn slow_clients_are_cut() {
 }
 
 #[test]
-fn an_idle_connection_lives_longer_than_a_head_may_take() {
+fn an_idle_connection_outlives_the_timeout_of_heads() {
     let gate = gate(|options| {
         options.transport.responding_timeouts.read_timeout = tidegate_core::values::Timeout::from_millis(200);
     });
@@ -318,7 +318,7 @@ fn an_idle_connection_lives_longer_than_a_head_may_take() {
     let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     stream.write_all(request).unwrap();
     until(&mut stream, "x-forwarded-for: 127.0.0.1\n");
-    // Waits for nothing but time: that is what is tested.
+    // The elapsed time itself is tested.
     let ended = {
         stream.set_read_timeout(Some(Duration::from_millis(600))).unwrap();
         stream.read(&mut [0]).map_err(|error| error.kind())
@@ -330,13 +330,13 @@ fn an_idle_connection_lives_longer_than_a_head_may_take() {
 }
 
 #[test]
-fn a_connection_that_was_put_aside_goes_on() {
+fn a_parked_connection_resumes() {
     let gate = gate(|_| {});
     let mut stream = gate.connect();
     for _ in 0..2 {
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         until(&mut stream, "x-forwarded-for: 127.0.0.1\n");
-        // Long enough for the gateway to give its buffers back.
+        // Long enough for the gateway to park the connection.
         stream.set_read_timeout(Some(Duration::from_millis(2500))).unwrap();
         assert_eq!(stream.read(&mut [0]).map_err(|e| e.kind()), Err(std::io::ErrorKind::WouldBlock));
     }
@@ -350,7 +350,7 @@ fn large_heads_are_refused() {
     let with = |length| {
         format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: {}\r\n\r\n", "y".repeat(length))
     };
-    // As in Go, 4 KiB more than the option says are read.
+    // As in Go, 4 KiB more than the option are read.
     assert!(gate.exchange(with(20_000)).starts_with("HTTP/1.1 200 "));
     let mut stream = gate.connect();
     let large = with(40_000);
@@ -360,21 +360,21 @@ fn large_heads_are_refused() {
 }
 
 #[test]
-fn a_slow_reader_fills_no_memory() {
+fn a_slow_reader_does_not_fill_memory() {
     let gate = gate(|options| {
         options.transport.responding_timeouts.write_timeout =
             tidegate_core::values::Timeout::from_millis(300);
     });
     let mut stream = gate.connect();
     stream.write_all(get("/endless").as_bytes()).unwrap();
-    // It reads nothing: the kernel's buffers fill, and then the gateway gives up.
+    // The client reads nothing: the kernel's buffers fill up, and the gateway times out.
     eventually(|| gate.open() == 1);
     eventually(|| gate.open() == 0);
     drop(stream);
 }
 
 #[test]
-fn upgrades_are_carried_and_counted() {
+fn upgrades_are_forwarded_and_counted() {
     let gate = gate(|_| {});
     let mut stream = gate.connect();
     stream
@@ -390,7 +390,7 @@ fn upgrades_are_carried_and_counted() {
 }
 
 #[test]
-fn a_refused_upgrade_ends_the_connection() {
+fn a_refused_upgrade_closes_the_connection() {
     let gate = gate(|_| {});
     let answer = gate.exchange(
         "GET /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -399,7 +399,7 @@ fn a_refused_upgrade_ends_the_connection() {
 }
 
 #[test]
-fn proxy_headers_from_trusted_peers_only() {
+fn proxy_headers_are_accepted_from_trusted_peers_only() {
     let header = "PROXY TCP4 192.0.2.7 198.51.100.1 4000 80\r\n";
     let proxied = |trusted: &str| {
         let trusted = trusted.to_owned();
@@ -418,7 +418,7 @@ fn proxy_headers_from_trusted_peers_only() {
 }
 
 #[test]
-fn keep_alive_ends_after_so_many_requests() {
+fn keep_alive_ends_after_the_maximum_number_of_requests() {
     let gate = gate(|options| options.transport.keep_alive_max_requests = 2);
     let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     let answers = gate.exchange(request.repeat(2));
@@ -448,7 +448,7 @@ fn shutdown_waits_for_open_requests() {
 }
 
 #[test]
-fn shutdown_cuts_what_takes_too_long() {
+fn shutdown_closes_connections_after_the_grace_timeout() {
     let mut gate = gate(|options| {
         options.transport.life_cycle.grace_time_out = tidegate_core::values::Timeout::from_millis(100);
     });

@@ -1,4 +1,4 @@
-//! TLS from outside.
+//! TLS over real connections.
 
 use rustls::pki_types::ServerName;
 
@@ -57,7 +57,7 @@ fn client(client_certificate: Option<&rcgen::CertifiedKey<rcgen::KeyPair>>) -> A
     Arc::new(config)
 }
 
-/// One request over TLS; what came back, which is nothing when the handshake failed.
+/// Sends one request over TLS. Returns the response, which is empty if the handshake failed.
 fn exchange(gate: &Gate, config: &Arc<rustls::ClientConfig>, name: &'static str, bytes: &str) -> String {
     let name = ServerName::try_from(name).unwrap();
     let session = rustls::ClientConnection::new(config.clone(), name).unwrap();
@@ -78,7 +78,7 @@ fn plain_text_and_tls_share_a_port() {
 }
 
 #[test]
-fn options_are_chosen_by_server_name_and_not_evaded_by_host() {
+fn options_are_selected_by_server_name_and_not_evaded_by_host() {
     let own = rcgen::generate_simple_self_signed(vec!["client".to_owned()]).unwrap();
     let mut tls = Tls::default();
     let mut mutual = tidegate_config::tls::TlsOptions::default();
@@ -107,7 +107,7 @@ fn options_are_chosen_by_server_name_and_not_evaded_by_host() {
 }
 
 #[test]
-fn answers_over_tls_tell_of_http3() {
+fn responses_over_tls_announce_http3() {
     for (advertised, told) in [(0, None), (443, Some("h3=\":443\"; ma=2592000"))] {
         let gate = gate(|point| point.http3 = Some(crate::settings::Http3 { advertised_port: advertised }));
         let own = format!("h3=\":{}\"; ma=2592000", gate.address.port());
