@@ -10,7 +10,7 @@ use super::error::{Error, Kind};
 /// Seconds of a day.
 const DAY: u64 = 24 * 3600;
 /// Maximum number of failing orders for one name per day.
-const MOST_ORDERS: usize = 5;
+const MAX_ORDERS: usize = 5;
 /// Pauses after failed orders, in seconds.
 const AFTER_ORDERS: [u64; 4] = [60, 600, 6_000, DAY];
 /// Pauses after failures without an order: the authority is unreachable, or the problem is local.
@@ -118,7 +118,7 @@ impl Record {
             self.attempts.iter().copied().filter(|at| now.saturating_sub(*at) < DAY).collect();
         // A clock that was set back must not block a name for longer than a day.
         let next = self.next.min(now + DAY + DAY / 10);
-        match recent.len().checked_sub(MOST_ORDERS) {
+        match recent.len().checked_sub(MAX_ORDERS) {
             Some(surplus) => next.max(recent[surplus] + DAY),
             None => next,
         }
@@ -173,7 +173,7 @@ mod tests {
             if !placed {
                 retry_state.was_not_placed(&names, now);
             }
-            // As if the process had crashed here.
+            // Simulates a crash.
             let text = serde_json::to_string(&retry_state).unwrap();
             retry_state = serde_json::from_str(&text).unwrap();
             retry_state.fail(&names, error, placed, now);
@@ -186,14 +186,14 @@ mod tests {
     fn a_name_that_fails_costs_few_orders_a_day() {
         for error in [Error::refused("no"), Error::dns("no"), Error::network("no"), Error::local("no")] {
             let count = orders(&error, true);
-            assert!((3..=MOST_ORDERS).contains(&count), "{error}: {count}");
+            assert!((3..=MAX_ORDERS).contains(&count), "{error}: {count}");
         }
     }
 
     #[test]
     fn kills_while_ordering_cost_few_orders_too() {
         let (mut retry_state, names) = (RetryState::default(), names(&["a.test"]));
-        for _ in 0..MOST_ORDERS {
+        for _ in 0..MAX_ORDERS {
             assert!(retry_state.allowed_at(&names, 5000) <= 5000);
             retry_state.begin(&names, 5000);
         }

@@ -1,4 +1,4 @@
-//! A certificate that was obtained: as it is served, its names, its times, and how the authority calls it.
+//! Obtained certificates: chain and key, names, validity, and the identifier for renewal information.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::error::Error;
 pub struct Certificate {
     /// The chain and the key.
     pub key: Arc<CertifiedKey>,
-    /// The names it is served for, in lower case: its alternative names and its common name.
+    /// The names it is served for, in lower case: alternative names and common name.
     pub names: Vec<String>,
 }
 
@@ -44,16 +44,16 @@ impl Certificate {
     }
 }
 
-/// What is known of a certificate.
+/// The properties of a certificate.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
-    /// Its names, in lower case and in order.
+    /// Its names, in lower case and sorted.
     pub(crate) names: Vec<String>,
-    /// Who issued it.
+    /// Its issuer.
     pub(crate) issuer: String,
     pub(crate) not_before: OffsetDateTime,
     pub(crate) not_after: OffsetDateTime,
-    /// How renewal information calls it (RFC 9773 section 4.1).
+    /// Its identifier in renewal information (RFC 9773 section 4.1).
     pub(crate) id: Option<String>,
 }
 
@@ -81,18 +81,18 @@ impl Facts {
         })
     }
 
-    /// True when a client that asks for this name may be shown the certificate.
+    /// Returns true if the certificate is valid for a name.
     pub(crate) fn covers(&self, name: &str) -> bool {
         covers(&self.names, name)
     }
 
-    /// How long it lasts in all.
+    /// Returns its lifetime.
     pub(crate) fn lifetime(&self) -> time::Duration {
         self.not_after - self.not_before
     }
 }
 
-/// True when one of `names` is `name`, or a wildcard that stands for its first label.
+/// Returns true if one of `names` is `name`, or a wildcard that matches its first label.
 pub(crate) fn covers(names: &[String], name: &str) -> bool {
     names.iter().any(|own| {
         own == name
@@ -103,7 +103,7 @@ pub(crate) fn covers(names: &[String], name: &str) -> bool {
     })
 }
 
-/// True while a certificate (DER) may be used.
+/// Returns true while a certificate (DER) is valid.
 pub(super) fn is_valid(der: &[u8], now: OffsetDateTime) -> bool {
     X509Certificate::from_der(der).is_ok_and(|(_, parsed)| {
         let validity = parsed.validity();
@@ -111,7 +111,7 @@ pub(super) fn is_valid(der: &[u8], now: OffsetDateTime) -> bool {
     })
 }
 
-/// The issuers' common names of a chain in PEM, one for each certificate.
+/// Returns the common names of the issuers in a chain (PEM), one for each certificate.
 pub(super) fn issuers(chain: &str) -> Vec<String> {
     CertificateDer::pem_slice_iter(chain.as_bytes())
         .filter_map(Result::ok)
@@ -141,7 +141,7 @@ fn alternative_names(certificate: &X509Certificate<'_>) -> Vec<String> {
     names.collect()
 }
 
-/// Key identifier of the authority and serial number, both in base64url.
+/// Returns the authority's key identifier and the serial number, both in base64url.
 fn renewal_id(certificate: &X509Certificate<'_>) -> Option<String> {
     let key = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::AuthorityKeyIdentifier(identifier) => identifier.key_identifier.as_ref(),

@@ -1,4 +1,4 @@
-//! HTTP to the certificate authority and to DNS services.
+//! HTTP client for the certificate authority and DNS services.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,15 +16,15 @@ use tidegate_clients::tls::{TlsOptions, is_pem};
 use super::error::Error;
 use crate::options::Acme;
 
-/// Maximum size of an answer, in bytes.
+/// Maximum size of a response, in bytes.
 const MAX_SIZE: usize = 4 << 20;
 /// Maximum number of servers whose connections are kept.
 const MAX_SERVERS: usize = 16;
-/// Time limit for connecting, as Traefik's default transport has it.
+/// Timeout for connecting, as in Traefik's default transport.
 const CONNECT: Duration = Duration::from_secs(30);
-/// Time limit of a request when `clientTimeout` is 0.
+/// Timeout of a request if `clientTimeout` is 0.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
-/// How the origin of a URL is written.
+/// The form of an origin.
 const SYNTAX: Syntax = Syntax {
     option: "URL",
     plain: &["http"],
@@ -34,24 +34,24 @@ const SYNTAX: Syntax = Syntax {
     example: "https://ca.example",
 };
 
-/// Sends requests under one set of TLS options and timeouts.
+/// Sends requests with one set of TLS options and timeouts.
 pub(super) struct Http {
     tls: TlsOptions,
-    /// The name that certificates must carry instead of the host; empty for the host.
+    /// The expected name in certificates; empty for the host.
     server_name: String,
     limits: Limits,
-    /// By origin.
+    /// Connections by origin.
     clients: Mutex<HashMap<String, Arc<HttpClient>>>,
 }
 
-/// An answer, read to its end.
+/// A complete response.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
-/// What is sent.
+/// A request.
 #[derive(Default)]
 pub(super) struct Message<'a> {
     pub(super) content_type: &'a str,
@@ -60,7 +60,7 @@ pub(super) struct Message<'a> {
 }
 
 impl Http {
-    /// For the authority of a resolver. Reads the files that it names.
+    /// Creates the client for the authority of a resolver. Reads the files that the options name.
     pub(super) fn for_authority(options: &Acme) -> Result<Self, Error> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let mut roots = options.ca_certificates.clone();
@@ -85,12 +85,12 @@ impl Http {
         Ok(Self { tls, server_name, ..Self::with_limits(time, head) })
     }
 
-    /// For any other server, under the system's authorities.
+    /// Creates a client for other servers, with the system's authorities.
     pub(super) fn plain(timeout: Duration) -> Self {
         Self::with_limits(timeout, Duration::ZERO)
     }
 
-    /// `time` is the limit of a request, and `head` that until its answer begins; zero means none of its own.
+    /// `time` is the timeout of a request, and `head` that of the response head; zero for none.
     fn with_limits(time: Duration, head: Duration) -> Self {
         let time = if time.is_zero() { DEFAULT_TIMEOUT } else { time };
         let head = if head.is_zero() { time } else { head.min(time) };
@@ -102,7 +102,7 @@ impl Http {
         }
     }
 
-    /// Sends a request and reads the answer, whatever its status.
+    /// Sends a request and reads the response, whatever its status.
     pub(super) async fn send(
         &self,
         method: Method,
@@ -145,7 +145,7 @@ impl Http {
         let unusable = |error: &dyn std::fmt::Display| Error::local(format!("`{origin}`: {error}"));
         let connector = Connector::with_tls(&SYNTAX, origin, &self.tls, &self.server_name)
             .map_err(|error| unusable(&error))?;
-        // Authorities make URLs of it, so it names no default port.
+        // Authorities build URLs from it, so the default port is omitted.
         let host = origin.split_once("://").map_or(origin, |(_, host)| host);
         let host = HeaderValue::from_str(host).map_err(|error| unusable(&error))?;
         let headers = HeaderMap::from_iter([(HOST, host), (ACCEPT, HeaderValue::from_static("*/*"))]);
@@ -158,7 +158,7 @@ impl Http {
         Ok(client)
     }
 
-    /// Closes idle connections: they may be old, and a request that is not safe is not sent again.
+    /// Closes idle connections: the server may close old ones, and unsafe requests are not retried.
     pub(super) fn close_idle(&self) {
         for client in self.clients.lock().values() {
             client.close_idle();
@@ -166,7 +166,7 @@ impl Http {
     }
 }
 
-/// Reads a certificate that is a path or PEM itself.
+/// Reads a certificate, given as PEM or as a path.
 fn read_root(root: &str) -> Result<Vec<u8>, Error> {
     if is_pem(root) {
         return Ok(root.as_bytes().to_vec());
@@ -175,7 +175,7 @@ fn read_root(root: &str) -> Result<Vec<u8>, Error> {
 }
 
 impl Answer {
-    /// What `Retry-After` asks for (RFC 9110 section 10.2.3).
+    /// Returns the delay in `Retry-After` (RFC 9110 section 10.2.3).
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let text = self.headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
         if let Ok(seconds) = text.parse() {
@@ -185,12 +185,12 @@ impl Answer {
         Some(at.duration_since(std::time::SystemTime::now()).unwrap_or_default())
     }
 
-    /// The value of a header as text.
+    /// Returns the value of a header as text.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The body as JSON, or what came instead.
+    /// Parses the body as JSON. The error quotes a body that is not.
     pub(super) fn json<T: serde::de::DeserializeOwned>(&self, what: &str) -> Result<T, Error> {
         serde_json::from_slice(&self.body).map_err(|error| {
             Error::network(format!(
@@ -200,7 +200,7 @@ impl Answer {
         })
     }
 
-    /// The beginning of the body, for messages.
+    /// Returns the start of the body, for messages.
     pub(super) fn excerpt(&self) -> String {
         String::from_utf8_lossy(&self.body).chars().filter(|c| !c.is_control()).take(300).collect()
     }

@@ -1,5 +1,4 @@
-//! What resolvers ask of the gateway: to serve certificates, to show challenge certificates, and to name what is
-//! wanted.
+//! What resolvers need from the gateway: it serves certificates and challenges, and lists the wanted names.
 
 use std::sync::Arc;
 
@@ -22,9 +21,9 @@ pub trait Handshakes: Send + Sync {
     fn publish(&self, certificates: &[&Certificate], default: Option<&Certificate>);
     /// Uses this configuration in handshakes for a name that ask for [`ACME_PROTOCOL`].
     fn show(&self, server_name: &str, challenge: Arc<ServerConfig>);
-    /// Stops using it.
+    /// Stops using the configuration for a name.
     fn hide(&self, server_name: &str);
-    /// Has challenges that are not shown here looked up there.
+    /// Sets where unknown challenges are looked up.
     fn look_at(&self, elsewhere: Arc<dyn Elsewhere>);
     /// Makes handshakes for names without a certificate wait for one.
     fn set_on_demand(&self, on_demand: Arc<OnDemand>);
@@ -32,7 +31,7 @@ pub trait Handshakes: Send + Sync {
 
 /// Challenges that another gateway may have presented.
 pub trait Elsewhere: Send + Sync {
-    /// Looks for them now. When it returns, those that were found are shown here too.
+    /// Looks challenges up. When this returns, those found are presented here, too.
     fn look(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -41,7 +40,7 @@ pub trait Configuration: Send + Sync {
     /// Returns the certificates that the current configuration asks a resolver for, the ones with most names first, and
     /// its generation; `None` if the generation is still `known`.
     fn wanted(&self, resolver: &str, known: Option<u64>) -> Option<(u64, Vec<Wanted>)>;
-    /// Returns the configured certificate that clients of this name are shown; `None` for the default.
+    /// Returns the configured certificate for a name; `None` for the default.
     fn configured(&self, name: &str) -> Option<CertificateDer<'static>>;
     /// Returns a watch that changes with each new configuration, and is closed when the gateway stops.
     fn generation(&self) -> watch::Receiver<u64>;

@@ -59,10 +59,10 @@ pub use names::{Wanted, canonical, refuse};
 pub use on_demand::OnDemand;
 pub use shared::Row;
 
-/// Who proves names for a resolver, and where it keeps what it has.
+/// A resolver's prover of names, and its storage.
 type Parties = (Arc<dyn Prover>, Arc<dyn Storage>);
 
-/// Keeps clients waiting until it is dropped.
+/// Makes clients wait until it is dropped.
 pub type Hold = Box<dyn Any + Send + Sync>;
 
 /// Maximum number of handshakes that wait for certificates.
@@ -73,19 +73,19 @@ const MAX_DEMANDS: usize = 256;
 pub struct Acme {
     tokens: Tokens,
     shared: Arc<OnceLock<Arc<Shared>>>,
-    /// Storages that other gateways use too.
+    /// Storages that are shared with other gateways.
     in_common: Arc<Mutex<Vec<ConsulStorage>>>,
 }
 
-/// What resolvers work with.
+/// The environment of resolvers.
 pub struct Surroundings<'a> {
-    /// What asks them for certificates.
+    /// The source of wanted names.
     pub configuration: Arc<dyn Configuration>,
-    /// What serves them.
+    /// Serves the certificates.
     pub handshakes: Arc<dyn Handshakes>,
-    /// Keeps clients waiting while something is done, which it is called with.
+    /// Makes clients wait for a task, whose name is the argument.
     pub hold: &'a dyn Fn(String) -> Hold,
-    /// Where their tasks run.
+    /// The runtime of their tasks.
     pub control: &'a Handle,
 }
 
@@ -100,8 +100,7 @@ impl Acme {
         self.shared.get().map(|shared| shared.rows()).unwrap_or_default()
     }
 
-    /// Returns who orders for the resolvers whose storage is shared with other gateways: one entry for each, none where
-    /// storages are files.
+    /// Returns the leaders of resolvers whose storage is shared with other gateways; empty if all storages are files.
     pub fn leadership(&self) -> Vec<Leadership> {
         self.in_common.lock().iter().map(ConsulStorage::leadership).collect()
     }
@@ -195,7 +194,7 @@ impl Acme {
         Ok((storage.shared(prover.clone()), Arc::new(storage)))
     }
 
-    /// Returns the way to prove names: of several the first of DNS, HTTP and TLS, as in Traefik.
+    /// Returns the prover of names: the first configured one of DNS, HTTP and TLS, as in Traefik.
     fn prover(&self, options: &Options, handshakes: &Arc<dyn Handshakes>) -> Result<Arc<dyn Prover>, Error> {
         if let Some(dns) = &options.dns_challenge {
             return dns::prover(dns);

@@ -1,4 +1,4 @@
-//! A certificate that a resolver holds: as it is stored, as it is served, and when it is renewed.
+//! A resolver's certificate: its stored and served forms, and its renewal.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(super) struct ManagedCertificate {
     pub(super) hasty: bool,
     /// Time of the last warning that it is about to expire.
     pub(super) warned: Option<OffsetDateTime>,
-    /// Time of the last question whether its name is still allowed.
+    /// When it was last checked that its name is still allowed.
     pub(super) asked: Option<OffsetDateTime>,
     certificate: Arc<Certificate>,
 }

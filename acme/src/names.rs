@@ -1,4 +1,4 @@
-//! The names of certificates: their canonical form, and which of them a certificate can be had for.
+//! The names of certificates: their canonical form, and for which of them a certificate can be ordered.
 
 use crate::storage::Domain;
 
@@ -7,15 +7,15 @@ use crate::storage::Domain;
 pub struct Wanted {
     /// The names in their canonical form; the first is the common name.
     pub names: Vec<String>,
-    /// The object that asks, for messages.
+    /// The object that wants the certificate, for messages.
     pub by: String,
     /// True for the certificate of clients whose name fits no other.
     pub default: bool,
-    /// True if the configuration reports names that no certificate can be had for.
+    /// True if the configuration reports names for which no certificate can be ordered.
     pub reported: bool,
 }
 
-/// Returns a name in lower case, in its ASCII form, without a dot at its end.
+/// Returns a name in lower case, in ASCII form, without a trailing dot.
 pub fn canonical(name: &str) -> String {
     let name = name.trim().trim_end_matches('.').to_lowercase();
     if name.is_ascii() {
@@ -28,7 +28,7 @@ pub fn canonical(name: &str) -> String {
     }
 }
 
-/// Returns why no certificate can be had for a name; `dns` if names are proven by DNS records.
+/// Returns why no certificate can be ordered for a name; `dns` if names are proven by DNS records.
 pub fn refuse(name: &str, dns: bool) -> Option<String> {
     if name.parse::<std::net::IpAddr>().is_ok() {
         return None;
@@ -64,7 +64,7 @@ pub(crate) fn names_of(domain: &Domain) -> Vec<String> {
     std::iter::once(&domain.main).chain(&domain.sans).filter(|name| !name.is_empty()).cloned().collect()
 }
 
-/// Returns names as the storage has them.
+/// Returns names in the form of the storage.
 pub(crate) fn domain_of(names: &[String]) -> Domain {
     let (main, sans) =
         names.split_first().map_or((String::new(), &[][..]), |(main, sans)| (main.clone(), sans));

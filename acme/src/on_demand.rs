@@ -1,4 +1,4 @@
-//! Certificates at the first handshake, for names that somebody else allows.
+//! Certificates on demand: obtained at the first handshake, for names that `onDemand.ask` allows.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,22 +11,22 @@ use super::client::{Http, Message};
 use super::names::refuse;
 use crate::options;
 
-/// Maximum wait of a handshake, which has a little less than ten seconds in all.
+/// Maximum time that a handshake waits; its own timeout is ten seconds.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Timeout of `onDemand.ask`.
 const ASK: Duration = Duration::from_secs(5);
-/// How long an answer is cached.
+/// How long a decision is cached.
 const REMEMBERED: Duration = Duration::from_secs(300);
-/// Maximum number of cached answers.
+/// Maximum number of cached decisions.
 const MAX_NAMES: usize = 10_000;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// An allowed name that a handshake asked for.
 pub(super) struct Demand(pub(super) String);
 
-/// Obtains certificates for names that nobody has configured, if somebody else allows them.
+/// Obtains certificates for names that are not configured, if `onDemand.ask` allows them.
 pub struct OnDemand {
-    /// Whom to ask; `None` if no name is allowed.
+    /// The URL to ask; `None` if no name is allowed.
     ask: Option<(options::OnDemand, Http)>,
     demands: mpsc::Sender<Demand>,
     changes: watch::Receiver<u64>,
@@ -37,7 +37,7 @@ pub struct OnDemand {
 struct Answers {
     /// Whether a name is allowed, and since when this is known.
     known: HashMap<String, (bool, Instant)>,
-    /// When new names were let through, within the last hour.
+    /// When new names were allowed within the last hour.
     passed: Vec<Instant>,
 }
 
@@ -51,7 +51,7 @@ impl OnDemand {
         Self { ask, demands, changes, answers: Mutex::default() }
     }
 
-    /// Waits until there is a certificate for the name (`is_there` says so), or none will come for now.
+    /// Waits until there is a certificate for the name (`is_there` returns true), or obtaining one has failed.
     pub async fn wait_for(&self, name: &str, is_there: &(dyn Fn() -> bool + Sync)) {
         if refuse(name, false).is_some() || !name.contains('.') || !self.is_allowed(name).await {
             return;
@@ -66,12 +66,12 @@ impl OnDemand {
         let _ = tokio::time::timeout(PATIENCE, waiting).await;
     }
 
-    /// True if names may be allowed.
+    /// Returns true if names may be allowed.
     pub(super) fn is_on(&self) -> bool {
         self.ask.is_some()
     }
 
-    /// Asks again about a name that has a certificate.
+    /// Checks again whether a name with a certificate is allowed.
     pub(super) async fn is_still_allowed(&self, name: &str) -> bool {
         self.ask(name).await
     }

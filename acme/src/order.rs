@@ -29,7 +29,7 @@ const FIRST_LOOKS: [Duration; 4] = [
     Duration::from_millis(800),
 ];
 const LOOK: Duration = Duration::from_secs(2);
-const LONGEST_LOOK: Duration = Duration::from_secs(15);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(15);
 
 /// A certificate to order.
 pub(super) struct Request {
@@ -386,7 +386,7 @@ impl Looks {
     async fn wait(&mut self, answer: &Answer, what: &str) -> Result<(), Error> {
         let pause = match self.first.next() {
             Some(pause) => *pause,
-            None => answer.retry_after().unwrap_or(LOOK).clamp(LOOK, LONGEST_LOOK),
+            None => answer.retry_after().unwrap_or(LOOK).clamp(LOOK, MAX_POLL_INTERVAL),
         };
         if Instant::now() + pause > self.end {
             return Err(Error::refused(format!("waited in vain for {what}")));

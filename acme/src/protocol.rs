@@ -31,7 +31,7 @@ const NETWORK_PAUSES: [Duration; 5] = [
 ];
 
 /// Maximum `Retry-After` that is waited for within an order.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const MAX_PAUSE: Duration = Duration::from_secs(15);
 
 /// The directory (RFC 8555 section 7.1.1).
 #[derive(Clone, Debug, Deserialize)]
@@ -175,7 +175,7 @@ impl Server {
             match pauses.next() {
                 Some(pause) if error.kind == Kind::Network && repeat == Repeat::Safe => {
                     let wanted = error.retry_after.unwrap_or_default();
-                    if wanted > LONGEST_PAUSE {
+                    if wanted > MAX_PAUSE {
                         return Err(error);
                     }
                     tracing::debug!(%url, %error, "asking the certificate authority again");

@@ -19,7 +19,7 @@ pub const PREFIX: &str = "/.well-known/acme-challenge/";
 /// Maximum length of a token that is looked up elsewhere.
 const MAX_TOKEN: usize = 256;
 
-/// The key authorizations that are shown now, by token, and where to look up others.
+/// The presented key authorizations by token, and where to look up others.
 #[derive(Clone, Default)]
 pub(crate) struct Tokens(Arc<RwLock<HashMap<String, String>>>, Arc<RwLock<Vec<Arc<dyn Elsewhere>>>>);
 
@@ -34,7 +34,7 @@ impl Tokens {
         self.0.read().contains_key(token)
     }
 
-    /// Responds for a token, which another gateway may have presented.
+    /// Returns the response for a token, which another gateway may have presented.
     async fn find(&self, path: &str) -> Response {
         let is_token = |token: &str| {
             let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
@@ -65,7 +65,7 @@ impl Tokens {
     }
 }
 
-/// Responds to authorities that look for a token, and with 404 to everybody else.
+/// Responds with the key authorization of a token, and with 404 to all other requests.
 pub struct ChallengeResponder(pub(crate) Tokens);
 
 impl Handler for ChallengeResponder {

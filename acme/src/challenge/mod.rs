@@ -24,7 +24,7 @@ pub(super) trait Prover: Send + Sync {
     fn kind(&self) -> &'static str;
     /// Publishes a proof.
     fn present<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, Result<(), Error>>;
-    /// Waits until all proofs can be seen.
+    /// Waits until all proofs are visible.
     fn settle<'a>(&'a self, proofs: &'a [Proof]) -> BoxFuture<'a, Result<(), Error>>;
     /// Withdraws a proof, even one that could not be published.
     fn withdraw<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, ()>;

@@ -1,4 +1,4 @@
-//! Takes over what older versions have written under keys that a store may reject.
+//! Migrates data that older versions wrote under keys that a store may reject.
 
 use tidegate_clients::consul::store::Operation;
 
@@ -8,11 +8,11 @@ use super::{Inner, delete, error};
 use crate::error::Error;
 use crate::storage::{StoredAccount, StoredCertificate};
 
-/// Most keys that are written again at a time.
+/// Maximum number of keys to rewrite at a time.
 const AT_ONCE: usize = 50;
 
 impl Inner {
-    /// Writes what stands under old keys again, as the one that orders.
+    /// Rewrites the values of old keys, as the leader.
     pub(super) async fn migrate(&self) -> Result<(), Error> {
         let (certificates, live) = {
             let mirror = self.mirror.lock();
@@ -33,7 +33,7 @@ impl Inner {
         let (old, failures) = live;
         for old in old.into_iter().filter(|old| !self.is_kept(&old.key)).take(AT_ONCE) {
             if old.renews {
-                // Only with the old key gone: it would ask for ever.
+                // Only once the old key is removed, or it would request renewals forever.
                 let new = Operation::Set { key: self.keys.renew(&old.name), value: Vec::new() };
                 if self.while_leading(|_| vec![delete(old.key.clone()), new]).await.is_err() {
                     self.keep(old.key);
@@ -49,8 +49,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes over account and certificates from the keys of a prefix or resolver that is encoded now, when there is
-    /// nothing yet under the new ones. The old keys stay.
+    /// Copies account and certificates from the old keys of a prefix or resolver that is now encoded, if there are none
+    /// under the new keys. The old keys are kept.
     pub(super) async fn adopt(&self) -> Result<(), Error> {
         let Some(older) = self.keys.older() else { return Ok(()) };
         {
@@ -69,7 +69,7 @@ impl Inner {
         self.read_all(true).await
     }
 
-    /// Removes old keys, each by itself: a store may reject even that, and what stands under the new key counts.
+    /// Removes old keys one by one, since a store may reject even that. New keys have precedence.
     pub(super) async fn forget(&self, old: &[String]) {
         for key in old {
             if self.is_kept(key) {
@@ -82,7 +82,7 @@ impl Inner {
         }
     }
 
-    /// True for an old key that cannot be removed.
+    /// Returns true for an old key that cannot be removed.
     fn is_kept(&self, key: &str) -> bool {
         self.kept.lock().contains(key)
     }

@@ -44,7 +44,7 @@ use session::Lease;
 /// Timeout of the first read.
 const FIRST_READING: Duration = Duration::from_secs(5);
 /// Maximum size of the list of lacking names, in bytes; the rest follows once those have certificates.
-const MOST_LACKING: usize = 128 * 1024;
+const MAX_LACKING_BYTES: usize = 128 * 1024;
 
 /// A storage in Consul, for one resolver.
 #[derive(Clone)]
@@ -478,7 +478,7 @@ impl Storage for ConsulStorage {
     }
 
     fn lacks(&self, sets: Vec<Vec<String>>) {
-        let mut room = MOST_LACKING;
+        let mut room = MAX_LACKING_BYTES;
         let fits = |names: &Vec<String>| {
             let size: usize = names.iter().map(|name| name.len() + 4).sum();
             room = room.saturating_sub(size);

@@ -1,4 +1,4 @@
-//! `acme-dns`: a small DNS server for challenges alone, which the names point to with a CNAME.
+//! `acme-dns`: a small DNS server only for challenges, to which names point with a CNAME.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,12 +20,12 @@ pub(super) struct AcmeDns {
     path: String,
     allow: Vec<String>,
     http: Http,
-    /// One at a time: the file is read, changed and written.
+    /// Serializes changes, which read and rewrite the file.
     file: Mutex<()>,
     patience: Patience,
 }
 
-/// An account for one name, as the storage of lego's client has it.
+/// The account of a name, in the storage format of lego's client.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Account {
@@ -40,7 +40,7 @@ struct Account {
 type Accounts = BTreeMap<String, Account>;
 
 impl AcmeDns {
-    /// `ACME_DNS_API_BASE`, `ACME_DNS_STORAGE_PATH`, `ACME_DNS_ALLOWLIST`.
+    /// Reads `ACME_DNS_API_BASE`, `ACME_DNS_STORAGE_PATH` and `ACME_DNS_ALLOWLIST`.
     pub(super) fn new(variables: &Variables<'_>) -> Result<Self, Error> {
         let base = variables.required(&["ACME_DNS_API_BASE"])?;
         let allow = variables.first(&["ACME_DNS_ALLOWLIST"]).unwrap_or_default();
@@ -76,7 +76,7 @@ impl AcmeDns {
         }
     }
 
-    /// The account of a name. One that is new is registered and stored, and needs a CNAME before it is of use.
+    /// Returns the account of a name. A new one is registered and stored, and needs a CNAME before it works.
     async fn account(&self, record: &Record) -> Result<Account, Error> {
         let _one = self.file.lock().await;
         let bad = |error: &dyn std::fmt::Display| {
@@ -130,7 +130,7 @@ impl Provider for AcmeDns {
     }
 
     fn clean_up<'a>(&'a self, _: &'a Record, _: &'a Resolvers) -> BoxFuture<'a, Result<(), Error>> {
-        // The server keeps the last two values, and forgets older ones by itself.
+        // The server only keeps the last two values.
         Box::pin(std::future::ready(Ok(())))
     }
 

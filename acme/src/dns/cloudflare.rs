@@ -13,14 +13,14 @@ use crate::client::{Http, Message};
 use crate::error::Error;
 
 const BASE: &str = "https://api.cloudflare.com/client/v4";
-/// Cloudflare's shortest time to live, in seconds.
+/// Cloudflare's minimum time to live, in seconds.
 const MIN_TTL: u32 = 120;
 
 pub(super) struct Cloudflare {
     base: String,
-    /// For records.
+    /// Credentials for records.
     records: Identity,
-    /// For looking up zones.
+    /// Credentials for looking up zones.
     zones: Identity,
     ttl: u32,
     http: Http,
@@ -43,7 +43,7 @@ struct Reply {
 }
 
 impl Cloudflare {
-    /// `CF_DNS_API_TOKEN` and `CF_ZONE_API_TOKEN`, or `CF_API_EMAIL` and `CF_API_KEY`; each also with `CLOUDFLARE_`.
+    /// Reads `CF_DNS_API_TOKEN` and `CF_ZONE_API_TOKEN`, or `CF_API_EMAIL` and `CF_API_KEY`; also with `CLOUDFLARE_`.
     pub(super) fn new(variables: &Variables<'_>) -> Result<Self, Error> {
         let dns = variables.first(&["CF_DNS_API_TOKEN", "CLOUDFLARE_DNS_API_TOKEN"]);
         let zone = variables.first(&["CF_ZONE_API_TOKEN", "CLOUDFLARE_ZONE_API_TOKEN"]);

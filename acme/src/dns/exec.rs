@@ -11,9 +11,9 @@ use super::variables::Variables;
 use super::{Patience, Provider, Record};
 use crate::error::Error;
 
-/// Longest time for one call.
-const LONGEST: Duration = Duration::from_secs(600);
-/// Most of the output that is told.
+/// Timeout for a call.
+const TIMEOUT: Duration = Duration::from_secs(600);
+/// Maximum size of the output in messages.
 const SHOWN: usize = 1000;
 
 pub(super) struct Exec {
@@ -23,7 +23,7 @@ pub(super) struct Exec {
 }
 
 impl Exec {
-    /// `EXEC_PATH`, `EXEC_MODE` (`RAW`), `EXEC_PROPAGATION_TIMEOUT`, `EXEC_POLLING_INTERVAL`.
+    /// Reads `EXEC_PATH`, `EXEC_MODE` (`RAW`), `EXEC_PROPAGATION_TIMEOUT` and `EXEC_POLLING_INTERVAL`.
     pub(super) fn new(variables: &Variables<'_>) -> Result<Self, Error> {
         Ok(Self {
             program: variables.required(&["EXEC_PATH"])?,
@@ -41,8 +41,8 @@ impl Exec {
         };
         command.stdin(Stdio::null()).kill_on_drop(true);
         let failed = |why: &dyn std::fmt::Display| Error::dns(format!("`{} {what}`: {why}", self.program));
-        let output = tokio::time::timeout(LONGEST, command.output()).await;
-        let output = output.map_err(|_| failed(&format_args!("not done after {LONGEST:?}")))?;
+        let output = tokio::time::timeout(TIMEOUT, command.output()).await;
+        let output = output.map_err(|_| failed(&format_args!("not done after {TIMEOUT:?}")))?;
         let output = output.map_err(|error| failed(&error))?;
         let said: String = [output.stdout, output.stderr]
             .iter()

@@ -1,4 +1,4 @@
-//! `httpreq`: a service of one's own sets and removes the record, asked as by lego.
+//! `httpreq`: a custom HTTP service sets and removes the record. Called as by lego.
 
 use std::time::Duration;
 
@@ -17,15 +17,15 @@ use crate::error::Error;
 pub(super) struct HttpReq {
     endpoint: String,
     raw: bool,
-    /// `Authorization`, when user or password are given.
+    /// `Authorization`, if user or password are set.
     authorization: Option<String>,
     http: Http,
     patience: Patience,
 }
 
 impl HttpReq {
-    /// `HTTPREQ_ENDPOINT`, `HTTPREQ_MODE` (`RAW`), `HTTPREQ_USERNAME`, `HTTPREQ_PASSWORD`, `HTTPREQ_HTTP_TIMEOUT`,
-    /// `HTTPREQ_PROPAGATION_TIMEOUT`, `HTTPREQ_POLLING_INTERVAL`.
+    /// Reads `HTTPREQ_ENDPOINT`, `HTTPREQ_MODE` (`RAW`), `HTTPREQ_USERNAME`, `HTTPREQ_PASSWORD`,
+    /// `HTTPREQ_HTTP_TIMEOUT`, `HTTPREQ_PROPAGATION_TIMEOUT` and `HTTPREQ_POLLING_INTERVAL`.
     pub(super) fn new(variables: &Variables<'_>) -> Result<Self, Error> {
         let endpoint = variables.required(&["HTTPREQ_ENDPOINT"])?;
         if url::Url::parse(&endpoint).map_or(true, |url| !url.has_host()) {

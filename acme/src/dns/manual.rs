@@ -1,4 +1,4 @@
-//! `manual`: the log says which record is to be set, and it is waited for.
+//! `manual`: logs which record to set, and waits for it.
 
 use tidegate_core::BoxFuture;
 
@@ -12,7 +12,7 @@ pub(super) struct Manual {
 }
 
 impl Manual {
-    /// `MANUAL_PROPAGATION_TIMEOUT` (an hour unless given), `MANUAL_POLLING_INTERVAL`.
+    /// Reads `MANUAL_PROPAGATION_TIMEOUT` (default: one hour) and `MANUAL_POLLING_INTERVAL`.
     pub(super) fn new(variables: &Variables<'_>) -> Result<Self, Error> {
         Ok(Self { patience: variables.patience("MANUAL", 3600, 10)? })
     }

@@ -38,9 +38,9 @@ struct Record {
     domain: String,
     token: String,
     key_authorization: String,
-    /// The name of the record, CNAMEs followed, without a dot at the end.
+    /// The name of the record after CNAMEs, without a trailing dot.
     name: String,
-    /// Its text.
+    /// Its value.
     value: String,
 }
 
@@ -172,7 +172,7 @@ mod tests {
             ("rfc2136", "RFC2136_NAMESERVER"),
             ("route53", "AWS_ACCESS_KEY_ID"),
         ] {
-            // Set, but empty: what the environment of this test has does not count.
+            // Set but empty, so that the environment of the test does not matter.
             let names = [
                 "EXEC_PATH",
                 "HTTPREQ_ENDPOINT",
@@ -181,7 +181,7 @@ mod tests {
                 "RFC2136_NAMESERVER",
             ];
             let credentials = names.iter().map(|name| ((*name).to_owned(), String::new()));
-            // A machine of Amazon's would have a role.
+            // An EC2 machine would have a role.
             let credentials =
                 credentials.chain([("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned())]).collect();
             let options = DnsChallenge { provider: provider.into(), credentials, ..DnsChallenge::default() };

@@ -1,4 +1,4 @@
-//! Waits until a record is seen where the authority will look: at the name servers of its zone.
+//! Waits until a record is visible where the authority looks it up: at the name servers of its zone.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use super::{Patience, Record};
 use crate::error::Error;
 use crate::options::Propagation;
 
-/// Waits, as long as the provider's records may take.
+/// Waits for records, up to the provider's timeout.
 pub(super) async fn wait(
     record: &Record,
     resolvers: &Resolvers,

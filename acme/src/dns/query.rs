@@ -1,4 +1,4 @@
-//! Questions to chosen name servers, which a caching resolver cannot ask.
+//! Queries to specific name servers, which a caching resolver does not support.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,32 +12,32 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use crate::error::Error;
 
-/// Longest time for one answer over UDP, and over TCP.
+/// Timeout for a response over UDP, and over TCP.
 const UDP_PATIENCE: Duration = Duration::from_secs(3);
 const TCP_PATIENCE: Duration = Duration::from_secs(10);
 const TRIES: usize = 2;
-/// Most CNAMEs that are followed.
+/// Maximum number of CNAMEs to follow.
 const MAX_CNAMES: usize = 10;
 const SYSTEM: &str = "/etc/resolv.conf";
 
-/// Name servers that resolve for others.
+/// Recursive name servers.
 pub(super) struct Resolvers {
     pub(super) servers: Vec<NameServer>,
-    /// Where the name servers of zones listen.
+    /// The port of the name servers of zones.
     pub(super) port: u16,
 }
 
 /// A name server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NameServer {
-    /// At this address.
+    /// An address.
     At(SocketAddr),
-    /// At the addresses that this host has when it is asked.
+    /// A host, which is resolved for each query.
     Named(String, u16),
 }
 
 impl NameServer {
-    /// `host[:port]`: an address, or a name that the system resolves.
+    /// Parses `host[:port]`: an address, or a name that the system resolves.
     pub(super) fn parse(text: &str) -> Option<Self> {
         if let Some(address) = address(text) {
             return Some(Self::At(address));
@@ -52,7 +52,7 @@ impl NameServer {
         host.split('.').all(is_name).then_some(Self::Named(host.to_owned(), port?))
     }
 
-    /// Where it is now.
+    /// Returns its current addresses.
     pub(super) async fn addresses(&self) -> Result<Vec<SocketAddr>, Error> {
         match self {
             Self::At(address) => Ok(vec![*address]),
@@ -75,7 +75,7 @@ impl From<SocketAddr> for NameServer {
 pub(super) const PORT: u16 = 53;
 
 impl Resolvers {
-    /// These (`host[:port]`, addresses or names), or those of the system when there are none.
+    /// Uses these servers (`host[:port]`, addresses or names), or those of the system if there are none.
     pub(super) fn new(given: &[String]) -> Result<Self, Error> {
         let mut servers = Vec::new();
         for text in given {
@@ -95,7 +95,7 @@ impl Resolvers {
         Ok(Self { servers, port: PORT })
     }
 
-    /// Asks one after the other until one answers.
+    /// Queries one after the other until one responds.
     pub(super) async fn ask(&self, name: &str, kind: RecordType) -> Result<Message, Error> {
         let one = |server| async move {
             let answer = ask(server, name, kind, true).await?;
@@ -107,7 +107,7 @@ impl Resolvers {
         self.first(one).await
     }
 
-    /// Sends a message to one after the other until one answers. Gives its address and the bytes of the answer.
+    /// Sends a message to one after the other until one responds. Returns its address and the response.
     pub(super) async fn exchange(&self, message: &[u8]) -> Result<(SocketAddr, Vec<u8>), Error> {
         let one = |server| async move {
             let answer = exchange(server, message).await;
@@ -118,7 +118,7 @@ impl Resolvers {
         self.first(one).await
     }
 
-    /// The first answer of all addresses of all servers, or the last error.
+    /// Returns the first response of all addresses of all servers, or the last error.
     async fn first<T, F>(&self, one: impl Fn(SocketAddr) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
@@ -142,7 +142,7 @@ impl Resolvers {
         Err(last)
     }
 
-    /// The name at the end of a chain of CNAMEs; the name itself where there is none, or nobody knows.
+    /// Returns the name at the end of a chain of CNAMEs, or the name itself if there is none or the queries fail.
     pub(super) async fn follow(&self, name: &str) -> String {
         let mut name = name.to_owned();
         for _ in 0..MAX_CNAMES {
@@ -159,7 +159,7 @@ impl Resolvers {
         name
     }
 
-    /// The zone that a name is in: the nearest of its parents with an SOA record.
+    /// Returns the zone of a name: its nearest parent with an SOA record.
     pub(super) async fn zone(&self, name: &str) -> Result<String, Error> {
         let mut rest = name;
         loop {
@@ -175,7 +175,7 @@ impl Resolvers {
         }
     }
 
-    /// The addresses of the name servers of a zone, each with its name.
+    /// Returns the addresses of the name servers of a zone, each with its name.
     pub(super) async fn authorities(&self, zone: &str) -> Result<Vec<(String, SocketAddr)>, Error> {
         let answer = self.ask(zone, RecordType::NS).await?;
         let names = answer.answers.iter().filter_map(|record| match &record.data {
@@ -203,7 +203,7 @@ impl Resolvers {
                 RData::AAAA(address) => Some(IpAddr::V6(address.0)),
                 _ => None,
             }));
-            // One family is enough: the other may not be reachable from here.
+            // One address family is enough: the other may be unreachable.
             if !found.is_empty() {
                 break;
             }
@@ -212,7 +212,7 @@ impl Resolvers {
     }
 }
 
-/// The texts of the TXT records of an answer.
+/// Returns the values of the TXT records in a response.
 pub(super) fn texts(answer: &Message) -> Vec<String> {
     let records = answer.answers.iter().filter_map(|record| match &record.data {
         RData::TXT(text) => {
@@ -223,7 +223,7 @@ pub(super) fn texts(answer: &Message) -> Vec<String> {
     records.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
 }
 
-/// Asks one name server.
+/// Queries a name server.
 pub(super) async fn ask(
     server: SocketAddr,
     name: &str,
@@ -254,7 +254,7 @@ pub(super) async fn ask(
     Err(failed(&last.unwrap_or_else(|| io::ErrorKind::TimedOut.into())))
 }
 
-/// Sends a message, and again over TCP when the answer does not fit. Gives the bytes of the answer.
+/// Sends a message, and again over TCP if the response is truncated. Returns the response.
 async fn exchange(server: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
     let over_udp = tokio::time::timeout(UDP_PATIENCE, udp(server, message)).await;
     let answer = over_udp.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
@@ -274,7 +274,7 @@ async fn udp(server: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; 4096];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        // An answer to an older question is passed over.
+        // A response to an earlier query is skipped.
         if length >= 2 && buffer[..2] == message[..2] {
             buffer.truncate(length);
             return Ok(buffer);
@@ -292,7 +292,7 @@ async fn tcp(server: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// The head of a message: identity, flags, and how many entries its sections have (RFC 1035 section 4.1.1).
+/// Writes the header of a message: identifier, flags, and sizes of its sections (RFC 1035 section 4.1.1).
 pub(super) fn header(id: u16, flags: u16, counts: [u16; 4]) -> Vec<u8> {
     [id, flags].into_iter().chain(counts).flat_map(u16::to_be_bytes).collect()
 }
@@ -308,7 +308,7 @@ pub(super) fn put_name(message: &mut Vec<u8>, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// `host[:port]` with an address as host; the port is 53 unless given.
+/// Parses `host[:port]` with an address as host; the default port is 53.
 pub(super) fn address(text: &str) -> Option<SocketAddr> {
     let text = text.trim();
     let bare = text.trim_start_matches('[').trim_end_matches(']');

@@ -1,4 +1,4 @@
-//! `rfc2136`: dynamic updates (RFC 2136) at a name server of one's own, signed with a shared key (RFC 8945).
+//! `rfc2136`: dynamic updates (RFC 2136) of a name server, signed with a shared key (RFC 8945).
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -18,7 +18,7 @@ const NONE: u16 = 254;
 const ANY: u16 = 255;
 /// Operation code 5 (RFC 2136 section 1.3).
 const UPDATE: u16 = 5 << 11;
-/// Seconds that clocks may differ.
+/// Maximum difference between clocks, in seconds.
 const FUDGE: u16 = 300;
 
 pub(super) struct Rfc2136 {
@@ -36,8 +36,8 @@ struct Key {
 }
 
 impl Rfc2136 {
-    /// `RFC2136_NAMESERVER`, `RFC2136_TSIG_KEY`, `RFC2136_TSIG_SECRET`, `RFC2136_TSIG_ALGORITHM`, `RFC2136_TSIG_FILE`,
-    /// `RFC2136_TTL`, `RFC2136_PROPAGATION_TIMEOUT`, `RFC2136_POLLING_INTERVAL`.
+    /// Reads `RFC2136_NAMESERVER`, `RFC2136_TSIG_KEY`, `RFC2136_TSIG_SECRET`, `RFC2136_TSIG_ALGORITHM`,
+    /// `RFC2136_TSIG_FILE`, `RFC2136_TTL`, `RFC2136_PROPAGATION_TIMEOUT` and `RFC2136_POLLING_INTERVAL`.
     pub(super) fn new(variables: &Variables<'_>) -> Result<Self, Error> {
         let server = variables.required(&["RFC2136_NAMESERVER"])?;
         let server = NameServer::parse(&server).ok_or_else(|| {
@@ -139,7 +139,7 @@ impl Key {
             &algorithm,
             time,
             &FUDGE.to_be_bytes(),
-            // No error, nothing else.
+            // No error and no other data.
             &[0; 4],
         ]
         .concat();
@@ -158,13 +158,13 @@ impl Key {
         message.extend(
             [&name[..], &TSIG.to_be_bytes(), &ANY.to_be_bytes(), &[0; 4], &length(&data), &data].concat(),
         );
-        // One more record in the last section.
+        // The additional section has one more record.
         message[11] += 1;
         Ok(())
     }
 }
 
-/// An update that adds a record with this time to live, or removes it.
+/// Builds an update that adds a record with a time to live, or removes it.
 fn update(id: u16, zone: &str, record: &Record, ttl: Option<u32>) -> Result<Vec<u8>, Error> {
     let mut message = header(id, UPDATE, [1, 0, 1, 0]);
     put_name(&mut message, zone)?;
@@ -193,7 +193,7 @@ fn code_name(code: u8) -> String {
     }
 }
 
-/// The value of a word in a key file of BIND: `algorithm hmac-sha256;`, `key "name" {`.
+/// Returns the value of a keyword in a key file of BIND: `algorithm hmac-sha256;`, `key "name" {`.
 fn quoted(text: &str, word: &str) -> Option<String> {
     let mut words =
         text.split(|c: char| c.is_whitespace() || c == ';' || c == '{').filter(|word| !word.is_empty());
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!((message[11], bare[11]), (1, 0));
         let read = Message::from_vec(&message).unwrap();
         assert!(read.signature.is_some() || !read.additionals.is_empty());
-        // The MAC, computed from RFC 8945's list of what is digested.
+        // The MAC, computed independently from the digest components in RFC 8945.
         let mut digested = bare;
         digested.extend(b"\x01k\x04test\x00\x00\xff\x00\x00\x00\x00\x0bhmac-sha256\x00");
         digested.extend([0, 0, 0x65, 0x53, 0xf1, 0x00, 0x01, 0x2c, 0, 0, 0, 0]);

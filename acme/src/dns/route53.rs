@@ -23,7 +23,7 @@ const ENDPOINT: &str = "https://route53.amazonaws.com";
 const VERSION: &str = "2013-04-01";
 /// Route 53 is one service for all regions.
 const SCOPE: (&str, &str) = ("us-east-1", "route53");
-/// How often it is asked whether a change has reached all servers.
+/// Interval of checking whether a change has reached all servers.
 const SYNC_INTERVAL: Duration = Duration::from_secs(4);
 
 pub(super) struct Route53 {
@@ -34,14 +34,14 @@ pub(super) struct Route53 {
     wait: bool,
     ttl: u32,
     http: Http,
-    /// One at a time: a set of records is read, changed and written.
+    /// Serializes changes, which read and rewrite a set of records.
     changes: Mutex<()>,
     patience: Patience,
 }
 
 impl Route53 {
-    /// Keys are found as `credentials` says; `AWS_HOSTED_ZONE_ID`, `AWS_PRIVATE_ZONE`, `AWS_TTL`, `AWS_PROPAGATION_TIMEOUT`,
-    /// `AWS_POLLING_INTERVAL`, `AWS_WAIT_FOR_RECORD_SETS_CHANGED`, `AWS_ENDPOINT_URL`.
+    /// Finds keys as described in `credentials`, and reads `AWS_HOSTED_ZONE_ID`, `AWS_PRIVATE_ZONE`, `AWS_TTL`,
+    /// `AWS_PROPAGATION_TIMEOUT`, `AWS_POLLING_INTERVAL`, `AWS_WAIT_FOR_RECORD_SETS_CHANGED` and `AWS_ENDPOINT_URL`.
     pub(super) fn new(variables: &Variables<'_>) -> Result<Self, Error> {
         let endpoint = variables.first(&["AWS_ENDPOINT_URL_ROUTE_53", "AWS_ENDPOINT_URL"]);
         Ok(Self {
@@ -57,7 +57,7 @@ impl Route53 {
         })
     }
 
-    /// Sends a signed request; gives the text of a good answer.
+    /// Sends a signed request, and returns the body of a successful response.
     async fn call(
         &self,
         method: Method,
@@ -115,7 +115,7 @@ impl Route53 {
         Ok(id.trim_start_matches("/hostedzone/").to_owned())
     }
 
-    /// Adds a value to those that there are, or takes it away.
+    /// Adds a value to the existing ones, or removes it.
     async fn change(&self, record: &Record, dns: &Resolvers, add: bool) -> Result<(), Error> {
         let _one = self.changes.lock().await;
         let zone = self.zone(record, dns).await?;
@@ -178,7 +178,7 @@ impl Provider for Route53 {
     }
 }
 
-/// Time to live and values of the TXT records of a name, from a list of sets.
+/// Returns time to live and values of the TXT records of a name, from a list of sets.
 fn existing(list: &str, fqdn: &str) -> Option<(String, Vec<String>)> {
     let set = elements(list, "ResourceRecordSet").find(|set| {
         elements(set, "Name").next() == Some(fqdn) && elements(set, "Type").next() == Some("TXT")
@@ -203,7 +203,7 @@ fn batch(action: &str, fqdn: &str, ttl: &str, values: &[String]) -> String {
     )
 }
 
-/// The contents of the elements of this name, without those inside others of the same name.
+/// Returns the contents of the elements with a name, without nested ones.
 fn elements<'t>(text: &'t str, name: &str) -> impl Iterator<Item = &'t str> {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! Variables of DNS providers: given in the settings, in the environment, or in a file that the environment names.
+//! Variables of DNS providers: from the settings, the environment, or a file that the environment names.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::Patience;
 use crate::error::Error;
 
-/// Where variables are looked up.
+/// Looks up variables.
 pub(super) struct Variables<'a> {
-    /// Those of the settings, whose names may have lost their case.
+    /// Variables of the settings, whose names may have lost their case.
     given: &'a BTreeMap<String, String>,
 }
 
@@ -17,12 +17,12 @@ impl<'a> Variables<'a> {
         Self { given }
     }
 
-    /// The value of the first of these names that has one.
+    /// Returns the value of the first of these names that is set.
     pub(super) fn first(&self, names: &[&str]) -> Option<String> {
         names.iter().find_map(|name| self.get(name))
     }
 
-    /// The same, or an error that names what is missing.
+    /// Like [`Self::first`], but returns an error that names the missing variables.
     pub(super) fn required(&self, names: &[&str]) -> Result<String, Error> {
         self.first(names).ok_or_else(|| {
             Error::local(format!(
@@ -33,7 +33,7 @@ impl<'a> Variables<'a> {
         })
     }
 
-    /// A length of time in seconds.
+    /// Returns a duration given in seconds.
     pub(super) fn seconds(&self, names: &[&str], default: u64) -> Result<Duration, Error> {
         let Some(text) = self.first(names) else { return Ok(Duration::from_secs(default)) };
         let parsed = text.parse::<tidegate_core::values::Duration>();
@@ -42,7 +42,7 @@ impl<'a> Variables<'a> {
             .map_err(|error| Error::local(format!("{}: {error}", names.join(" or "))))
     }
 
-    /// A number.
+    /// Returns a number.
     pub(super) fn number(&self, names: &[&str], default: u32) -> Result<u32, Error> {
         let Some(text) = self.first(names) else { return Ok(default) };
         text.trim()
@@ -50,13 +50,13 @@ impl<'a> Variables<'a> {
             .map_err(|_| Error::local(format!("{}: `{text}` is not a number", names.join(" or "))))
     }
 
-    /// True for `true` and `1`.
+    /// Returns true for `true` and `1`.
     pub(super) fn is_true(&self, name: &str) -> bool {
         self.get(name)
             .is_some_and(|value| matches!(value.as_str(), "true" | "TRUE" | "True" | "1" | "t" | "T"))
     }
 
-    /// The patience of a provider whose variables begin with this prefix.
+    /// Returns the timeouts of a provider whose variables have this prefix.
     pub(super) fn patience(&self, prefix: &str, timeout: u64, interval: u64) -> Result<Patience, Error> {
         Ok(Patience {
             timeout: self.seconds(&[&format!("{prefix}_PROPAGATION_TIMEOUT")], timeout)?,

@@ -1,4 +1,4 @@
-//! Where access keys for AWS come from: variables, a profile, or a role, whose keys last an hour or so.
+//! Sources of AWS access keys: variables, a profile, or a role with temporary keys.
 
 use std::time::Duration;
 
@@ -14,32 +14,32 @@ use super::signing::{Credentials, Unsigned, encoded};
 use crate::client::{Answer, Http, Message};
 use crate::error::Error;
 
-/// Longest time for an answer: a machine that is none of Amazon's has nobody who answers.
+/// Timeout for a response: outside AWS, the metadata service does not exist.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long before their end keys are replaced.
+/// How long before their expiry keys are replaced.
 const EARLY: time::Duration = time::Duration::minutes(5);
-/// Where a machine of EC2 finds what it is.
+/// The metadata service of EC2.
 const INSTANCE: &str = "http://169.254.169.254";
-/// Where a container of ECS does.
+/// The metadata service of ECS.
 const CONTAINER: &str = "http://169.254.170.2";
-/// Name of our sessions, where none is given.
+/// Default name of sessions.
 const SESSION: &str = "tidegate";
 
-/// Gives access keys that are valid now.
+/// Provides valid access keys.
 pub(super) struct CredentialChain {
     source: Source,
-    /// A role that is taken on with those (`AWS_ASSUME_ROLE_ARN`, as lego has it).
+    /// A role to assume with these keys (`AWS_ASSUME_ROLE_ARN`, as in lego).
     assumed: Option<Role>,
     sts: String,
     region: String,
     http: Http,
-    /// Keys of a role, and when they end.
+    /// Keys of a role, and their expiry.
     held: Mutex<Option<(Credentials, OffsetDateTime)>>,
 }
 
 enum Source {
     Fixed(Credentials),
-    /// A token that whoever runs us keeps in a file, like Kubernetes (`AWS_WEB_IDENTITY_TOKEN_FILE`).
+    /// A token that the platform keeps in a file, like Kubernetes (`AWS_WEB_IDENTITY_TOKEN_FILE`).
     WebIdentity {
         role: Role,
         token: String,
@@ -50,7 +50,7 @@ enum Source {
         token: Option<String>,
         token_file: Option<String>,
     },
-    /// The role of a machine of EC2.
+    /// The role of an EC2 machine.
     Instance {
         base: String,
     },
@@ -63,7 +63,7 @@ struct Role {
 }
 
 impl CredentialChain {
-    /// Finds out where keys come from, in the order of Amazon's own libraries. Nobody is asked yet.
+    /// Selects the source of keys, in the order of AWS's own libraries. Sends no requests.
     pub(super) fn find(variables: &Variables<'_>) -> Result<Self, Error> {
         let session = |names: &[&str]| variables.first(names).unwrap_or_else(|| SESSION.to_owned());
         let assumed = variables.first(&["AWS_ASSUME_ROLE_ARN"]).map(|arn| Role {
@@ -86,7 +86,7 @@ impl CredentialChain {
         })
     }
 
-    /// Keys that are valid now.
+    /// Returns valid keys.
     pub(super) async fn keys(&self) -> Result<Credentials, Error> {
         if let (Source::Fixed(keys), None) = (&self.source, &self.assumed) {
             return Ok(keys.clone());
@@ -254,7 +254,7 @@ fn of_profile(text: &str, profile: &str) -> Option<Credentials> {
     Some(Credentials { id: id?, secret: secret?, session })
 }
 
-/// What a file with a token holds. It is read each time: tokens are replaced.
+/// Reads a token from its file, each time, because tokens are replaced.
 fn secret_of(path: &str) -> Result<String, Error> {
     let text = std::fs::read_to_string(path).map_err(|error| Error::local(format!("{path}: {error}")))?;
     Ok(text.trim().to_owned())
@@ -290,7 +290,7 @@ fn read(
         return Err(Error::dns("AWS's answer has no access keys"));
     };
     let end = end.and_then(|text| OffsetDateTime::parse(&text, &Rfc3339).ok());
-    // Keys without an end are asked for again now and then.
+    // Keys without an expiry are requested again from time to time.
     let end = end.unwrap_or_else(|| OffsetDateTime::now_utc() + time::Duration::minutes(15));
     Ok((Credentials { id, secret, session }, end))
 }
@@ -303,7 +303,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers requests by their first lines, one connection each, and gives what it has read.
+    /// Responds to requests by their first lines, one connection each, and returns the requests.
     fn server(answers: Vec<(&'static str, String)>) -> (String, std::thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -337,7 +337,7 @@ mod tests {
         (url, thread)
     }
 
-    /// True when a request has this, in whatever case.
+    /// Returns true if a request contains a text, regardless of case.
     fn has(request: &str, text: &str) -> bool {
         request.to_lowercase().contains(&text.to_lowercase())
     }

@@ -5,7 +5,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-/// What is not encoded (RFC 3986 section 2.3).
+/// Bytes that are encoded: all but unreserved ones (RFC 3986 section 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// An access key.
@@ -16,21 +16,21 @@ pub(super) struct Credentials {
     pub(super) session: Option<String>,
 }
 
-/// A request that is to be signed.
+/// A request to sign.
 pub(super) struct Unsigned<'a> {
     pub(super) method: &'a str,
     pub(super) host: &'a str,
-    /// Encoded.
+    /// The encoded path.
     pub(super) path: &'a str,
-    /// Encoded, in the order of its keys.
+    /// The encoded query, sorted by key.
     pub(super) query: &'a str,
     pub(super) body: &'a [u8],
-    /// Region and service, as AWS names them.
+    /// AWS's names of region and service.
     pub(super) scope: (&'a str, &'a str),
 }
 
 impl Credentials {
-    /// The headers that sign a request.
+    /// Returns the headers that sign a request.
     pub(super) fn sign(&self, request: &Unsigned<'_>, now: OffsetDateTime) -> Vec<(&'static str, String)> {
         let Unsigned { method, host, path, query, body, scope: (region, service) } = *request;
         let day = format!("{:04}{:02}{:02}", now.year(), u8::from(now.month()), now.day());
@@ -51,12 +51,12 @@ impl Credentials {
         let id = &self.id;
         let value =
             format!("AWS4-HMAC-SHA256 Credential={id}/{scope}, SignedHeaders={names}, Signature={signature}");
-        // The host is a header of its own.
+        // The client sets the `Host` header itself.
         signed.into_iter().skip(1).chain([("authorization", value)]).collect()
     }
 }
 
-/// Text as it stands in a query.
+/// Encodes text for a query.
 pub(super) fn encoded(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn the_key_is_derived_as_amazon_shows() {
-        // The example of AWS's documentation of signature version 4 (service iam, day 20150830).
+        // The example in AWS's documentation of signature version 4 (service iam, day 20150830).
         let mut key = mac(b"AWS4wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", b"20150830");
         for part in ["us-east-1", "iam", "aws4_request"] {
             key = mac(&key, part.as_bytes());
@@ -99,7 +99,7 @@ mod tests {
             scope: ("us-east-1", "route53"),
         };
         let headers = credentials.sign(&request, at);
-        // What botocore makes of the same request.
+        // The signature of botocore for the same request.
         assert_eq!(
             headers[2].1,
             "AWS4-HMAC-SHA256 Credential=AKID/20231114/us-east-1/route53/aws4_request, \
