@@ -25,7 +25,7 @@ use crate::entrypoint::http::tunnel::connect_response;
 use crate::entrypoint::http::upgrade;
 use crate::entrypoint::http::{ReceivedRequest, begin_tunnel, respond};
 use crate::entrypoint::http1_2::header_budget::HeaderReservation;
-use crate::entrypoint::http1_2::linger;
+use crate::entrypoint::http1_2::linger::{self, Leftover};
 
 /// How long to wait for a body of methods that usually have none, as servers may refuse one. Go's HTTP library waits as
 /// long.
@@ -111,13 +111,17 @@ pub(super) async fn handle_request(
     if !sent {
         return Ended::Wasted;
     }
-    // The rest of the request is read, so that the client reads the response; then it is asked to stop.
+    deliver(&mut answer, leftover).await
+}
+
+/// Waits until the client has the response. The rest of its request is read, so that it reads the response; then it is
+/// asked to stop. The connection may close once no stream is open, which would lose undelivered data.
+async fn deliver(answer: &mut ResponseStream, leftover: Option<Leftover>) -> Ended {
     let drained = async {
         if let Some(leftover) = leftover {
             linger::drain(leftover).await;
         }
     };
-    // The connection may close once no stream is open, which would lose undelivered data.
     let (delivered, ()) = tokio::join!(answer.delivered(), drained);
     if delivered.is_ok() { Ended::Answered } else { Ended::Wasted }
 }
