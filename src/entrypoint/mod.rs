@@ -1,7 +1,7 @@
 //! Entry points: listen, accept connections, and read requests from them.
 //!
 //! `listen` accepts a connection, `hold` keeps it until the first configuration is complete, and `dispatch` detects its
-//! protocol. [`http1_2`] serves HTTP over TCP, [`http3`] HTTP over QUIC, and [`tcp`] everything else. Requests of all
+//! protocol. `http1_2` serves HTTP over TCP, `http3` HTTP over QUIC, and `tcp` everything else. Requests of all
 //! versions of HTTP are handled in [`http`].
 
 mod conn_limit;
