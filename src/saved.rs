@@ -263,8 +263,8 @@ mod tests {
         assert!(matches!(store.load("p"), Err(Error::Permissions(_, 0o620))));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, text.replace("\"version\":1", "\"version\":2")).unwrap();
-        assert!(matches!(store.load("p"), Err(Error::Version(_, 2))));
+        fs::write(&path, text.replace(&format!("\"version\":{VERSION}"), "\"version\":1")).unwrap();
+        assert!(matches!(store.load("p"), Err(Error::Version(_, 1))));
         fs::write(&path, &text[..text.len() / 2]).unwrap();
         assert!(matches!(store.load("p"), Err(Error::Format(..))));
     }

@@ -233,7 +233,7 @@ mod tests {
         assert!(head.contains(&format!("host: {}\r\n", &origin["http://".len()..])), "{head}");
         assert!(head.contains("accept: */*\r\n") && head.contains("user-agent: tidegate/"), "{head}");
         let late = http.send(Method::POST, &format!("{origin}/new"), Message::default()).await.err().unwrap();
-        assert_eq!(late.to_string(), format!("{origin}/new: no answer within 500ms"));
+        assert_eq!(late.to_string(), format!("{origin}/new: no response within 500ms"));
     }
 
     #[test]

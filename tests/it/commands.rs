@@ -249,7 +249,7 @@ tls:
         (25, "service odd@file: "),
         (26, "service carried@file: "),
         (29, "certificate 0@file: open gone.pem"),
-        (31, "TLS options old@file: minVersion `VersionTLS99` is unknown"),
+        (31, "TLS options old@file: unknown minVersion `VersionTLS99`"),
     ] {
         let place = format!("routes/routes.yml:{line}: {told}");
         assert_eq!(out.matches(&place).count(), 1, "{place}\n{out}");

@@ -143,7 +143,7 @@ fn a_router_cannot_skip_required_middlewares() {
     assert_eq!(shown["middlewares"], serde_json::json!(["auth@file"]));
     assert_eq!(shown["status"], "warning");
     let problems = gateway.problems();
-    assert!(problems.len() == 1 && problems[0].contains("requires `auth@file`"), "{problems:?}");
+    assert!(problems.len() == 1 && problems[0].contains("cannot skip `auth@file`"), "{problems:?}");
 }
 
 #[test]

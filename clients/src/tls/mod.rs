@@ -274,7 +274,7 @@ mod tests {
                 "maxVersion `VersionTLS11` leave neither",
             ),
             (TlsOptions { cipher_suites: vec!["RC4".into()], ..good.clone() }, Part::Protocol, "`RC4`"),
-            (TlsOptions { roots: vec![b"junk".to_vec()], ..good.clone() }, Part::Roots, "no certificate"),
+            (TlsOptions { roots: vec![b"junk".to_vec()], ..good.clone() }, Part::Roots, "no PEM certificate"),
             (TlsOptions { identities: vec![half], ..good }, Part::Key, "private key"),
         ] {
             let error = bad.client_config().unwrap_err();

@@ -399,7 +399,7 @@ pub(super) mod tests {
             (pair.answer(&[0x80, 0], none, &pair.key, &[]), "unauthorized signer"),
             (Pair::new("http://ocsp.test/").good(), "unauthorized signer"),
             (wrap(SEQUENCE, &wrap(ENUMERATED, &[3])), "tryLater"),
-            (wrap(SEQUENCE, &wrap(ENUMERATED, &[6])), "refuses"),
+            (wrap(SEQUENCE, &wrap(ENUMERATED, &[6])), "returned status"),
             (b"<html>".to_vec(), "unexpected structure"),
             (Vec::new(), "unexpected structure"),
         ] {
