@@ -43,7 +43,7 @@ pub enum AdminError {
     /// The settings have no resolver.
     #[error("the settings have no `certificatesResolvers`")]
     NoResolvers,
-    /// There is no resolver of this name.
+    /// No resolver has this name.
     #[error("there is no certificate resolver `{0}`")]
     UnknownResolver(String),
     /// The command needs one resolver.

@@ -98,7 +98,7 @@ impl RetryState {
         }
     }
 
-    /// Forgets names that are no longer wanted, once their orders no longer count.
+    /// Removes names that are no longer wanted and whose last attempt was more than a day ago.
     pub(crate) fn prune(&mut self, is_wanted: impl Fn(&str) -> bool, now: u64) {
         self.names.retain(|name, record| {
             is_wanted(name) || record.attempts.last().is_some_and(|at| now.saturating_sub(*at) < DAY)

@@ -29,7 +29,7 @@ impl Certificate {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|error| Error::local(format!("certificate is not valid PEM: {error}")))?;
-        let leaf = chain.first().ok_or_else(|| Error::local("there is no certificate in PEM form"))?;
+        let leaf = chain.first().ok_or_else(|| Error::local("no PEM certificate found"))?;
         let (_, parsed) = X509Certificate::from_der(leaf)
             .map_err(|error| Error::local(format!("certificate cannot be read: {error}")))?;
         let mut names = common_names(&parsed);
@@ -37,7 +37,7 @@ impl Certificate {
         names.sort();
         names.dedup();
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
-            .map_err(|error| Error::local(format!("there is no private key in PEM form: {error}")))?;
+            .map_err(|error| Error::local(format!("no PEM private key found: {error}")))?;
         let key = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
             .map_err(|error| Error::local(format!("certificate and key cannot be used together: {error}")))?;
         Ok(Self { key: Arc::new(key), names })

@@ -20,7 +20,7 @@ pub struct Error {
     pub(super) retry_after: Option<Duration>,
 }
 
-/// Types of an authority's errors that are told apart (RFC 8555 section 6.7).
+/// Types of an authority's errors that are handled differently (RFC 8555 section 6.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProblemType {
     /// The account is unknown.

@@ -122,8 +122,8 @@ fn store(options: &StoreOptions) -> Arc<dyn SharedStore> {
     Stores::new(Handle::current()).draft().get(options).expect("valid options")
 }
 
-async fn take(store: &Arc<dyn SharedStore>, key: &str) -> Result<Turn, String> {
-    store.take(key, &BUCKET, PATIENCE).await.map_err(|error| error.to_string())
+async fn take(store: &Arc<dyn SharedStore>, key: &str) -> Result<Turn, StoreError> {
+    store.take(key, &BUCKET, PATIENCE).await
 }
 
 async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
@@ -171,7 +171,7 @@ async fn connections_log_in_and_select_the_database_and_errors_hide_passwords() 
     };
     assert!(take(&store(&with("right")), "k").await.is_ok());
     assert_eq!(fake.asked.lock()[1], ["SELECT", "3"]);
-    let error = take(&store(&with("hunter2")), "k").await.unwrap_err();
+    let error = take(&store(&with("hunter2")), "k").await.unwrap_err().to_string();
     assert!(error.contains("WRONGPASS") && !error.contains("hunter2"), "{error}");
 }
 
@@ -230,7 +230,7 @@ async fn a_lost_server_fails_fast_and_is_used_again_when_it_returns() {
     let address = fake.stop();
     eventually("it is missed", async || take(&store, "k").await.is_err()).await;
     // No request waits for reconnects: the second error equals the first.
-    let error = take(&store, "k").await.unwrap_err();
+    let error = take(&store, "k").await.unwrap_err().to_string();
     assert!(error.contains(&address), "{error}");
     let fake = Fake::start_at(&address, |words| match words[0].as_str() {
         "PING" => Some("+PONG\r\n".into()),

@@ -20,7 +20,7 @@ use crate::storage::Stored;
 pub(super) const TTL: Duration = Duration::from_secs(10);
 /// Interval of renewals.
 const RENEW: Duration = Duration::from_secs(3);
-/// How long before its end the session is no longer trusted.
+/// How long before it expires a session is treated as lost.
 const MARGIN: Duration = Duration::from_secs(1);
 /// How long nobody can take the lock of a session that expired, so that requests in progress can end. Later ones are
 /// refused by the lock itself.

@@ -253,7 +253,7 @@ impl Resolver {
         let changed = self.unusable.is_some() || self.unread.is_some() || storage.is_changed(name).await;
         for main in storage.take_renewals(name).await {
             tracing::info!(resolver = %self.parts.name, name = %main, "renewal was asked for");
-            // An operator has looked at it, so earlier failures are no reason to wait.
+            // An operator asked for it, so earlier failures do not delay it.
             self.retry_state.succeed(std::slice::from_ref(&main));
             for held in self.held.iter_mut().filter(|held| held.facts.names.contains(&main)) {
                 self.retry_state.succeed(&held.facts.names);
