@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -9,7 +10,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 use x509_parser::public_key::PublicKey;
 
-use super::json::Object;
+use super::json::{Object, add};
 use crate::acme::Row;
 use crate::tls::TlsStore;
 
@@ -26,7 +27,7 @@ pub(super) struct Certificate {
     sans: Vec<String>,
     issuer: Entity,
     not_after: OffsetDateTime,
-    text: String,
+    json: Value,
 }
 
 /// The shown parts of a subject or issuer.
@@ -45,28 +46,25 @@ pub(super) fn all(store: &TlsStore) -> Vec<Certificate> {
 }
 
 /// Lists certificates that resolvers have or need. Not in Traefik.
-pub(super) fn of_resolvers(rows: &[Row]) -> String {
+pub(super) fn of_resolvers(rows: &[Row]) -> Value {
     let time = |at: Option<OffsetDateTime>| at.and_then(|at| at.truncate_to_second().format(&Rfc3339).ok());
-    let rows: Vec<String> = rows
-        .iter()
-        .map(|row| {
-            let mut object = Object::new();
-            object.member("names", &row.names);
-            object.member("resolver", &row.resolver);
-            object.member("issuer", &row.issuer);
-            object.member("notAfter", &time(row.not_after));
-            object.member("next", &time(row.next));
-            object.member("error", &row.error);
-            object.finish()
+    let shown = rows.iter().map(|row| {
+        json!({
+            "names": row.names,
+            "resolver": row.resolver,
+            "issuer": row.issuer,
+            "notAfter": time(row.not_after),
+            "next": time(row.next),
+            "error": row.error,
         })
-        .collect();
-    format!("[{}]", rows.join(","))
+    });
+    shown.collect()
 }
 
 impl Certificate {
     /// Returns the JSON object.
-    pub(super) fn text(&self) -> String {
-        self.text.clone()
+    pub(super) fn json(&self) -> Value {
+        self.json.clone()
     }
 
     /// Returns true if a name of the subject or issuer contains this lower-case text.
@@ -119,12 +117,12 @@ fn read(der: &[u8], now: OffsetDateTime) -> Option<Certificate> {
     let fingerprint = hex(&Sha256::digest(der));
     let sans = alternative_names(&parsed);
     let mut object = Object::new();
-    object.member("name", &fingerprint);
-    object.member("sans", &sans);
-    object.member("notAfter", &not_after.format(&Rfc3339).ok()?);
-    object.member("notBefore", &not_before.format(&Rfc3339).ok()?);
-    object.member("serialNumber", &parsed.serial.to_string());
-    object.member("commonName", &subject.common_name);
+    add(&mut object, "name", fingerprint.as_str());
+    add(&mut object, "sans", sans.as_slice());
+    add(&mut object, "notAfter", not_after.format(&Rfc3339).ok()?);
+    add(&mut object, "notBefore", not_before.format(&Rfc3339).ok()?);
+    add(&mut object, "serialNumber", parsed.serial.to_string());
+    add(&mut object, "commonName", subject.common_name.as_str());
     for (key, value) in [
         ("issuerOrg", &issuer.organization),
         ("issuerCN", &issuer.common_name),
@@ -133,21 +131,21 @@ fn read(der: &[u8], now: OffsetDateTime) -> Option<Certificate> {
         ("country", &subject.country),
     ] {
         if !value.is_empty() {
-            object.member(key, value);
+            add(&mut object, key, value.as_str());
         }
     }
-    object.member("version", &format!("v{}", parsed.version().0 + 1));
+    add(&mut object, "version", format!("v{}", parsed.version().0 + 1));
     let (key_type, key_size) = key(&parsed);
-    object.member("keyType", key_type);
+    add(&mut object, "keyType", key_type);
     if key_size > 0 {
-        object.member("keySize", &key_size);
+        add(&mut object, "keySize", key_size);
     }
-    object.member("signatureAlgorithm", &signature(&parsed));
-    object.member("certFingerprint", &fingerprint);
-    object.member("publicKeyFingerprint", &hex(&Sha256::digest(parsed.public_key().raw)));
-    object.member("status", status);
-    let text = object.finish();
-    Some(Certificate { fingerprint, status, common_name: subject.common_name, sans, issuer, not_after, text })
+    add(&mut object, "signatureAlgorithm", signature(&parsed));
+    add(&mut object, "certFingerprint", fingerprint.as_str());
+    add(&mut object, "publicKeyFingerprint", hex(&Sha256::digest(parsed.public_key().raw)));
+    add(&mut object, "status", status);
+    let json = object.into();
+    Some(Certificate { fingerprint, status, common_name: subject.common_name, sans, issuer, not_after, json })
 }
 
 fn alternative_names(certificate: &X509Certificate<'_>) -> Vec<String> {
@@ -232,8 +230,8 @@ mod tests {
             assert_eq!(read(der, end - time::Duration::days(left)).unwrap().status, status);
         }
         let shown = read(der, end).unwrap();
-        let value: serde_json::Value = serde_json::from_str(&shown.text()).unwrap();
-        assert_eq!(value["sans"], serde_json::json!(["10.0.0.1", "a.test", "b.test"]));
+        let value = shown.json();
+        assert_eq!(value["sans"], json!(["10.0.0.1", "a.test", "b.test"]));
         assert_eq!((value["keyType"].as_str(), value["keySize"].as_u64()), (Some("ECDSA"), Some(256)));
         assert_eq!(
             (value["version"].as_str(), value["signatureAlgorithm"].as_str()),

@@ -1,62 +1,62 @@
 //! `/api/cluster`, which does not exist in Traefik: the members of the cluster and their configurations.
 
-use super::json::Object;
+use serde_json::{Value, json};
+
+use super::json::{Object, add};
 use crate::acme::Leadership;
 use crate::cluster::View;
 
 /// Describes the cluster, and which gateway orders certificates for shared storages.
-pub(super) fn cluster(view: &View, certificates: &[Leadership]) -> String {
+pub(super) fn cluster(view: &View, certificates: &[Leadership]) -> Value {
     let mut all = Object::new();
-    all.member("name", &view.name);
-    all.member("id", &view.id);
-    all.member("store", view.store);
-    all.member("connected", &(!view.store.is_empty() && view.error.is_empty()));
+    add(&mut all, "name", view.name.as_str());
+    add(&mut all, "id", view.id.as_str());
+    add(&mut all, "store", view.store);
+    add(&mut all, "connected", !view.store.is_empty() && view.error.is_empty());
     if !view.error.is_empty() {
-        all.member("error", &view.error);
+        add(&mut all, "error", view.error.as_str());
     }
     if let Some(leader) = &view.leader {
-        all.member("leader", leader);
+        add(&mut all, "leader", json!(leader));
     }
     let same = view.members.windows(2).all(|pair| pair[0].snapshot == pair[1].snapshot);
-    all.member("sameConfiguration", &same);
-    let members: Vec<String> = view.members.iter().map(|one| member(view, one)).collect();
-    all.raw("members", &format!("[{}]", members.join(",")));
-    let resolvers: Vec<String> = certificates.iter().map(resolver).collect();
-    if !resolvers.is_empty() {
-        all.raw("certificates", &format!("[{}]", resolvers.join(",")));
+    add(&mut all, "sameConfiguration", same);
+    add(&mut all, "members", view.members.iter().map(|one| member(view, one)).collect::<Value>());
+    if !certificates.is_empty() {
+        add(&mut all, "certificates", certificates.iter().map(resolver).collect::<Value>());
     }
-    all.finish()
+    all.into()
 }
 
-fn member(view: &View, member: &crate::cluster::Member) -> String {
+fn member(view: &View, member: &crate::cluster::Member) -> Value {
     let mut object = Object::new();
-    object.member("id", &member.id);
+    add(&mut object, "id", member.id.as_str());
     if !member.address.is_empty() {
-        object.member("address", &member.address);
+        add(&mut object, "address", member.address.as_str());
     }
-    object.member("version", &member.version);
-    object.member("since", &member.since);
-    object.member("snapshot", &member.snapshot);
-    object.member("generation", &member.generation);
-    object.member("ready", &member.ready);
-    object.member("problems", &member.problems);
-    object.member("leader", &view.leader.as_ref().is_some_and(|leader| leader.id == member.id));
-    object.member("self", &(member.id == view.id));
-    object.finish()
+    add(&mut object, "version", member.version.as_str());
+    add(&mut object, "since", member.since.as_str());
+    add(&mut object, "snapshot", member.snapshot.as_str());
+    add(&mut object, "generation", member.generation);
+    add(&mut object, "ready", member.ready);
+    add(&mut object, "problems", member.problems);
+    add(&mut object, "leader", view.leader.as_ref().is_some_and(|leader| leader.id == member.id));
+    add(&mut object, "self", member.id == view.id);
+    object.into()
 }
 
-fn resolver(leadership: &Leadership) -> String {
+fn resolver(leadership: &Leadership) -> Value {
     let mut object = Object::new();
-    object.member("resolver", &leadership.resolver);
-    object.member("storage", &leadership.storage);
-    object.member("leads", &leadership.leads);
-    object.member("leader", &leadership.leader);
-    object.member("since", &leadership.since);
-    object.member("members", &leadership.members.len());
+    add(&mut object, "resolver", leadership.resolver.as_str());
+    add(&mut object, "storage", leadership.storage.as_str());
+    add(&mut object, "leads", leadership.leads);
+    add(&mut object, "leader", json!(leadership.leader));
+    add(&mut object, "since", json!(leadership.since));
+    add(&mut object, "members", leadership.members.len());
     if !leadership.error.is_empty() {
-        object.member("error", &leadership.error);
+        add(&mut object, "error", leadership.error.as_str());
     }
-    object.finish()
+    object.into()
 }
 
 #[cfg(test)]
@@ -86,7 +86,7 @@ mod tests {
             members: vec![member_of("a", "11"), member_of("b", "22")],
             leader: Some(Leader { id: "a".into(), since: "2026-01-02T00:00:00Z".into() }),
         };
-        let text = cluster(&view, &[]);
+        let text = cluster(&view, &[]).to_string();
         assert_eq!(
             text,
             concat!(
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_single_member_has_the_same_configuration_and_errors_are_shown() {
         let alone = View { id: "a".into(), members: vec![member_of("a", "11")], ..View::default() };
-        let text = cluster(&alone, &[]);
+        let text = cluster(&alone, &[]).to_string();
         assert!(text.contains(r#""store":"","connected":false,"sameConfiguration":true"#), "{text}");
         let cut = View { store: "redis", error: "it is away".into(), ..alone };
         let lock = Leadership {
@@ -115,7 +115,7 @@ mod tests {
             members: Vec::new(),
             error: String::new(),
         };
-        let text = cluster(&cut, &[lock]);
+        let text = cluster(&cut, &[lock]).to_string();
         assert!(text.contains(r#""connected":false,"error":"it is away""#), "{text}");
         assert!(text.ends_with(r#""certificates":[{"resolver":"le","storage":"consul://h","leads":false,"leader":null,"since":null,"members":0}]}"#), "{text}");
     }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use serde_json::Value;
 use tidegate_config::router::Router;
 use tidegate_config::service::Service;
 use tidegate_config::tcp::TcpService;
@@ -28,7 +29,7 @@ pub(super) enum Form {
 }
 
 /// Returns all TLS options with their status, by name; `None` if there are none.
-pub(super) fn tls_options(snapshot: &Snapshot) -> Option<String> {
+pub(super) fn tls_options(snapshot: &Snapshot) -> Option<Value> {
     let report = &snapshot.report;
     let mut told: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for problem in &report.problems {
@@ -41,69 +42,48 @@ pub(super) fn tls_options(snapshot: &Snapshot) -> Option<String> {
     let mut all = Object::new();
     for &name in &names {
         let mut object = match report.config.tls.options.get(name) {
-            Some(options) => Object::of(&**options),
+            Some(options) => members(&**options),
             None => Object::new(),
         };
         let problems = told.get(name);
-        object.member(
-            "status",
-            match () {
-                () if !snapshot.tls.has_options(name) => "disabled",
-                () if problems.is_some() => "warning",
-                () => "enabled",
-            },
-        );
+        let status = match () {
+            () if !snapshot.tls.has_options(name) => "disabled",
+            () if problems.is_some() => "warning",
+            () => "enabled",
+        };
+        add(&mut object, "status", status);
         if let Some(problems) = problems {
-            object.member("error", problems);
+            add(&mut object, "error", json(problems));
         }
-        all.raw(name, &object.finish());
+        add(&mut all, name, object);
     }
-    (!names.is_empty()).then(|| all.finish())
+    (!all.is_empty()).then(|| all.into())
 }
 
-/// A JSON object that is written member by member.
-pub(super) struct Object(String);
+/// A JSON object with its members in the order of insertion.
+pub(super) type Object = serde_json::Map<String, Value>;
 
-impl Object {
-    /// Starts with the members of a value that serialises as an object.
-    pub(super) fn of(value: &impl Serialize) -> Self {
-        let mut text = serde_json::to_string(value).unwrap_or_default();
-        if text.len() < 2 || !text.starts_with('{') {
-            text = "{}".into();
-        }
-        text.pop();
-        Self(text)
-    }
-
-    /// Starts an empty object.
-    pub(super) fn new() -> Self {
-        Self("{".into())
-    }
-
-    /// Adds a member.
-    pub(super) fn member(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
-        self.raw(name, &serde_json::to_string(value).unwrap_or_else(|_| "null".into()));
-    }
-
-    /// Adds a member whose value is already JSON.
-    pub(super) fn raw(&mut self, name: &str, value: &str) {
-        if self.0.len() > 1 {
-            self.0.push(',');
-        }
-        self.0.push_str(&serde_json::to_string(name).unwrap_or_default());
-        self.0.push(':');
-        self.0.push_str(value);
-    }
-
-    /// Returns the JSON text.
-    pub(super) fn finish(mut self) -> String {
-        self.0.push('}');
-        self.0
+/// Returns the members of a value that serialises as an object.
+pub(super) fn members(value: &impl Serialize) -> Object {
+    match json(value) {
+        Value::Object(members) => members,
+        _ => Object::new(),
     }
 }
 
-/// Escapes a text like Go's encoder: `<`, `>`, `&` and the two line separators, with a line feed at the end.
-pub(super) fn as_go(text: &str) -> String {
+/// Returns a value as JSON.
+pub(super) fn json(value: &(impl Serialize + ?Sized)) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+/// Adds a member.
+pub(super) fn add(object: &mut Object, name: &str, value: impl Into<Value>) {
+    object.insert(name.to_owned(), value.into());
+}
+
+/// Writes JSON like Go's encoder: `<`, `>`, `&` and the two line separators escaped, a line feed at the end.
+pub(super) fn as_go(value: &Value) -> String {
+    let text = value.to_string();
     let mut all = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match c {
@@ -129,7 +109,7 @@ fn router(router: &Router, form: Form) -> Object {
     {
         tls.options = "default".into();
     }
-    Object::of(&*shown)
+    members(&*shown)
 }
 
 /// Returns a service with its effective weights. For an active one, sticky cookies are shown with their
@@ -152,7 +132,7 @@ fn service(snapshot: &Snapshot, name: &str, options: &Service) -> Object {
     {
         as_written(&mut balancer.servers_transport, name);
     }
-    Object::of(&shown)
+    members(&shown)
 }
 
 /// Returns a middleware. A chain that is in use shows the providers of its members.
@@ -160,11 +140,11 @@ fn middleware(snapshot: &Snapshot, name: &str, options: &Middleware, report: &Ob
     let mut has_members = false;
     options.references(&mut |target, _| has_members |= target == Target::Middleware);
     if !has_members || is_used(snapshot, name, report) {
-        return Object::of(options);
+        return members(options);
     }
     let mut shown = options.clone();
     shown.references_mut(&mut |_, member| member.unqualify(provider_of(name)));
-    Object::of(&shown)
+    members(&shown)
 }
 
 /// Returns true if a router, a service or another chain uses this middleware.
@@ -188,7 +168,7 @@ fn as_written(reference: &mut String, owner: &str) {
 }
 
 /// Returns one object of the snapshot; `None` if there is none with this name.
-pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) -> Option<String> {
+pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) -> Option<Value> {
     let config = &snapshot.report.config;
     let none = ObjectReport::default();
     let report = snapshot.report.object(kind, name).unwrap_or(&none);
@@ -205,7 +185,7 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
                 if let Some(balancer) = shown.load_balancer.as_mut().filter(|_| !is_used) {
                     as_written(&mut balancer.servers_transport, name);
                 }
-                Object::of(&shown)
+                members(&shown)
             })
         }
         kind if is_listed(kind) => kind.with_type(Plain { config, name }).flatten(),
@@ -215,32 +195,33 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
         Some(object) => object,
         None => {
             snapshot.report.object(kind, name)?;
-            Object::of(&written(snapshot, kind, name))
+            members(&written(snapshot, kind, name))
         }
     };
     if !report.errors.is_empty() {
-        object.member("error", &report.errors);
+        add(&mut object, "error", json(&report.errors));
     }
-    object.member("status", report.status.as_str());
+    add(&mut object, "status", report.status.as_str());
     if !report.used_by.is_empty() {
-        object.member(if kind.is_router() { "using" } else { "usedBy" }, &report.used_by);
+        let key = if kind.is_router() { "using" } else { "usedBy" };
+        add(&mut object, key, json(&report.used_by));
     }
     if form == Form::Full {
         let provider = name.rsplit_once('@').map_or("", |(_, provider)| provider);
-        object.member("name", name);
-        object.member("provider", provider);
+        add(&mut object, "name", name);
+        add(&mut object, "provider", provider);
         if let Some(type_name) = type_name(snapshot, kind, name) {
-            object.member("type", &type_name);
+            add(&mut object, "type", type_name);
         }
         if matches!(kind, Kind::Router | Kind::TcpRouter) {
-            object.member("priorityStr", &priority(snapshot, kind, name).to_string());
+            add(&mut object, "priorityStr", priority(snapshot, kind, name).to_string());
         }
     }
     let servers = server_status(snapshot, kind, name, report);
     if !servers.is_empty() {
-        object.member("serverStatus", &servers);
+        add(&mut object, "serverStatus", json(&servers));
     }
-    Some(object.finish())
+    Some(object.into())
 }
 
 /// Returns true for kinds that Traefik's API lists.
@@ -258,7 +239,7 @@ impl WithType for Plain<'_> {
     type Output = Option<Object>;
 
     fn with<T: tidegate_config::Object>(self) -> Option<Object> {
-        T::map(self.config).get(self.name).map(|options| Object::of(&**options))
+        T::map(self.config).get(self.name).map(|options| members(&**options))
     }
 }
 
@@ -295,7 +276,7 @@ fn server_status(
 }
 
 /// Returns an object that could not be decoded, as written.
-fn written(snapshot: &Snapshot, kind: Kind, name: &str) -> serde_json::Value {
+fn written(snapshot: &Snapshot, kind: Kind, name: &str) -> Value {
     let text = snapshot.report.written.get(&ObjectRef { kind, name: name.to_owned() });
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
@@ -349,17 +330,19 @@ mod tests {
 
     #[test]
     fn texts_are_escaped_as_in_go() {
-        assert_eq!(as_go("\"a && <b>\u{2028}\""), "\"a \\u0026\\u0026 \\u003cb\\u003e\\u2028\"\n");
+        assert_eq!(as_go(&Value::from("a && <b>\u{2028}")), "\"a \\u0026\\u0026 \\u003cb\\u003e\\u2028\"\n");
     }
 
     #[test]
-    fn members_follow_what_is_there() {
-        let mut object = Object::of(&BTreeMap::from([("a", 1)]));
-        object.member("b", "x\"");
-        object.raw("c", "[]");
-        assert_eq!(object.finish(), r#"{"a":1,"b":"x\"","c":[]}"#);
-        let mut empty = Object::of(&BTreeMap::<String, i32>::new());
-        empty.member("d", &true);
-        assert_eq!(empty.finish(), r#"{"d":true}"#);
+    fn members_keep_their_order() {
+        #[derive(Serialize)]
+        struct Written {
+            b: u8,
+            a: u8,
+        }
+        let mut object = members(&Written { b: 1, a: 2 });
+        add(&mut object, "0", true);
+        assert_eq!(as_go(&object.into()), "{\"b\":1,\"a\":2,\"0\":true}\n");
+        assert_eq!(members(&"no object"), Object::new());
     }
 }

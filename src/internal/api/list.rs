@@ -23,7 +23,7 @@ pub(super) struct Query {
     per_page: Option<String>,
 }
 
-/// One page: its texts, and the number of the next page (1 after the last).
+/// One page: its items, and the number of the next page (1 after the last).
 #[derive(Debug, PartialEq)]
 pub(super) struct Page<T> {
     pub(super) items: Vec<T>,
@@ -80,7 +80,7 @@ impl Query {
     }
 
     /// Returns the matching certificates, in order.
-    pub(super) fn certificates(&self, mut all: Vec<Certificate>) -> Vec<String> {
+    pub(super) fn certificates(&self, mut all: Vec<Certificate>) -> Vec<Certificate> {
         all.retain(|certificate| {
             (self.search.is_empty() || certificate.contains(&self.search))
                 && (self.status.is_empty() || certificate.status == self.status)
@@ -89,7 +89,7 @@ impl Query {
         if self.descending {
             all.reverse();
         }
-        all.iter().map(Certificate::text).collect()
+        all
     }
 
     /// Returns the requested page, or why it is invalid.

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
 use tidegate_config::Kind;
 use tidegate_core::{Body, BoxFuture, Handler, Reason, Request, Response, reply};
 
@@ -20,7 +21,7 @@ use crate::gateway::capitalised;
 use crate::service::Service;
 use crate::settings::Api as Options;
 use crate::snapshot::{Snapshot, WeakSnapshotHandle};
-use json::{Form, Object, as_go};
+use json::{Form, Object, add, as_go};
 use list::Query;
 
 /// Objects that do not exist in Traefik, hidden so that lists are equal.
@@ -134,7 +135,7 @@ impl Question<'_> {
                 let name = decode(group);
                 let all = certificates::all(&self.snapshot.tls);
                 let found = all.iter().find(|certificate| certificate.fingerprint == name);
-                return Some(one(found.map(certificates::Certificate::text), "certificate", &name));
+                return Some(one(found.map(certificates::Certificate::json), "certificate", &name));
             }
             _ => {}
         }
@@ -155,15 +156,15 @@ impl Question<'_> {
 
     fn certificates(&self) -> Response {
         let query = Query::parse(self.query);
-        let texts = query.certificates(certificates::all(&self.snapshot.tls));
-        page(&query, texts, |text| Some(text.to_owned()))
+        let certificates = query.certificates(certificates::all(&self.snapshot.tls));
+        page(&query, certificates, |certificate| Some(certificate.json()))
     }
 
-    fn list(&self, names: Vec<&str>, write: impl Fn(&str) -> Option<String>) -> Response {
-        page(&Query::parse(self.query), names.into_iter().map(str::to_owned).collect(), write)
+    fn list(&self, names: Vec<&str>, show: impl Fn(&str) -> Option<Value>) -> Response {
+        page(&Query::parse(self.query), names, |name| show(name))
     }
 
-    fn raw_data(&self) -> String {
+    fn raw_data(&self) -> Value {
         let mut all = Object::new();
         let sections = Kind::ALL.chunk_by(|one, next| one.keys().0 == next.keys().0);
         let listed = sections.flat_map(|section| {
@@ -181,16 +182,16 @@ impl Question<'_> {
             }
             let mut objects = Object::new();
             for name in names {
-                if let Some(text) = json::object(&self.snapshot, kind, name, Form::Raw) {
-                    objects.raw(name, &text);
+                if let Some(object) = json::object(&self.snapshot, kind, name, Form::Raw) {
+                    add(&mut objects, name, object);
                 }
             }
-            all.raw(&key, &objects.finish());
+            add(&mut all, &key, objects);
         }
         if let Some(options) = json::tls_options(&self.snapshot) {
-            all.raw("tlsOptions", &options);
+            add(&mut all, "tlsOptions", options);
         }
-        all.finish()
+        all.into()
     }
 }
 
@@ -200,33 +201,31 @@ fn names(snapshot: &Snapshot, kind: Kind) -> Vec<&str> {
     all.map(|object| object.name.as_str()).filter(|name| *name != UNLISTED).collect()
 }
 
-fn page(query: &Query, names: Vec<String>, write: impl Fn(&str) -> Option<String>) -> Response {
-    match query.page(names) {
+fn page<T>(query: &Query, items: Vec<T>, show: impl Fn(&T) -> Option<Value>) -> Response {
+    match query.page(items) {
         Err(error) => refusal(StatusCode::BAD_REQUEST, &error.to_string()),
         Ok(page) => {
-            let texts: Vec<String> = page.items.iter().filter_map(|name| write(name)).collect();
-            let mut response = body(&format!("[{}]", texts.join(",")));
+            let mut response = body(&page.items.iter().filter_map(show).collect());
             response.headers_mut().insert(NEXT_PAGE, HeaderValue::from(page.next));
             response
         }
     }
 }
 
-fn one(found: Option<String>, word: &str, name: &str) -> Response {
+fn one(found: Option<Value>, word: &str, name: &str) -> Response {
     match found {
-        Some(text) => body(&text),
+        Some(object) => body(&object),
         None => refusal(StatusCode::NOT_FOUND, &format!("{word} not found: {name}")),
     }
 }
 
-fn body(json: &str) -> Response {
+fn body(json: &Value) -> Response {
     let mut response = Response::new(Body::full(as_go(json))).because(Reason::OwnService);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 fn refusal(status: StatusCode, message: &str) -> Response {
-    let mut object = Object::new();
-    object.member("message", message);
-    reply::error(status, as_go(&object.finish()).trim_end(), Reason::OwnService)
+    let object = json!({"message": message});
+    reply::error(status, as_go(&object).trim_end(), Reason::OwnService)
 }

@@ -8,6 +8,8 @@ use time::OffsetDateTime;
 use x509_parser::nom;
 use x509_parser::prelude::X509Error;
 
+use super::asn1::ResponseStatus;
+
 /// Why there is no OCSP response to staple.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OcspError {
@@ -34,12 +36,9 @@ pub(super) enum OcspError {
     /// The responder did not respond in time.
     #[error("timed out")]
     TimedOut,
-    /// The responder has no response yet.
-    #[error("the responder returned `tryLater`")]
-    TryLater,
     /// The responder returns an OCSP error.
-    #[error("the responder returned status {0:?}")]
-    Refused(Vec<u8>),
+    #[error("the responder returned status `{0}`")]
+    Refused(ResponseStatus),
     /// The certificate is revoked.
     #[error("the certificate is revoked")]
     Revoked,
@@ -69,16 +68,10 @@ pub(super) enum OcspError {
     /// A certificate is invalid.
     #[error(transparent)]
     Certificate(#[from] nom::Err<X509Error>),
-    /// A time is invalid.
-    #[error("invalid time `{0}`")]
-    Time(String),
-    /// The response is truncated or not DER.
-    #[error("invalid DER")]
-    Der,
-    /// A value is missing.
-    #[error("unexpected structure: missing value with tag {0:#x}")]
-    MissingValue(u8),
-    /// A bit string is not a whole number of bytes.
-    #[error("bit string is not a whole number of bytes")]
-    Bits,
+    /// The response is not what RFC 6960 describes.
+    #[error("unexpected structure: {0}")]
+    Der(#[from] der::Error),
+    /// A time is too far away.
+    #[error(transparent)]
+    Time(#[from] time::error::ComponentRange),
 }

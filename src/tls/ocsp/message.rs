@@ -1,30 +1,22 @@
 //! Builds OCSP requests and verifies responses (RFC 6960).
 
+use der::asn1::{AnyRef, GeneralizedTime, OctetStringRef};
+use der::{Decode, Encode, Tag, TagNumber, Tagged};
 use rustls::pki_types::CertificateDer;
 use sha1::{Digest, Sha1};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
+use super::asn1::{
+    AlgorithmIdentifier, BASIC, CertId, OcspRequest, OcspResponse, PublicKeyInfo, ResponseData,
+    ResponseStatus, SHA1, Signed, SingleRequest, TbsRequest,
+};
 use super::error::OcspError;
 
 /// Tolerated clock skew of a responder.
 const SKEW: time::Duration = time::Duration::minutes(5);
-/// The algorithm identifier of SHA-1, which only identifies certificates here.
-const SHA1: &[u8] = &[0x30, 9, 6, 5, 0x2b, 0x0e, 3, 2, 0x1a, 5, 0];
-/// The basic response type (`id-pkix-ocsp-basic`).
-const BASIC: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1];
 /// Access by OCSP (`id-ad-ocsp`).
 const ACCESS_BY_OCSP: &str = "1.3.6.1.5.5.7.48.1";
-
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-const OCTET_STRING: u8 = 0x04;
-const OBJECT_ID: u8 = 0x06;
-const ENUMERATED: u8 = 0x0a;
-const TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
-/// Explicit tag 0.
-const TAGGED_0: u8 = 0xa0;
 
 /// A request about a certificate and its issuer.
 pub(super) struct StatusRequest {
@@ -70,92 +62,69 @@ impl StatusRequest {
     }
 
     /// Encodes the request.
-    pub(super) fn request(&self) -> Vec<u8> {
-        let id = [
-            SHA1.to_vec(),
-            wrap(OCTET_STRING, &self.id.name_hash),
-            wrap(OCTET_STRING, &self.id.key_hash),
-            wrap(INTEGER, &self.id.serial),
-        ];
-        let mut whole = wrap(SEQUENCE, &id.concat());
-        // Request, requestList, tbsRequest, OCSPRequest.
-        for _ in 0..4 {
-            whole = wrap(SEQUENCE, &whole);
-        }
-        whole
+    pub(super) fn request(&self) -> Result<Vec<u8>, OcspError> {
+        let requests = vec![SingleRequest { certificate: self.id.cert_id()? }];
+        Ok(OcspRequest { request: TbsRequest { requests } }.to_der()?)
     }
 
     /// Verifies signature, certificate and validity period of a response.
     pub(super) fn check(&self, response: &[u8], now: OffsetDateTime) -> Result<Staple, OcspError> {
-        let basic = basic_response(response)?;
-        let mut parts = Der(content(basic, SEQUENCE)?);
-        let data = parts.next(SEQUENCE)?;
-        let algorithm = parts.next(SEQUENCE)?;
-        let signature = bits(parts.next(BIT_STRING)?)?;
-        let certificates = parts.next(TAGGED_0).map(|tagged| tagged.content).unwrap_or_default();
-        self.check_signer(data.whole, algorithm.content, signature, certificates, now)?;
-        let mut fields = Der(data.content);
-        // The default version is omitted.
-        let _ = fields.next(TAGGED_0);
-        fields.any()?;
-        fields.next(TIME)?;
-        let mut answers = Der(fields.next(SEQUENCE)?.content);
-        while !answers.0.is_empty() {
-            let mut answer = Der(answers.next(SEQUENCE)?.content);
-            if !self.matches_certificate(answer.next(SEQUENCE)?.content)? {
-                continue;
-            }
-            match answer.any()?.tag {
-                0x80 => {}
-                0xa1 => return Err(OcspError::Revoked),
-                _ => return Err(OcspError::Unknown),
-            }
-            let this_update = read_time(answer.next(TIME)?.content)?;
-            let next = answer.next(TAGGED_0).map_err(|_| OcspError::NoNextUpdate)?;
-            let next_update = read_time(content(next.content, TIME)?)?;
-            if this_update > now + SKEW || next_update < now {
-                return Err(OcspError::OtherTime { this_update, next_update });
-            }
-            return Ok(Staple { response: response.to_vec(), this_update, next_update });
+        let decoded = OcspResponse::from_der(response)?;
+        match decoded.status {
+            ResponseStatus::Successful => {}
+            status => return Err(OcspError::Refused(status)),
         }
-        Err(OcspError::OtherCertificate)
-    }
-
-    fn matches_certificate(&self, id: &[u8]) -> Result<bool, OcspError> {
-        let mut id = Der(id);
-        id.next(SEQUENCE)?;
-        Ok(id.next(OCTET_STRING)?.content == self.id.name_hash
-            && id.next(OCTET_STRING)?.content == self.id.key_hash
-            && id.next(INTEGER)?.content == self.id.serial)
+        let bytes = decoded.bytes.filter(|bytes| bytes.response_type == BASIC).ok_or(OcspError::Kind)?;
+        let basic = Signed::from_der(bytes.response.as_bytes())?;
+        self.check_signer(&basic, now)?;
+        let data: ResponseData<'_> = basic.content.decode_as()?;
+        let about = self.id.cert_id()?;
+        let same = |id: &CertId<'_>| {
+            id.issuer_name_hash == about.issuer_name_hash
+                && id.issuer_key_hash == about.issuer_key_hash
+                && id.serial_number == about.serial_number
+        };
+        let single = data.responses.iter().find(|single| same(&single.certificate));
+        let single = single.ok_or(OcspError::OtherCertificate)?;
+        match single.status.tag() {
+            Tag::ContextSpecific { number: TagNumber(0), .. } => {}
+            Tag::ContextSpecific { number: TagNumber(1), .. } => return Err(OcspError::Revoked),
+            _ => return Err(OcspError::Unknown),
+        }
+        let this_update = date(single.this_update)?;
+        let next_update = date(single.next_update.ok_or(OcspError::NoNextUpdate)?)?;
+        if this_update > now + SKEW || next_update < now {
+            return Err(OcspError::OtherTime { this_update, next_update });
+        }
+        Ok(Staple { response: response.to_vec(), this_update, next_update })
     }
 
     /// Verifies that the signer is the issuer or a delegated responder (RFC 6960 section 4.2.2.2).
-    fn check_signer(
-        &self,
-        data: &[u8],
-        algorithm: &[u8],
-        signature: &[u8],
-        certificates: &[u8],
-        now: OffsetDateTime,
-    ) -> Result<(), OcspError> {
-        let issuer_key = public_key(&self.issuer)?;
-        if verify(issuer_key, algorithm, data, signature) {
+    fn check_signer(&self, basic: &Signed<'_>, now: OffsetDateTime) -> Result<(), OcspError> {
+        if is_signed_by(basic, &self.issuer)? {
             return Ok(());
         }
-        let mut list = Der(if certificates.is_empty() { &[] } else { content(certificates, SEQUENCE)? });
-        while !list.0.is_empty() {
-            let certificate = list.next(SEQUENCE)?;
-            let mut parts = Der(certificate.content);
-            let (signed, by) = (parts.next(SEQUENCE)?, parts.next(SEQUENCE)?);
-            let its_signature = bits(parts.next(BIT_STRING)?)?;
-            if may_sign(certificate.whole, now)
-                && verify(issuer_key, by.content, signed.whole, its_signature)
-                && verify(public_key(certificate.whole)?, algorithm, data, signature)
+        for certificate in basic.certificates.iter().flatten() {
+            let der = certificate.to_der()?;
+            if may_sign(&der, now)
+                && is_signed_by(&Signed::from_der(&der)?, &self.issuer)?
+                && is_signed_by(basic, &der)?
             {
                 return Ok(());
             }
         }
         Err(OcspError::Signature)
+    }
+}
+
+impl Id {
+    fn cert_id(&self) -> Result<CertId<'_>, OcspError> {
+        Ok(CertId {
+            hash_algorithm: AlgorithmIdentifier { algorithm: SHA1, parameters: Some(AnyRef::NULL) },
+            issuer_name_hash: OctetStringRef::new(&self.name_hash)?,
+            issuer_key_hash: OctetStringRef::new(&self.key_hash)?,
+            serial_number: AnyRef::new(Tag::Integer, &self.serial)?,
+        })
     }
 }
 
@@ -183,119 +152,36 @@ fn may_sign(certificate: &[u8], now: OffsetDateTime) -> bool {
     is_current && usage.is_some_and(|usage| usage.value.ocsp_signing)
 }
 
-/// Returns algorithm and bits of a certificate's public key.
-fn public_key(certificate: &[u8]) -> Result<(&[u8], &[u8]), OcspError> {
+/// Returns true if the key of this certificate has signed the content.
+fn is_signed_by(signed: &Signed<'_>, certificate: &[u8]) -> Result<bool, OcspError> {
     let (_, parsed) = X509Certificate::from_der(certificate)?;
-    let mut key = Der(content(parsed.tbs_certificate.subject_pki.raw, SEQUENCE)?);
-    Ok((key.next(SEQUENCE)?.content, bits(key.next(BIT_STRING)?)?))
+    let key = PublicKeyInfo::from_der(parsed.tbs_certificate.subject_pki.raw)?;
+    let (Some(bits), Some(signature)) = (key.key.as_bytes(), signed.signature.as_bytes()) else {
+        return Ok(false);
+    };
+    let message = signed.content.to_der()?;
+    let known = crate::tls::crypto().signature_verification_algorithms.all.iter().filter(|known| {
+        known.public_key_alg_id().as_ref() == key.algorithm.value()
+            && known.signature_alg_id().as_ref() == signed.algorithm.value()
+    });
+    Ok(known.into_iter().any(|known| known.verify_signature(bits, &message, signature).is_ok()))
 }
 
-fn verify((kind, key): (&[u8], &[u8]), algorithm: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    let known = crate::tls::crypto().signature_verification_algorithms.all;
-    known
-        .iter()
-        .filter(|known| {
-            known.public_key_alg_id().as_ref() == kind && known.signature_alg_id().as_ref() == algorithm
-        })
-        .any(|known| known.verify_signature(key, message, signature).is_ok())
-}
-
-fn basic_response(response: &[u8]) -> Result<&[u8], OcspError> {
-    let mut parts = Der(content(response, SEQUENCE)?);
-    match parts.next(ENUMERATED)?.content {
-        [0] => {}
-        [3] => return Err(OcspError::TryLater),
-        other => return Err(OcspError::Refused(other.to_vec())),
-    }
-    let mut typed = Der(content(parts.next(TAGGED_0)?.content, SEQUENCE)?);
-    if typed.next(OBJECT_ID)?.content != BASIC {
-        return Err(OcspError::Kind);
-    }
-    Ok(typed.next(OCTET_STRING)?.content)
-}
-
-/// Parses a time in the form `YYYYMMDDHHMMSSZ`.
-fn read_time(text: &[u8]) -> Result<OffsetDateTime, OcspError> {
-    let format = time::macros::format_description!("[year][month][day][hour][minute][second]Z");
-    let text = String::from_utf8_lossy(text);
-    match time::PrimitiveDateTime::parse(&text, format) {
-        Ok(time) => Ok(time.assume_utc()),
-        Err(_) => Err(OcspError::Time(text.into_owned())),
-    }
-}
-
-/// The rest of a list of DER values (X.690).
-struct Der<'a>(&'a [u8]);
-
-struct Value<'a> {
-    tag: u8,
-    content: &'a [u8],
-    whole: &'a [u8],
-}
-
-impl<'a> Der<'a> {
-    fn any(&mut self) -> Result<Value<'a>, OcspError> {
-        let read = || {
-            let (tag, rest) = self.0.split_first()?;
-            let (first, rest) = rest.split_first()?;
-            let (length, rest) = match *first {
-                short @ ..=0x7f => (usize::from(short), rest),
-                // Lengths of up to three bytes are sufficient here.
-                long @ 0x81..=0x83 => {
-                    let (bytes, rest) = rest.split_at_checked(usize::from(long & 0x7f))?;
-                    (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
-                }
-                _ => return None,
-            };
-            let (content, rest) = rest.split_at_checked(length)?;
-            let whole = &self.0[..self.0.len() - rest.len()];
-            Some((Value { tag: *tag, content, whole }, rest))
-        };
-        let (value, rest) = read().ok_or(OcspError::Der)?;
-        self.0 = rest;
-        Ok(value)
-    }
-
-    /// Consumes the next value if it has this tag.
-    fn next(&mut self, tag: u8) -> Result<Value<'a>, OcspError> {
-        if self.0.first() != Some(&tag) {
-            return Err(OcspError::MissingValue(tag));
-        }
-        self.any()
-    }
-}
-
-/// Returns the content of a single value with this tag.
-fn content(bytes: &[u8], tag: u8) -> Result<&[u8], OcspError> {
-    Der(bytes).next(tag).map(|value| value.content)
-}
-
-fn bits(value: Value<'_>) -> Result<&[u8], OcspError> {
-    value.content.strip_prefix(&[0]).ok_or(OcspError::Bits)
-}
-
-fn wrap(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut value = vec![tag];
-    match content.len() {
-        short @ ..=0x7f => value.push(short as u8),
-        middle @ ..=0xff => value.extend_from_slice(&[0x81, middle as u8]),
-        long => {
-            value.push(0x82);
-            value.extend_from_slice(&(long as u16).to_be_bytes());
-        }
-    }
-    value.extend_from_slice(content);
-    value
+fn date(time: GeneralizedTime) -> Result<OffsetDateTime, OcspError> {
+    let seconds = i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX);
+    Ok(OffsetDateTime::from_unix_timestamp(seconds)?)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use der::asn1::BitStringRef;
     use proptest::prelude::*;
     use rcgen::{
         BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
         SigningKey,
     };
 
+    use super::super::asn1::{ResponseBytes, SingleResponse};
     use super::*;
 
     /// A CA and a certificate issued by it.
@@ -306,7 +192,21 @@ pub(super) mod tests {
         params: CertificateParams,
     }
 
-    const ECDSA_WITH_SHA256: &[u8] = &[0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+    const ECDSA_WITH_SHA256: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+
+    const GOOD: AnyRef<'_> = status(0, false, &[]);
+    const UNKNOWN: AnyRef<'_> = status(2, false, &[]);
+
+    const fn status(number: u32, constructed: bool, content: &[u8]) -> AnyRef<'_> {
+        match AnyRef::new(Tag::ContextSpecific { constructed, number: TagNumber(number) }, content) {
+            Ok(status) => status,
+            Err(_) => panic!("content is short"),
+        }
+    }
+
+    fn value(tag: Tag, content: &[u8]) -> Vec<u8> {
+        AnyRef::new(tag, content).unwrap().to_der().unwrap()
+    }
 
     impl Pair {
         pub(in super::super) fn new(url: &str) -> Self {
@@ -316,9 +216,9 @@ pub(super) mod tests {
             let root = params.self_signed(&authority).unwrap();
             let key = KeyPair::generate().unwrap();
             let mut leaf = CertificateParams::new(vec!["h.test".to_owned()]).unwrap();
-            let access =
-                [wrap(OBJECT_ID, &[0x2b, 6, 1, 5, 5, 7, 0x30, 1]), wrap(0x86, url.as_bytes())].concat();
-            let access = wrap(SEQUENCE, &wrap(SEQUENCE, &access));
+            let method = value(Tag::ObjectIdentifier, &[0x2b, 6, 1, 5, 5, 7, 0x30, 1]);
+            let access = [method, status(6, false, url.as_bytes()).to_der().unwrap()].concat();
+            let access = value(Tag::Sequence, &value(Tag::Sequence, &access));
             let extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 1], access);
             leaf.custom_extensions.push(extension);
             let leaf = leaf.signed_by(&key, &Issuer::from_params(&params, &authority)).unwrap();
@@ -332,40 +232,50 @@ pub(super) mod tests {
         /// Returns a response with this status, issued `ago` and valid for an hour, signed by `signer`.
         fn answer(
             &self,
-            status: &[u8],
+            status: AnyRef<'_>,
             ago: time::Duration,
             signer: &KeyPair,
-            certificates: &[u8],
+            certificates: &[&[u8]],
         ) -> Vec<u8> {
-            let format = time::macros::format_description!("[year][month][day][hour][minute][second]Z");
-            let at = |time: OffsetDateTime| wrap(TIME, time.format(format).unwrap().as_bytes());
+            let at = |time: OffsetDateTime| {
+                let since = std::time::Duration::from_secs(time.unix_timestamp() as u64);
+                GeneralizedTime::from_unix_duration(since).unwrap()
+            };
             let begun = OffsetDateTime::now_utc() - ago;
-            // The CertID is the innermost value of the request.
-            let request = self.question().request();
-            let mut id = &request[..];
-            for _ in 0..4 {
-                id = content(id, SEQUENCE).unwrap();
-            }
-            let single =
-                [id, status, &at(begun), &wrap(TAGGED_0, &at(begun + time::Duration::hours(1)))].concat();
-            let data = [
-                wrap(0xa2, &wrap(OCTET_STRING, &[0; 20])),
-                at(begun),
-                wrap(SEQUENCE, &wrap(SEQUENCE, &single)),
-            ];
-            let data = wrap(SEQUENCE, &data.concat());
-            let signature = [&[0][..], &signer.sign(&data).unwrap()].concat();
-            let mut basic = [data, ECDSA_WITH_SHA256.to_vec(), wrap(BIT_STRING, &signature)].concat();
-            if !certificates.is_empty() {
-                basic.extend(wrap(TAGGED_0, &wrap(SEQUENCE, certificates)));
-            }
-            let basic = wrap(SEQUENCE, &basic);
-            let typed = wrap(SEQUENCE, &[wrap(OBJECT_ID, BASIC), wrap(OCTET_STRING, &basic)].concat());
-            wrap(SEQUENCE, &[wrap(ENUMERATED, &[0]), wrap(TAGGED_0, &typed)].concat())
+            let question = self.question();
+            let single = SingleResponse {
+                certificate: question.id.cert_id().unwrap(),
+                status,
+                this_update: at(begun),
+                next_update: Some(at(begun + time::Duration::hours(1))),
+                extensions: None,
+            };
+            let by_key = value(Tag::OctetString, &[0; 20]);
+            let data = ResponseData {
+                version: None,
+                responder: self::status(2, true, &by_key),
+                produced_at: at(begun),
+                responses: vec![single],
+                extensions: None,
+            };
+            let data = data.to_der().unwrap();
+            let signature = signer.sign(&data).unwrap();
+            let certificates: Vec<_> =
+                certificates.iter().map(|der| AnyRef::from_der(der).unwrap()).collect();
+            let basic = Signed {
+                content: AnyRef::from_der(&data).unwrap(),
+                algorithm: AnyRef::new(Tag::Sequence, ECDSA_WITH_SHA256).unwrap(),
+                signature: BitStringRef::from_bytes(&signature).unwrap(),
+                certificates: Some(certificates).filter(|list| !list.is_empty()),
+            };
+            let basic = basic.to_der().unwrap();
+            let response = OctetStringRef::new(&basic).unwrap();
+            let bytes = ResponseBytes { response_type: BASIC, response };
+            OcspResponse { status: ResponseStatus::Successful, bytes: Some(bytes) }.to_der().unwrap()
         }
 
         pub(in super::super) fn good(&self) -> Vec<u8> {
-            self.answer(&[0x80, 0], time::Duration::ZERO, &self.authority, &[])
+            self.answer(GOOD, time::Duration::ZERO, &self.authority, &[])
         }
 
         /// Returns a delegated responder, which is authorized if `may` is set.
@@ -390,16 +300,18 @@ pub(super) mod tests {
         let good = check(&pair.good()).unwrap();
         assert!(good.next_update > now && good.this_update <= now);
         let (hour, none) = (time::Duration::hours(1), time::Duration::ZERO);
-        let revoked = wrap(0xa1, &wrap(TIME, b"20200101000000Z"));
+        let since = value(Tag::GeneralizedTime, b"20200101000000Z");
+        let revoked = status(1, true, &since);
+        let refused = |status| OcspResponse { status, bytes: None }.to_der().unwrap();
         for (answer, told) in [
-            (pair.answer(&revoked, none, &pair.authority, &[]), "revoked"),
-            (pair.answer(&[0x82, 0], none, &pair.authority, &[]), "does not know"),
-            (pair.answer(&[0x80, 0], hour * 2, &pair.authority, &[]), "not valid now"),
-            (pair.answer(&[0x80, 0], -hour, &pair.authority, &[]), "not valid now"),
-            (pair.answer(&[0x80, 0], none, &pair.key, &[]), "unauthorized signer"),
+            (pair.answer(revoked, none, &pair.authority, &[]), "revoked"),
+            (pair.answer(UNKNOWN, none, &pair.authority, &[]), "does not know"),
+            (pair.answer(GOOD, hour * 2, &pair.authority, &[]), "not valid now"),
+            (pair.answer(GOOD, -hour, &pair.authority, &[]), "not valid now"),
+            (pair.answer(GOOD, none, &pair.key, &[]), "unauthorized signer"),
             (Pair::new("http://ocsp.test/").good(), "unauthorized signer"),
-            (wrap(SEQUENCE, &wrap(ENUMERATED, &[3])), "tryLater"),
-            (wrap(SEQUENCE, &wrap(ENUMERATED, &[6])), "returned status"),
+            (refused(ResponseStatus::TryLater), "tryLater"),
+            (refused(ResponseStatus::Unauthorized), "returned status `unauthorized`"),
             (b"<html>".to_vec(), "unexpected structure"),
             (Vec::new(), "unexpected structure"),
         ] {
@@ -418,11 +330,11 @@ pub(super) mod tests {
         let now = OffsetDateTime::now_utc();
         for may in [true, false] {
             let (key, certificate) = pair.delegate(may);
-            let answer = pair.answer(&[0x80, 0], time::Duration::ZERO, &key, &certificate);
+            let answer = pair.answer(GOOD, time::Duration::ZERO, &key, &[&certificate]);
             assert_eq!(pair.question().check(&answer, now).is_ok(), may);
         }
         let (key, certificate) = Pair::new("http://ocsp.test/").delegate(true);
-        let answer = pair.answer(&[0x80, 0], time::Duration::ZERO, &key, &certificate);
+        let answer = pair.answer(GOOD, time::Duration::ZERO, &key, &[&certificate]);
         assert!(pair.question().check(&answer, now).is_err(), "of another authority");
     }
 

@@ -4,6 +4,7 @@
 //! through their validity. Handshakes never wait for them. If a responder fails, the cached response is used
 //! until it expires.
 
+mod asn1;
 mod error;
 mod message;
 
@@ -142,7 +143,7 @@ impl Stapler {
         (head.method, head.uri) = (Method::POST, uri);
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/ocsp-request"));
         head.headers.insert(HOST, host);
-        let request = Request::new(head, Body::full(Bytes::from(question.request())), context());
+        let request = Request::new(head, Body::full(Bytes::from(question.request()?)), context());
         let answered = async {
             let response = self.client.send(request, &ClientTls::default(), TIMEOUT).await?;
             if !response.status().is_success() {
