@@ -24,6 +24,9 @@ use crate::settings::{self, LogFormat, LogLevel};
 
 /// Prefix of the targets of our own crates.
 const OWN_CRATES: &str = "tidegate";
+/// Prefix of the targets of a library that logs whole responses of the Docker engine at DEBUG: with the
+/// environment of all containers, and so with their passwords.
+const INDISCREET: &str = "bollard";
 
 /// The running log, which can reopen its file.
 #[derive(Clone)]
@@ -65,11 +68,13 @@ impl ProcessLog {
 }
 
 /// Returns what is logged: our own crates at `level`, others at INFO at most, and targets named in `filter`
-/// (`h2=debug,rustls=trace`) at the given level.
+/// (`h2=debug,rustls=trace`) at the given level. Nothing logs more of bollard than INFO.
 pub(crate) fn targets(level: LogLevel, filter: &str) -> io::Result<Targets> {
     let level = level_filter(level);
+    let others = level.min(LevelFilter::INFO);
+    // The longest prefix of a target counts, so this one also limits a directive like `b=TRACE`.
     let mut targets =
-        Targets::new().with_target(OWN_CRATES, level).with_default(level.min(LevelFilter::INFO));
+        Targets::new().with_target(OWN_CRATES, level).with_target(INDISCREET, others).with_default(others);
     for directive in filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
         let invalid = || {
             let message = format!("invalid filter `{directive}`: expected `target=LEVEL`, like `h2=DEBUG`");
@@ -80,7 +85,9 @@ pub(crate) fn targets(level: LogLevel, filter: &str) -> io::Result<Targets> {
         if target.is_empty() {
             return Err(invalid());
         }
-        targets = targets.with_target(target.trim(), level_filter(level));
+        let (target, level) = (target.trim(), level_filter(level));
+        let level = if target.starts_with(INDISCREET) { level.min(LevelFilter::INFO) } else { level };
+        targets = targets.with_target(target, level);
     }
     Ok(targets)
 }
@@ -283,6 +290,19 @@ mod tests {
             assert!(
                 targets(LogLevel::Info, filter).unwrap_err().to_string().contains("expected `target=LEVEL`")
             );
+        }
+    }
+
+    #[test]
+    fn no_filter_shows_what_the_docker_engine_responds() {
+        for filter in
+            ["", "bollard=TRACE", "bollard::docker=DEBUG", "b=TRACE,bollar=TRACE", "bollard::read=TRACE"]
+        {
+            let targets = targets(LogLevel::Trace, filter).unwrap();
+            for target in ["bollard", "bollard::docker", "bollard::read", "bollard::uri", "bollard_stubs"] {
+                assert!(!targets.would_enable(target, &Level::DEBUG), "{filter}: {target}");
+                assert!(targets.would_enable(target, &Level::INFO), "{filter}: {target}");
+            }
         }
     }
 

@@ -1,36 +1,43 @@
-//! A minimal client of the Docker Engine API: ping, list, inspect and events, over any of its transports.
+//! The client of the Docker Engine API: bollard, over our own connections.
 //!
-//! Connect and response times, response sizes and event lengths are limited. Unknown fields and values are
-//! ignored, so that an unusual container, or an engine other than Docker, does not break the list.
+//! Connect and response times, response sizes and event lengths are limited. What bollard's types cannot hold
+//! is left out, so that an unusual container, or an engine other than Docker, does not break the list. No error
+//! shows a part of a response, since the environment of containers is in them.
 
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::models::{ContainerSummary, EventMessage, Network, Node, Service};
+use bollard::query_parameters::{EventsOptions, ListContainersOptions, ListNetworksOptions};
+use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker};
+use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, StatusCode, header};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tidegate_clients::connect::Connector;
-use tidegate_clients::http::{HttpClient, HttpError, JsonStream, Limits, StreamError, basic};
+use tidegate_clients::http::{HttpClient, Limits, StreamError, basic};
 
 use super::SYNTAX;
-use super::model::{Container, Event, Summary};
+use super::model::Container;
 use super::options::Engine;
+use super::repair::{self, Unusable};
+use super::transport::{Transport, TransportError, parse_version};
 use crate::Error;
 
 /// Response timeout if `httpClientTimeout` is not set.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum response size in bytes.
 const MAX_RESPONSE: usize = 64 << 20;
-/// Maximum length of an event in bytes.
-const MAX_EVENT: usize = 1 << 20;
-/// The newest supported API version.
-const MAX_VERSION: (u32, u32) = (1, 51);
 
 /// Failure of a request to an engine.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
-    /// The engine is unreachable or closes the connection.
+    /// There is no successful response.
     #[error(transparent)]
-    Http(#[from] HttpError),
+    Transport(#[from] TransportError),
     /// The stream of events failed.
     #[error(transparent)]
     Events(#[from] StreamError),
@@ -49,21 +56,7 @@ pub(crate) enum EngineError {
         /// The id as the engine listed it.
         id: String,
     },
-    /// The engine does not stream events.
-    #[error("the engine rejected `/events`: {status}")]
-    EventsRefused {
-        /// The status.
-        status: StatusCode,
-    },
-    /// The engine responds with an error.
-    #[error("{path}: {status}")]
-    Status {
-        /// The requested path.
-        path: String,
-        /// The status.
-        status: StatusCode,
-    },
-    /// The response is not the expected JSON.
+    /// The response is not JSON.
     #[error("{path}: unexpected response: {source}")]
     UnexpectedAnswer {
         /// The requested path.
@@ -71,14 +64,43 @@ pub(crate) enum EngineError {
         /// The cause.
         source: serde_json::Error,
     },
+    /// The response lacks what is needed.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+    /// Any other failure of the library.
+    #[error("{path}: {reason}")]
+    Library {
+        /// The requested path.
+        path: String,
+        /// The reason.
+        reason: String,
+    },
+}
+
+impl EngineError {
+    /// Converts an error of bollard's, other than that the response does not fit.
+    fn new(path: &str, error: bollard::errors::Error) -> Self {
+        let reason = match error {
+            bollard::errors::Error::IOError { err } => match err.downcast::<TransportError>() {
+                Ok(error) => return error.into(),
+                Err(error) => error.to_string(),
+            },
+            // Its text shows what does not fit.
+            bollard::errors::Error::JsonDataError { .. } => "unexpected response".to_owned(),
+            error => error.to_string(),
+        };
+        Self::Library { path: path.to_owned(), reason }
+    }
+
+    fn is_not_found(&self) -> bool {
+        matches!(self, Self::Transport(TransportError::Status { status: StatusCode::NOT_FOUND, .. }))
+    }
 }
 
 /// A client of one engine.
 pub(crate) struct Client {
-    http: HttpClient,
-    limits: Limits,
-    /// `/v1.44`, or empty for the engine's default version.
-    version: Mutex<String>,
+    docker: Docker,
+    transport: Arc<Transport>,
 }
 
 impl Client {
@@ -93,38 +115,35 @@ impl Client {
         }
         let timeout = Duration::from(engine.timeout);
         let time = if timeout.is_zero() { DEFAULT_TIMEOUT } else { timeout };
-        Ok(Self {
-            http: HttpClient::new(connector, headers, SYNTAX.option)?,
-            limits: Limits { head: time, time, size: MAX_RESPONSE },
-            version: Mutex::new(String::new()),
-        })
+        let limits = Limits { head: time, time, size: MAX_RESPONSE };
+        let http = HttpClient::new(connector, headers, SYNTAX.option)?;
+        let transport = Arc::new(Transport::new(http, limits));
+        let carrier = transport.clone();
+        let carry = move |request: BollardRequest| carrier.clone().send(request);
+        // The host is never used, and the transport has its own deadlines.
+        let docker = Docker::connect_with_custom_transport(
+            carry,
+            Some("http://engine"),
+            u64::MAX,
+            API_DEFAULT_VERSION,
+        );
+        Ok(Self { docker: docker.map_err(Error::source)?, transport })
     }
 
     /// Negotiates the API version. `DOCKER_API_VERSION` overrides it, as in Docker's client.
     pub(crate) async fn negotiate(&self) -> Result<(), EngineError> {
-        self.http.close_idle();
-        if let Ok(fixed) = std::env::var("DOCKER_API_VERSION")
-            && parse_version(&fixed).is_some()
-        {
-            *self.version.lock() = format!("/v{fixed}");
-            return Ok(());
-        }
-        *self.version.lock() = String::new();
-        // A proxy may forbid only `/_ping`; then the engine's default version is used.
-        let response = self.http.open("/_ping", self.limits.time).await?;
-        let offered = response.headers().get("api-version").and_then(|value| value.to_str().ok());
-        if let Some(offered) = offered.and_then(parse_version) {
-            let (major, minor) = offered.min(MAX_VERSION);
-            *self.version.lock() = format!("/v{major}.{minor}");
+        let fixed = std::env::var("DOCKER_API_VERSION").ok().and_then(|version| parse_version(&version));
+        self.transport.restart(fixed);
+        if fixed.is_none() {
+            self.docker.ping().await.map_err(|error| EngineError::new("/_ping", error))?;
         }
         Ok(())
     }
 
     /// Returns all containers, including stopped ones.
-    pub(super) async fn list(&self) -> Result<Vec<Summary>, EngineError> {
-        let containers = self.json::<Vec<serde_json::Value>>("/containers/json?all=true").await?;
-        let containers = containers.ok_or(EngineError::UnknownPath { path: "/containers/json" })?;
-        Ok(containers.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
+    pub(super) async fn list(&self) -> Result<Vec<ContainerSummary>, EngineError> {
+        let options = ListContainersOptions { all: true, ..ListContainersOptions::default() };
+        list("/containers/json", self.docker.list_containers(Some(options)).await)
     }
 
     /// Returns one container; `None` if it does not exist.
@@ -132,43 +151,115 @@ impl Client {
         if !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
             return Err(EngineError::ContainerId { id: id.to_owned() });
         }
-        self.json(&format!("/containers/{id}/json")).await
-    }
-
-    /// Returns the stream of events of containers and networks.
-    pub(super) async fn events(&self) -> Result<Events, EngineError> {
-        // {"type":["container","network"]}
-        self.events_of("%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%7D").await
-    }
-
-    /// Returns the stream of events that match a percent-encoded filter.
-    pub(crate) async fn events_of(&self, filter: &str) -> Result<Events, EngineError> {
-        let path = format!("{}/events?filters={filter}", self.version.lock().clone());
-        let response = self.http.open(&path, self.limits.time).await?;
-        if !response.status().is_success() {
-            return Err(EngineError::EventsRefused { status: response.status() });
-        }
-        Ok(JsonStream::new(response.into_body(), MAX_EVENT))
-    }
-
-    /// Sends a request; returns `None` if the object does not exist.
-    pub(crate) async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, EngineError> {
-        let versioned = format!("{}{path}", self.version.lock().clone());
-        let response = self.http.get(&versioned, self.limits).await?;
-        match response.status() {
-            StatusCode::NOT_FOUND => Ok(None),
-            status if status.is_success() => serde_json::from_slice(response.body())
-                .map(Some)
-                .map_err(|source| EngineError::UnexpectedAnswer { path: path.to_owned(), source }),
-            status => Err(EngineError::Status { path: path.to_owned(), status }),
+        let path = format!("/containers/{id}/json");
+        match self.docker.inspect_container(id, None).await {
+            Ok(container) => Ok(Some(Container::new(container, &[]))),
+            Err(bollard::errors::Error::JsonDataError { contents, .. }) => {
+                let container = serde_json::from_str(&contents)
+                    .map_err(|source| EngineError::UnexpectedAnswer { path, source })?;
+                let repaired = repair::decode(container)?;
+                Ok(Some(Container::new(repaired.value, &repaired.removed)))
+            }
+            Err(error) => match EngineError::new(&path, error) {
+                error if error.is_not_found() => Ok(None),
+                error => Err(error),
+            },
         }
     }
-}
 
-fn parse_version(text: &str) -> Option<(u32, u32)> {
-    let (major, minor) = text.trim().split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
+    /// Returns the services of a swarm.
+    pub(crate) async fn services(&self) -> Result<Vec<Service>, EngineError> {
+        list("/services", self.docker.list_services(None).await)
+    }
+
+    /// Returns the tasks of a swarm that are meant to run, as the engine lists them: bollard's type lacks their
+    /// networks.
+    pub(crate) async fn tasks(&self) -> Result<Vec<Value>, EngineError> {
+        let path = "/tasks";
+        // {"desired-state":["running"]}
+        let target = "/tasks?filters=%7B%22desired-state%22%3A%5B%22running%22%5D%7D";
+        let body = self.transport.get(target).await.map_err(|error| known(path, error.into()))?;
+        serde_json::from_slice(&body)
+            .map_err(|source| EngineError::UnexpectedAnswer { path: path.to_owned(), source })
+    }
+
+    /// Returns the networks of a swarm.
+    pub(crate) async fn swarm_networks(&self) -> Result<Vec<Network>, EngineError> {
+        let options = ListNetworksOptions { filters: Some(filters(&[("scope", &["swarm"])])) };
+        list("/networks", self.docker.list_networks(Some(options)).await)
+    }
+
+    /// Returns the nodes of a swarm.
+    pub(crate) async fn nodes(&self) -> Result<Vec<Node>, EngineError> {
+        list("/nodes", self.docker.list_nodes(None).await)
+    }
+
+    /// Subscribes to events that match the filters. Everything that changes after it returns is reported.
+    pub(crate) async fn events(&self, filter: &[(&str, &[&str])]) -> Result<Events, EngineError> {
+        let options = EventsOptions { filters: Some(filters(filter)), ..EventsOptions::default() };
+        let mut stream = self.docker.events(Some(options)).boxed();
+        // bollard sends the request only when the stream is polled; the transport's first event says that the
+        // engine has responded.
+        match stream.next().await {
+            Some(Ok(_)) => Ok(Events { stream, ended: self.transport.ended() }),
+            Some(Err(error)) => Err(EngineError::new("/events", error)),
+            None => Err(EngineError::EventsEnded),
+        }
+    }
 }
 
 /// A running stream of events.
-pub(crate) type Events = JsonStream<Event>;
+pub(crate) struct Events {
+    stream: Pin<Box<dyn Stream<Item = Result<EventMessage, bollard::errors::Error>> + Send>>,
+    ended: Arc<Mutex<Option<StreamError>>>,
+}
+
+impl Events {
+    /// Waits for the next event. An error ends the stream.
+    pub(crate) async fn next(&mut self) -> Result<EventMessage, EngineError> {
+        match self.stream.next().await {
+            Some(Ok(event)) => Ok(event),
+            Some(Err(error)) => Err(EngineError::new("/events", error)),
+            None => Err(self.ended.lock().take().map_or(EngineError::EventsEnded, EngineError::Events)),
+        }
+    }
+}
+
+/// Returns a list. If bollard's type cannot hold one of its elements, each is decoded for itself: one that is
+/// not usable is left out.
+fn list<T: DeserializeOwned>(
+    path: &'static str,
+    answer: Result<Vec<T>, bollard::errors::Error>,
+) -> Result<Vec<T>, EngineError> {
+    match answer {
+        Ok(elements) => Ok(elements),
+        Err(bollard::errors::Error::JsonDataError { contents, .. }) => {
+            let elements: Vec<Value> = serde_json::from_str(&contents)
+                .map_err(|source| EngineError::UnexpectedAnswer { path: path.to_owned(), source })?;
+            Ok(usable(path, elements))
+        }
+        Err(error) => Err(known(path, EngineError::new(path, error))),
+    }
+}
+
+/// Decodes the elements of a list, each for itself. One that is not usable is left out, with a warning.
+pub(crate) fn usable<T: DeserializeOwned>(path: &str, elements: Vec<Value>) -> Vec<T> {
+    let decoded = elements.into_iter().filter_map(|element| match repair::decode(element) {
+        Ok(repaired) => Some(repaired.value),
+        Err(error) => {
+            tracing::warn!("{path}: one is left out: {error}");
+            None
+        }
+    });
+    decoded.collect()
+}
+
+/// Replaces the status 404 of a list.
+fn known(path: &'static str, error: EngineError) -> EngineError {
+    if error.is_not_found() { EngineError::UnknownPath { path } } else { error }
+}
+
+fn filters(filters: &[(&str, &[&str])]) -> HashMap<String, Vec<String>> {
+    let owned = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
+    filters.iter().map(|(key, values)| ((*key).to_owned(), owned(values))).collect()
+}

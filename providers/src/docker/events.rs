@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use bollard::models::{EventMessage, EventMessageTypeEnum as EventType};
 use tokio::time::{Duration, Instant};
 
-use super::model::{Container, Event};
+use super::model::Container;
 
 /// How long a container that was asked to stop is left out if it keeps running.
 const MAX_STOP: Duration = Duration::from_secs(600);
@@ -21,30 +22,31 @@ pub(super) enum Meaning {
 }
 
 /// Interprets an event. `stop_signal` returns the configured stop signal of a container.
-pub(super) fn meaning(event: &Event, stop_signal: impl Fn(&str) -> Option<String>) -> Meaning {
-    let id = &event.actor.id;
-    if event.kind == "network" {
-        let container = event.actor.attributes.get("container");
-        return match (event.action.as_str(), container) {
-            ("connect" | "disconnect", Some(container)) => Meaning::Changed(container.clone()),
+pub(super) fn meaning(event: EventMessage, stop_signal: impl Fn(&str) -> Option<String>) -> Meaning {
+    let actor = event.actor.unwrap_or_default();
+    let (id, mut attributes) = (actor.id.unwrap_or_default(), actor.attributes.unwrap_or_default());
+    let action = event.action.unwrap_or_default();
+    if event.typ == Some(EventType::NETWORK) {
+        return match (action.as_str(), attributes.remove("container")) {
+            ("connect" | "disconnect", Some(container)) => Meaning::Changed(container),
             _ => Meaning::Nothing,
         };
     }
-    if !event.kind.is_empty() && event.kind != "container" {
+    if !matches!(event.typ, None | Some(EventType::EMPTY | EventType::CONTAINER)) {
         return Meaning::Nothing;
     }
     // `health_status: healthy`
-    match event.action.split(':').next().unwrap_or("").trim() {
+    match action.split(':').next().unwrap_or("").trim() {
         "kill" => {
-            let signal = event.actor.attributes.get("signal").map_or("15", String::as_str);
-            if is_stop(signal, stop_signal(id).as_deref()) {
-                Meaning::Stopping(id.clone())
+            let signal = attributes.get("signal").map_or("15", String::as_str);
+            if is_stop(signal, stop_signal(&id).as_deref()) {
+                Meaning::Stopping(id)
             } else {
                 Meaning::Nothing
             }
         }
         "start" | "restart" | "die" | "stop" | "pause" | "unpause" | "health_status" | "rename"
-        | "update" | "create" | "destroy" | "oom" => Meaning::Changed(id.clone()),
+        | "update" | "create" | "destroy" | "oom" => Meaning::Changed(id),
         _ => Meaning::Nothing,
     }
 }
@@ -83,14 +85,14 @@ impl Stopping {
     /// Returns true while the container must not get requests.
     pub(super) fn covers(&self, container: &Container) -> bool {
         self.0.get(&container.id).is_some_and(|(started_at, since)| {
-            *started_at == container.state.started_at && since.elapsed() < MAX_STOP
+            *started_at == container.started_at && since.elapsed() < MAX_STOP
         })
     }
 
     /// Removes containers that no longer run or were restarted.
     pub(super) fn keep_running<'c>(&mut self, running: impl Iterator<Item = &'c Container>) {
         let running: HashMap<&str, &str> =
-            running.map(|container| (container.id.as_str(), container.state.started_at.as_str())).collect();
+            running.map(|container| (container.id.as_str(), container.started_at.as_str())).collect();
         self.0.retain(|id, (started_at, since)| {
             running.get(id.as_str()) == Some(&started_at.as_str()) && since.elapsed() < MAX_STOP
         });
@@ -99,15 +101,14 @@ impl Stopping {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    fn event(kind: &str, action: &str, attributes: &[(&str, &str)]) -> Event {
-        let mut event = Event { kind: kind.into(), action: action.into(), ..Event::default() };
-        event.actor.id = "c".into();
-        for (key, value) in attributes {
-            event.actor.attributes.insert((*key).into(), (*value).into());
-        }
-        event
+    fn event(kind: &str, action: &str, attributes: &[(&str, &str)]) -> EventMessage {
+        let attributes: HashMap<&str, &str> = attributes.iter().copied().collect();
+        let actor = json!({"ID": "c", "Attributes": attributes});
+        serde_json::from_value(json!({"Type": kind, "Action": action, "Actor": actor})).expect("an event")
     }
 
     #[test]
@@ -126,22 +127,22 @@ mod tests {
             (event("network", "create", &[]), "", Meaning::Nothing),
             (event("image", "start", &[]), "", Meaning::Nothing),
         ] {
-            assert_eq!(meaning(&event, |_| Some(own.to_owned())), expected, "{event:?} {own}");
+            assert_eq!(meaning(event.clone(), |_| Some(own.to_owned())), expected, "{event:?} {own}");
         }
     }
 
     #[test]
     fn a_stopped_container_gets_requests_after_a_restart() {
         let mut container = Container { id: "c".into(), ..Container::default() };
-        container.state.started_at = "1".into();
+        container.started_at = "1".into();
         let mut stopping = Stopping::default();
         stopping.add("c", "1");
         stopping.keep_running([&container].into_iter());
         assert!(stopping.covers(&container));
-        container.state.started_at = "2".into();
+        container.started_at = "2".into();
         assert!(!stopping.covers(&container));
         stopping.keep_running([&container].into_iter());
-        container.state.started_at = "1".into();
+        container.started_at = "1".into();
         assert!(!stopping.covers(&container), "it is forgotten");
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::models::ContainerSummary;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tidegate_config::Provided;
 use time::OffsetDateTime;
@@ -12,7 +13,7 @@ use time::format_description::well_known::Rfc3339;
 use super::Options;
 use super::client::{Client, EngineError};
 use super::events::Stopping;
-use super::model::{Container, Summary};
+use super::model::Container;
 use super::network::{ContainerLocation, Surroundings};
 use crate::template::functions::normalize;
 use crate::workload::{self, Carrier, Labels, PREFIXES, Rules, Said, Workload};
@@ -25,7 +26,7 @@ const SERVICE: &str = "com.docker.compose.service";
 /// The known containers of an engine.
 #[derive(Default)]
 pub(super) struct Containers {
-    known: BTreeMap<String, (Summary, Container)>,
+    known: BTreeMap<String, (ContainerSummary, Container)>,
     pub(super) stopping: Stopping,
 }
 
@@ -38,7 +39,7 @@ impl Containers {
     /// Makes the next [`Containers::refresh`] inspect this container.
     pub(super) fn forget(&mut self, id: &str) {
         if let Some((summary, _)) = self.known.get_mut(id) {
-            *summary = Summary::default();
+            *summary = ContainerSummary::default();
         }
     }
 
@@ -48,38 +49,35 @@ impl Containers {
 
     /// Lists the containers, and inspects new and changed ones. On failure, nothing changes.
     pub(super) async fn refresh(&mut self, client: &Client) -> Result<(), EngineError> {
-        let mut listed = client.list().await?;
+        let listed = client.list().await?;
+        let listed = listed.into_iter().filter_map(|summary| Some((summary.id.clone()?, summary)));
         let mut fresh = BTreeMap::new();
-        listed.retain(|summary| match self.known.get(&summary.id) {
-            Some((known, container)) if is_unchanged(known, summary) => {
-                fresh.insert(summary.id.clone(), (summary.clone(), container.clone()));
-                false
+        let mut changed = Vec::new();
+        for (id, summary) in listed.filter(|(id, _)| !id.is_empty()) {
+            match self.known.get(&id) {
+                Some((known, container)) if is_unchanged(known, &summary) => {
+                    fresh.insert(id, (summary, container.clone()));
+                }
+                _ => changed.push((id, summary)),
             }
-            _ => true,
+        }
+        let inspections = stream::iter(changed).map(|(id, summary)| async move {
+            let container = match client.inspect(&id).await {
+                Ok(container) => container,
+                // An invalid container does not affect the others; other errors do.
+                Err(error @ (EngineError::UnexpectedAnswer { .. } | EngineError::Unusable(_))) => {
+                    tracing::warn!("container {}: {error}", display_name(&id, &summary));
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            Ok(container.map(|container| (id, (summary, container))))
         });
-        let inspections = stream::iter(listed.into_iter().filter(|summary| !summary.id.is_empty())).map(
-            |summary| async move {
-                let container = match client.inspect(&summary.id).await {
-                    Ok(container) => container,
-                    // An invalid container does not affect the others; other errors do.
-                    Err(error @ EngineError::UnexpectedAnswer { .. }) => {
-                        tracing::warn!("container {}: {error}", display_name(&summary));
-                        None
-                    }
-                    Err(error) => return Err(error),
-                };
-                Ok(container.map(|container| (summary.id.clone(), (summary, container))))
-            },
-        );
         let inspected: Vec<_> = inspections.buffer_unordered(MAX_CONCURRENT).try_collect().await?;
         fresh.extend(inspected.into_iter().flatten());
         self.known = fresh;
-        let running = self
-            .known
-            .values()
-            .map(|(_, container)| container)
-            .filter(|container| container.state.status == "running");
-        self.stopping.keep_running(running);
+        let containers = self.known.values().map(|(_, container)| container);
+        self.stopping.keep_running(containers.filter(|container| container.is_running()));
         Ok(())
     }
 
@@ -92,9 +90,7 @@ impl Containers {
                 .is_ok_and(|created| (now - created).unsigned_abs() < within)
         };
         self.known.values().any(|(_, container)| {
-            container.state.status == "created"
-                && is_young(container)
-                && is_exposed(container, options, rules)
+            container.is_created() && is_young(container) && is_exposed(container, options, rules)
         })
     }
 
@@ -109,9 +105,7 @@ impl Containers {
         let by_name: HashMap<&str, &Container> = self
             .known
             .values()
-            .flat_map(|(_, container)| {
-                [(container.id.as_str(), container), (container.name.trim_start_matches('/'), container)]
-            })
+            .flat_map(|(_, container)| [(container.id.as_str(), container), (&container.name, container)])
             .collect();
         let surroundings = Surroundings {
             network: options.network.clone(),
@@ -141,18 +135,18 @@ impl Containers {
             return BTreeSet::new();
         }
         let container = self.known.values().map(|(_, container)| container).find(|container| {
-            (own.len() >= 12 && container.id.starts_with(own)) || container.config.hostname == own
+            (own.len() >= 12 && container.id.starts_with(own)) || container.hostname == own
         });
-        container
-            .map(|container| container.network_settings.networks.keys().cloned().collect())
-            .unwrap_or_default()
+        container.map(|container| container.networks.keys().cloned().collect()).unwrap_or_default()
     }
 }
 
 /// Returns true if the list entry of a container has not changed, except for the time in `Up 3 minutes
 /// (healthy)`.
-fn is_unchanged(known: &Summary, listed: &Summary) -> bool {
-    let health = |summary: &Summary| summary.status.split_once('(').map(|(_, health)| health.to_owned());
+fn is_unchanged(known: &ContainerSummary, listed: &ContainerSummary) -> bool {
+    fn health(summary: &ContainerSummary) -> Option<&str> {
+        Some(summary.status.as_ref()?.split_once('(')?.1)
+    }
     known.id == listed.id
         && known.names == listed.names
         && known.state == listed.state
@@ -160,8 +154,9 @@ fn is_unchanged(known: &Summary, listed: &Summary) -> bool {
         && health(known) == health(listed)
 }
 
-fn display_name(summary: &Summary) -> &str {
-    summary.names.first().map_or(summary.id.as_str(), |name| name.trim_start_matches('/'))
+fn display_name<'s>(id: &'s str, summary: &'s ContainerSummary) -> &'s str {
+    let name = summary.names.as_ref().and_then(|names| names.first());
+    name.map_or(id, |name| name.trim_start_matches('/'))
 }
 
 struct Reading<'a> {
@@ -176,13 +171,13 @@ impl Reading<'_> {
     /// Returns the name of the service, its configuration, and whether it gets requests; `None` if it is not
     /// exposed.
     fn container(&self, container: &Container) -> Option<(String, Provided, bool)> {
-        let owner: Arc<str> = container.name.trim_start_matches('/').into();
+        let owner: Arc<str> = container.name.as_str().into();
         let name = service_name(container);
         let workload = Workload {
             name: &name,
             title: &name,
             owner: &owner,
-            labels: &container.config.labels,
+            labels: &container.labels,
             carrier: Carrier::Container,
         };
         let mut labels = Labels::read(&workload);
@@ -194,29 +189,27 @@ impl Reading<'_> {
             Some(false) => return None,
             None => return Some((name.clone(), labels.left_out(), true)),
         }
-        let running = container.state.status == "running";
+        let running = container.is_running();
         let allow_non_running = labels.take_bool(&["docker", "allownonrunning"], false);
         let _ = labels.take(&["docker", "lbswarm"]);
         let network = labels.take(&["docker", "network"]).map(|(_, network)| network);
-        let healthy = matches!(container.state.health.status.as_str(), "" | "none" | "healthy");
-        if (!running && !allow_non_running) || (!healthy && !self.options.allow_empty_services) {
+        if (!running && !allow_non_running) || (!container.healthy && !self.options.allow_empty_services) {
             return None;
         }
-        let shared = container.host_config.network_mode.strip_prefix("container:");
+        let shared = container.network_mode.strip_prefix("container:");
         let shared = shared.and_then(|id| self.by_name.get(id).copied());
         // As in Traefik, the label of the container that owns the network takes precedence.
         let shared_network = shared.and_then(|shared| {
-            PREFIXES.iter().find_map(|prefix| shared.config.labels.get(&format!("{prefix}.docker.network")))
+            PREFIXES.iter().find_map(|prefix| shared.labels.get(&format!("{prefix}.docker.network")))
         });
         // This container is unreachable while that one restarts.
-        let reachable =
-            shared.is_none_or(|shared| shared.state.status == "running" && !self.stopping.covers(shared));
+        let reachable = shared.is_none_or(|shared| shared.is_running() && !self.stopping.covers(shared));
         let place = ContainerLocation {
             container,
             shared,
             network: shared_network.or(network.as_ref()).map(String::as_str),
             surroundings: self.surroundings,
-            serves: running && healthy && reachable && !self.stopping.covers(container),
+            serves: running && container.healthy && reachable && !self.stopping.covers(container),
         };
         if let Some(warning) = place.warning() {
             labels.problem(workload.origin(""), warning);
@@ -229,15 +222,15 @@ impl Reading<'_> {
 /// Returns true if a container is exposed.
 fn is_exposed(container: &Container, options: &Options, rules: &Rules) -> bool {
     let name = service_name(container);
-    let owner: Arc<str> = container.name.trim_start_matches('/').into();
-    let labels = &container.config.labels;
+    let owner: Arc<str> = container.name.as_str().into();
+    let labels = &container.labels;
     let workload = Workload { name: &name, title: &name, owner: &owner, labels, carrier: Carrier::Container };
     rules.admit(labels) && Labels::read(&workload).take_enable(options.exposed_by_default) == Some(true)
 }
 
 /// Returns the name of a container's service: that in Compose, or the name of the container.
 fn service_name(container: &Container) -> String {
-    let labels = &container.config.labels;
+    let labels = &container.labels;
     match (labels.get(SERVICE), labels.get(PROJECT)) {
         (Some(service), Some(project)) => normalize(&format!("{service}_{project}")),
         _ => normalize(&container.name),

@@ -7,13 +7,16 @@
 pub(crate) mod client;
 mod events;
 mod list;
-pub(crate) mod model;
+mod model;
 mod network;
 pub(crate) mod options;
+pub(crate) mod repair;
+mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::models::EventMessage;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
@@ -36,6 +39,8 @@ pub(crate) const SYNTAX: Syntax = Syntax {
     ports: (2375, 2376),
     example: "tcp://127.0.0.1:2375",
 };
+/// The events of interest.
+const EVENTS: &[(&str, &[&str])] = &[("type", &["container", "network"])];
 /// Interval of full refreshes, in case an event was lost.
 const RESYNC: Duration = Duration::from_secs(15);
 /// How long the first state waits for containers that were just created: Compose starts the gateway and its
@@ -93,7 +98,7 @@ impl Run<'_> {
         self.host_address = host_address().await;
         // Subscribe before listing, so that no change is missed.
         let mut events = match self.docker.options.watch {
-            true => Some(client.events().await.map_err(Error::source)?),
+            true => Some(client.events(EVENTS).await.map_err(Error::source)?),
             false => None,
         };
         self.refresh().await?;
@@ -105,12 +110,12 @@ impl Run<'_> {
             tokio::select! {
                 event = next(&mut events) => {
                     let event = event.map_err(Error::source)?;
-                    if !self.handle_event(&event).await? {
+                    if !self.handle_event(event).await? {
                         continue;
                     }
                     // The same refresh covers all events received meanwhile.
                     while let Some(Ok(event)) = next(&mut events).now_or_never() {
-                        self.handle_event(&event).await?;
+                        self.handle_event(event).await?;
                     }
                     self.refresh().await?;
                 }
@@ -128,9 +133,8 @@ impl Run<'_> {
     }
 
     /// Handles an event. Returns true if the containers must be refreshed.
-    async fn handle_event(&mut self, event: &model::Event) -> Result<bool, Error> {
-        let stop_signal =
-            |id: &str| self.containers.get(id).map(|container| container.config.stop_signal.clone());
+    async fn handle_event(&mut self, event: EventMessage) -> Result<bool, Error> {
+        let stop_signal = |id: &str| self.containers.get(id).map(|container| container.stop_signal.clone());
         match events::meaning(event, stop_signal) {
             Meaning::Nothing => Ok(false),
             Meaning::Changed(id) => {
@@ -139,7 +143,7 @@ impl Run<'_> {
             }
             Meaning::Stopping(id) => {
                 let Some(container) = self.containers.get(&id) else { return Ok(true) };
-                let started_at = container.state.started_at.clone();
+                let started_at = container.started_at.clone();
                 self.containers.stopping.add(&id, &started_at);
                 // Deliver without a refresh, as the container may exit within milliseconds.
                 self.deliver().await?;
@@ -169,9 +173,9 @@ impl Run<'_> {
 }
 
 /// Waits for an event; forever without a subscription.
-async fn next(events: &mut Option<Events>) -> Result<model::Event, EngineError> {
+async fn next(events: &mut Option<Events>) -> Result<EventMessage, EngineError> {
     match events {
-        Some(events) => events.next().await?.ok_or(EngineError::EventsEnded),
+        Some(events) => events.next().await,
         None => std::future::pending().await,
     }
 }

@@ -1,135 +1,84 @@
-//! The parts of the engine's responses that are used. All fields are optional.
+//! What is used of a container, out of bollard's much larger type. Its environment and command are not kept.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer};
-
-/// A container in the list.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct Summary {
-    pub(super) id: String,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) names: Vec<String>,
-    pub(super) state: String,
-    /// `Up 3 minutes (healthy)`.
-    pub(super) status: String,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) labels: BTreeMap<String, String>,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) network_settings: Networks,
-}
+use bollard::models::{
+    ContainerInspectResponse, ContainerStateStatusEnum as Status, EndpointSettings, Health,
+    HealthStatusEnum as HealthStatus, PortBinding,
+};
 
 /// The details of a container.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Container {
     pub(super) id: String,
+    /// Its name, without the leading slash.
     pub(super) name: String,
-    #[serde(deserialize_with = "or_default")]
     pub(super) created: String,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) state: State,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) config: Config,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) host_config: HostConfig,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) network_settings: Networks,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct State {
-    pub(super) status: String,
+    /// `None` for a state that only this engine knows.
+    pub(super) status: Option<Status>,
     pub(super) started_at: String,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) health: Health,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct Health {
-    /// Empty or `none` without a health check; `starting`, `healthy`, `unhealthy`.
-    pub(super) status: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct Config {
-    #[serde(deserialize_with = "or_default")]
+    /// Whether its health check, if any, succeeds.
+    pub(super) healthy: bool,
     pub(super) labels: BTreeMap<String, String>,
-    #[serde(deserialize_with = "or_default")]
     pub(super) hostname: String,
-    #[serde(deserialize_with = "or_default")]
     pub(super) stop_signal: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct HostConfig {
-    #[serde(deserialize_with = "or_default")]
     pub(super) network_mode: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct Networks {
     /// Published addresses by port, such as `80/tcp`.
-    #[serde(deserialize_with = "or_default")]
-    pub(super) ports: BTreeMap<String, Option<Vec<Binding>>>,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) networks: BTreeMap<String, Network>,
+    pub(super) ports: BTreeMap<String, Vec<PortBinding>>,
+    /// The address in each network, if any.
+    pub(super) networks: BTreeMap<String, Option<String>>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct Binding {
-    #[serde(deserialize_with = "or_default")]
-    pub(super) host_ip: String,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) host_port: String,
-}
+impl Container {
+    /// Converts a container, of which these fields were removed because they did not fit.
+    pub(super) fn new(container: ContainerInspectResponse, removed: &[String]) -> Self {
+        let state = container.state.unwrap_or_default();
+        let config = container.config.unwrap_or_default();
+        let network = container.network_settings.unwrap_or_default();
+        // A health that only this engine knows is not `healthy`.
+        let unknown = removed.iter().any(|path| "State.Health.Status".starts_with(path.as_str()));
+        Self {
+            id: container.id.unwrap_or_default(),
+            name: container.name.unwrap_or_default().trim_start_matches('/').to_owned(),
+            created: container.created.unwrap_or_default(),
+            status: state.status,
+            started_at: state.started_at.unwrap_or_default(),
+            healthy: !unknown && is_healthy(state.health.as_ref()),
+            labels: config.labels.unwrap_or_default().into_iter().collect(),
+            hostname: config.hostname.unwrap_or_default(),
+            stop_signal: config.stop_signal.unwrap_or_default(),
+            network_mode: container.host_config.and_then(|host| host.network_mode).unwrap_or_default(),
+            ports: network
+                .ports
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(port, bindings)| (port, bindings.unwrap_or_default()))
+                .collect(),
+            networks: network
+                .networks
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(name, endpoint)| (name, address(endpoint)))
+                .collect(),
+        }
+    }
 
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub(super) struct Network {
-    #[serde(rename = "IPAddress", deserialize_with = "or_default")]
-    pub(super) ipv4: String,
-    #[serde(rename = "GlobalIPv6Address", deserialize_with = "or_default")]
-    pub(super) ipv6: String,
-}
+    pub(super) fn is_running(&self) -> bool {
+        self.status == Some(Status::RUNNING)
+    }
 
-impl Network {
-    /// Returns its IPv4 address, or the IPv6 address if there is none.
-    pub(super) fn address(&self) -> Option<&str> {
-        [&self.ipv4, &self.ipv6].into_iter().map(String::as_str).find(|address| !address.is_empty())
+    pub(super) fn is_created(&self) -> bool {
+        self.status == Some(Status::CREATED)
     }
 }
 
-/// An event.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(crate) struct Event {
-    #[serde(rename = "Type")]
-    pub(crate) kind: String,
-    pub(crate) action: String,
-    #[serde(deserialize_with = "or_default")]
-    pub(crate) actor: Actor,
+fn is_healthy(health: Option<&Health>) -> bool {
+    use HealthStatus::{EMPTY, HEALTHY, NONE};
+    matches!(health.and_then(|health| health.status), None | Some(EMPTY | NONE | HEALTHY))
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub(crate) struct Actor {
-    #[serde(rename = "ID")]
-    pub(crate) id: String,
-    #[serde(rename = "Attributes", deserialize_with = "or_default")]
-    pub(crate) attributes: BTreeMap<String, String>,
-}
-
-/// Decodes `null` as the default, as in Go.
-fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+/// Returns the IPv4 address, or the IPv6 address if there is none.
+fn address(endpoint: EndpointSettings) -> Option<String> {
+    let addresses = [endpoint.ip_address, endpoint.global_ipv6_address];
+    addresses.into_iter().flatten().find(|address| !address.is_empty())
 }

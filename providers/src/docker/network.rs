@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::model::{Container, Network};
+use super::model::Container;
 use crate::workload::{Locate, LocateError};
 
 /// The options and environment that the choice depends on.
@@ -54,7 +54,7 @@ impl ContainerLocation<'_> {
         if !self.serves || self.is_host() {
             return None;
         }
-        let networks = &self.networked().network_settings.networks;
+        let networks = &self.networked().networks;
         let chosen = self.chosen(networks);
         if chosen.is_empty() {
             // It has no address at all, which is reported elsewhere.
@@ -65,7 +65,7 @@ impl ContainerLocation<'_> {
             return (!networks.contains_key(named))
                 .then(|| format!("not attached to the network `{named}`: using `{chosen}`"));
         }
-        let several = networks.values().filter(|network| network.address().is_some()).count() > 1;
+        let several = networks.values().flatten().count() > 1;
         let shared = networks.keys().filter(|name| self.surroundings.own_networks.contains(*name)).count();
         (several && shared != 1).then(|| {
             format!(
@@ -84,14 +84,13 @@ impl ContainerLocation<'_> {
     }
 
     fn is_host(&self) -> bool {
-        self.networked().host_config.network_mode == "host"
+        self.networked().network_mode == "host"
     }
 
     /// Returns the name of the chosen network.
-    fn chosen<'n>(&self, networks: &'n BTreeMap<String, Network>) -> &'n str {
-        let usable = || {
-            networks.iter().filter(|(_, network)| network.address().is_some()).map(|(name, _)| name.as_str())
-        };
+    fn chosen<'n>(&self, networks: &'n BTreeMap<String, Option<String>>) -> &'n str {
+        let usable =
+            || networks.iter().filter(|(_, address)| address.is_some()).map(|(name, _)| name.as_str());
         let named = self.named().and_then(|named| usable().find(|name| *name == named));
         let shared = || usable().find(|name| self.surroundings.own_networks.contains(*name));
         named.or_else(shared).or_else(|| usable().next()).unwrap_or("")
@@ -99,37 +98,37 @@ impl ContainerLocation<'_> {
 
     fn address(&self) -> Result<String, LocateError> {
         let container = self.networked();
-        let networks = &container.network_settings.networks;
-        let named = self.named().and_then(|name| networks.get(name)).and_then(Network::address);
-        if let Some(address) = named {
-            return Ok(address.to_owned());
+        let networks = &container.networks;
+        let address = |name: &str| networks.get(name)?.clone();
+        if let Some(address) = self.named().and_then(address) {
+            return Ok(address);
         }
-        let mode = &container.host_config.network_mode;
+        let mode = &container.network_mode;
         if mode == "host" {
             return Ok(self.surroundings.host_address.clone());
         }
         if mode.starts_with("container:") {
             return Err(LocateError::SharedNetworkMissing);
         }
-        let network = networks.get(self.chosen(networks)).and_then(Network::address);
-        network.map(str::to_owned).ok_or(LocateError::NoAddress)
+        address(self.chosen(networks)).ok_or(LocateError::NoAddress)
     }
 
     fn lowest_port(&self) -> Option<String> {
-        let own = &self.container.network_settings.ports;
-        let ports = if own.is_empty() { &self.networked().network_settings.ports } else { own };
+        let own = &self.container.ports;
+        let ports = if own.is_empty() { &self.networked().ports } else { own };
         let numbers = ports.keys().filter_map(|port| port.split('/').next()?.parse::<u16>().ok());
         numbers.min().map(|port| port.to_string())
     }
 
     /// Returns the published address and port, if an address is specified.
     fn bound(&self, port: &str) -> Option<(String, String)> {
-        let ports = &self.networked().network_settings.ports;
-        let published =
-            ["tcp", "udp"].iter().find_map(|protocol| ports.get(&format!("{port}/{protocol}"))?.as_ref());
-        let binding = published?.first()?;
-        let address: IpAddr = binding.host_ip.parse().ok()?;
-        (!address.is_unspecified()).then(|| (binding.host_ip.clone(), binding.host_port.clone()))
+        let ports = &self.networked().ports;
+        let published = |protocol: &&str| ports.get(&format!("{port}/{protocol}"))?.first();
+        let binding = ["tcp", "udp"].iter().find_map(published)?;
+        let address: IpAddr = binding.host_ip.as_ref()?.parse().ok()?;
+        (!address.is_unspecified()).then(|| {
+            (binding.host_ip.clone().unwrap_or_default(), binding.host_port.clone().unwrap_or_default())
+        })
     }
 }
 
@@ -138,14 +137,13 @@ mod tests {
     use super::*;
 
     fn container(networks: &[(&str, &str)], ports: &[&str], mode: &str) -> Container {
-        let mut container = Container::default();
-        container.host_config.network_mode = mode.into();
+        let mut container = Container { network_mode: mode.into(), ..Container::default() };
         for (name, ip) in networks {
-            let network = Network { ipv4: (*ip).into(), ..Network::default() };
-            container.network_settings.networks.insert((*name).into(), network);
+            let address = Some((*ip).to_owned()).filter(|address| !address.is_empty());
+            container.networks.insert((*name).into(), address);
         }
         for port in ports {
-            container.network_settings.ports.insert((*port).into(), None);
+            container.ports.insert((*port).into(), Vec::new());
         }
         container
     }
@@ -202,11 +200,11 @@ mod tests {
 
     #[test]
     fn published_addresses_are_used_if_enabled() {
-        use super::super::model::Binding;
+        use bollard::models::PortBinding;
         let mut published = container(&[("a", "1.1.1.1")], &[], "a");
         let mut bind = |ip: &str| {
-            let binding = Binding { host_ip: ip.into(), host_port: "8888".into() };
-            published.network_settings.ports.insert("80/tcp".into(), Some(vec![binding]));
+            let binding = PortBinding { host_ip: Some(ip.into()), host_port: Some("8888".into()) };
+            published.ports.insert("80/tcp".into(), vec![binding]);
             published.clone()
         };
         let surroundings = Surroundings { use_bind_port_ip: true, ..Surroundings::default() };

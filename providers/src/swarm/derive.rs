@@ -6,27 +6,18 @@ use std::sync::Arc;
 use tidegate_config::Provided;
 
 use super::Options;
-use super::model::{Network, Node, Service, Task};
+use super::model::{Network, Service, Swarm, Task};
 use crate::template::functions::normalize;
 use crate::workload::{self, Carrier, Labels, Locate, LocateError, Rules, Said, Workload};
 
 const PROJECT: &str = "com.docker.compose.project";
 const SERVICE: &str = "com.docker.compose.service";
 
-/// The state of a swarm.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Swarm {
-    pub(super) services: Vec<Service>,
-    pub(super) tasks: Vec<Task>,
-    pub(super) networks: Vec<Network>,
-    pub(super) nodes: Vec<Node>,
-}
-
 impl Swarm {
     /// Returns the configuration in the labels of all services.
     pub(super) fn configuration(&self, options: &Options, rules: &Rules, earlier: &Provided) -> Provided {
         let mut tasks: HashMap<&str, Vec<&Task>> = HashMap::new();
-        for task in self.tasks.iter().filter(|task| task.status.state == "running") {
+        for task in self.tasks.iter().filter(|task| task.is_running()) {
             tasks.entry(task.service_id.as_str()).or_default().push(task);
         }
         let mut parts = Vec::new();
@@ -39,10 +30,6 @@ impl Swarm {
         parts.sort_by(|a: &Part, b| a.0.cmp(&b.0));
         workload::merge(parts.iter().map(|(_, part)| Said { part, serves: true }), earlier)
     }
-
-    fn network(&self, id: &str) -> Option<&Network> {
-        self.networks.iter().find(|network| network.id == id)
-    }
 }
 
 /// Sort key and configuration.
@@ -50,10 +37,10 @@ type Part = (String, Provided);
 
 /// Returns the name of a service: that in Compose, or its own.
 fn service_name(service: &Service) -> String {
-    let labels = &service.spec.labels;
+    let labels = &service.labels;
     match (labels.get(SERVICE), labels.get(PROJECT)) {
         (Some(service), Some(project)) => normalize(&format!("{service}_{project}")),
-        _ => normalize(&service.spec.name),
+        _ => normalize(&service.name),
     }
 }
 
@@ -69,10 +56,10 @@ struct ServiceReader<'a> {
 impl ServiceReader<'_> {
     /// Adds the configuration of the service: once per task, or once for its virtual IP.
     fn add(&self, tasks: &[&Task], parts: &mut Vec<Part>) {
-        let spec = &self.service.spec;
-        let owner: Arc<str> = spec.name.as_str().into();
+        let service = self.service;
+        let owner: Arc<str> = service.name.as_str().into();
         let mut labels = Labels::read(&self.workload(&owner));
-        if !self.rules.admit(&spec.labels) {
+        if !self.rules.admit(&service.labels) {
             return;
         }
         match labels.take_enable(self.options.exposed_by_default) {
@@ -95,7 +82,7 @@ impl ServiceReader<'_> {
         if virtual_address && !addresses.is_empty() {
             let place =
                 TaskLocation { addresses, network: network.as_deref(), published: Vec::new(), serves: true };
-            self.build(&self.service.id, owner, labels, &place, parts);
+            self.build(&service.id, owner, labels, &place, parts);
             return;
         }
         let before = parts.len();
@@ -104,16 +91,16 @@ impl ServiceReader<'_> {
             if place.addresses.is_empty() && place.published.is_empty() {
                 continue;
             }
-            let part = match spec.mode.global {
-                Some(_) => format!("{}.{}", spec.name, task.id),
-                None => format!("{}.{}", spec.name, task.slot),
+            let part = match service.is_global {
+                true => format!("{}.{}", service.name, task.id),
+                false => format!("{}.{}", service.name, task.slot),
             };
             self.build(&task.id, part.into(), labels.clone(), &place, parts);
         }
         if parts.len() == before && self.options.allow_empty_services {
             let place =
                 TaskLocation { addresses: Vec::new(), network: None, published: Vec::new(), serves: false };
-            self.build(&self.service.id, owner, labels, &place, parts);
+            self.build(&service.id, owner, labels, &place, parts);
         }
     }
 
@@ -122,7 +109,7 @@ impl ServiceReader<'_> {
             name: &self.name,
             title: &self.name,
             owner,
-            labels: &self.service.spec.labels,
+            labels: &self.service.labels,
             carrier: Carrier::Container,
         }
     }
@@ -148,19 +135,17 @@ impl ServiceReader<'_> {
     }
 
     fn virtual_addresses(&self) -> Vec<Address> {
-        let known = self.service.endpoint.virtual_ips.iter().filter_map(|virtual_ip| {
-            let network = self.swarm.network(&virtual_ip.network_id)?;
-            Some(Address::new(network, &virtual_ip.addr))
-        });
+        let virtual_ips = self.service.virtual_ips.iter();
+        let known = virtual_ips
+            .filter_map(|(network, address)| Some(Address::new(self.swarm.networks.get(network)?, address)));
         known.filter(|address| !address.host.is_empty()).collect()
     }
 
     fn task<'n>(&self, task: &Task, network: Option<&'n str>) -> TaskLocation<'n> {
-        let node = self.swarm.nodes.iter().find(|node| node.id == task.node_id);
-        let node = node.map(|node| node.status.addr.as_str()).filter(|address| !address.is_empty());
+        let node = self.swarm.nodes.get(&task.node_id);
         let mut addresses = Vec::new();
-        for attachment in &task.networks_attachments {
-            match self.swarm.network(&attachment.network.id) {
+        for attachment in &task.attachments {
+            match self.swarm.networks.get(&attachment.network.id) {
                 Some(network) => {
                     let own = attachment.addresses.iter().map(|address| Address::new(network, address));
                     addresses.extend(own.filter(|address| !address.host.is_empty()));
@@ -170,7 +155,7 @@ impl ServiceReader<'_> {
                     addresses.extend(node.map(|address| Address {
                         network: "host".into(),
                         ingress: false,
-                        host: address.to_owned(),
+                        host: address.clone(),
                     }));
                 }
                 None => {}
@@ -178,11 +163,9 @@ impl ServiceReader<'_> {
         }
         let published = match (self.options.use_bind_port_ip, node) {
             (true, Some(node)) => task
-                .status
-                .port_status
                 .ports
                 .iter()
-                .map(|port| (port.target_port.to_string(), node.to_owned(), port.published_port.to_string()))
+                .map(|(inner, published)| (inner.to_string(), node.clone(), published.to_string()))
                 .collect(),
             _ => Vec::new(),
         };

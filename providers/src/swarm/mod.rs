@@ -19,22 +19,23 @@ use crate::docker;
 use crate::docker::client::{Client, EngineError, Events};
 use crate::workload::Rules;
 use crate::{Error, Provider, Session};
-use derive::Swarm;
+use model::Swarm;
 
 /// Poll interval while something changes, and how long it applies after the last change.
 const BUSY_INTERVAL: Duration = Duration::from_millis(250);
 const BUSY_DURATION: Duration = Duration::from_secs(15);
-/// {"type":["service","container","network","node"],"event":["create","update","remove","start","die","health_status"]}
-const EVENTS: &str = "%7B%22type%22%3A%5B%22service%22%2C%22container%22%2C%22network%22%2C%22node%22%5D%2C%22ev\
-    ent%22%3A%5B%22create%22%2C%22update%22%2C%22remove%22%2C%22start%22%2C%22die%22%2C%22heal\
-    th_status%22%5D%7D";
+/// The events of interest.
+const EVENTS: &[(&str, &[&str])] = &[
+    ("type", &["service", "container", "network", "node"]),
+    ("event", &["create", "update", "remove", "start", "die", "health_status"]),
+];
 
 /// Failure of a request to a manager.
 #[derive(Debug, thiserror::Error)]
 enum ManagerError {
     /// The engine does not respond, or responds with an error.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(EngineError),
     /// The engine does not support this part of the API, as it is not a manager.
     #[error("the engine does not support `{path}`: is it a swarm manager?")]
     UnknownPath {
@@ -44,6 +45,16 @@ enum ManagerError {
     /// The manager closed the stream of events.
     #[error("the manager closed the event stream")]
     EventsEnded,
+}
+
+impl From<EngineError> for ManagerError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::UnknownPath { path } => Self::UnknownPath { path },
+            EngineError::EventsEnded => Self::EventsEnded,
+            error => Self::Engine(error),
+        }
+    }
 }
 
 docker::options::options! {
@@ -82,7 +93,7 @@ impl SwarmProvider {
     async fn follow(&self, mut session: Session) -> Result<(), Error> {
         self.client.negotiate().await.map_err(Error::source)?;
         let mut events = match self.options.watch {
-            true => Some(self.client.events_of(EVENTS).await.map_err(Error::source)?),
+            true => Some(self.client.events(EVENTS).await.map_err(Error::source)?),
             false => None,
         };
         let mut known = Swarm::default();
@@ -98,7 +109,7 @@ impl SwarmProvider {
                 session.deliver(known.configuration(&self.options, &self.rules, &earlier)).await?;
             }
             let now = Instant::now();
-            let settled = known.tasks.iter().all(|task| task.desired_state == task.status.state);
+            let settled = known.tasks.iter().all(|task| task.desired_state == task.state);
             let interval = match now < busy_until && !settled {
                 true => BUSY_INTERVAL,
                 false => Duration::from(self.options.refresh_seconds).mul_f64(0.95 + fastrand::f64() * 0.1),
@@ -122,32 +133,18 @@ impl SwarmProvider {
     }
 
     async fn fetch(&self) -> Result<Swarm, ManagerError> {
-        let list = async |path: &'static str| -> Result<Vec<serde_json::Value>, ManagerError> {
-            self.client.json(path).await?.ok_or(ManagerError::UnknownPath { path })
-        };
-        Ok(Swarm {
-            services: read(list("/services").await?),
-            // {"desired-state":["running"]}
-            tasks: read(list("/tasks?filters=%7B%22desired-state%22%3A%5B%22running%22%5D%7D").await?),
-            // {"scope":["swarm"]}
-            networks: read(list("/networks?filters=%7B%22scope%22%3A%5B%22swarm%22%5D%7D").await?),
-            nodes: read(list("/nodes").await?),
-        })
+        let services = self.client.services().await?;
+        let tasks = self.client.tasks().await?;
+        let networks = self.client.swarm_networks().await?;
+        let nodes = self.client.nodes().await?;
+        Ok(Swarm::new(services, tasks, networks, nodes))
     }
-}
-
-/// Returns the values that can be decoded; invalid ones are ignored.
-fn read<T: serde::de::DeserializeOwned>(values: Vec<serde_json::Value>) -> Vec<T> {
-    values.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect()
 }
 
 /// Waits for an event; forever without a subscription.
 async fn next(events: &mut Option<Events>) -> Result<(), ManagerError> {
     match events {
-        Some(events) => match events.next().await.map_err(EngineError::Events)? {
-            Some(_) => Ok(()),
-            None => Err(ManagerError::EventsEnded),
-        },
+        Some(events) => Ok(events.next().await.map(drop)?),
         None => std::future::pending().await,
     }
 }

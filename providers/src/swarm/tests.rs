@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tidegate_config::Provided;
 
 use super::*;
+use crate::docker::client::usable;
 use crate::testing::{Running, Server, urls};
 
 fn service(id: &str, labels: &Value) -> Value {
@@ -26,12 +27,13 @@ fn task(id: &str, service: &str, address: &str, state: &str) -> Value {
 fn swarm(services: Vec<Value>, tasks: Vec<Value>) -> Swarm {
     let networks = [("in", "ingress", true), ("n1", "front", false), ("n2", "back", false)];
     let networks = networks.map(|(id, name, ingress)| json!({"Id": id, "Name": name, "Ingress": ingress}));
-    Swarm {
-        services: read(services),
-        tasks: read(tasks),
-        networks: read(networks.to_vec()),
-        nodes: read(vec![json!({"ID": "node", "Status": {"Addr": "192.168.0.5"}})]),
-    }
+    let nodes = vec![json!({"ID": "node", "Status": {"Addr": "192.168.0.5"}})];
+    Swarm::new(
+        usable("/services", services),
+        tasks,
+        usable("/networks", networks.to_vec()),
+        usable("/nodes", nodes),
+    )
 }
 
 fn derived(swarm: &Swarm, change: fn(&mut Options)) -> Provided {
