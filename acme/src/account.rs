@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::{Value, json};
+use instant_acme::{Key, NewAccount};
+use serde_json::Value;
 
+use super::authority::{Repeat, Server};
 use super::client::Answer;
 use super::error::{Error, Kind, ProblemType};
+use super::jws::{Signer, binding};
 use super::key::AccountKey;
-use super::protocol::{Repeat, Server, Signer, binding};
 use super::storage::{Registration, StoredAccount};
+use super::transport::{DIRECTORY, Transport, error_from};
 use crate::options::Acme;
 
 /// An account that requests can be signed with.
@@ -22,19 +25,26 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Sends a signed request, with retries after network failures.
-    pub(super) async fn post(&self, url: &str, payload: Option<&Value>) -> Result<Answer, Error> {
-        self.server.post(Signer::Account(&self.key, &self.url), url, payload, Repeat::Safe).await
+    /// Opens the account in the ACME library, for requests that follow each other.
+    pub(super) async fn library(&self) -> Result<(instant_acme::Account, Transport), Error> {
+        let failed = |error| error_from("the account", error);
+        let transport = Transport::new(self.server.clone(), self.key.clone(), None);
+        // A placeholder: the transport signs with the account's own key.
+        let (_, placeholder) = Key::generate_pkcs8().map_err(failed)?;
+        let builder = instant_acme::Account::builder_with_http(Box::new(transport.clone()));
+        let account = builder.from_parts(self.url.clone(), placeholder, DIRECTORY.to_owned()).await;
+        Ok((account.map_err(failed)?, transport))
     }
 
-    /// Gets a resource, without retries.
-    pub(super) async fn post_once_get(&self, url: &str) -> Result<Answer, Error> {
-        self.server.post(Signer::Account(&self.key, &self.url), url, None, Repeat::Never).await
-    }
-
-    /// Sends a signed request that must not be repeated.
-    pub(super) async fn post_once(&self, url: &str, payload: &Value) -> Result<Answer, Error> {
-        self.server.post(Signer::Account(&self.key, &self.url), url, Some(payload), Repeat::Never).await
+    /// Sends a signed request that the library does not know; `None` is POST-as-GET.
+    pub(super) async fn post(
+        &self,
+        url: &str,
+        payload: Option<&Value>,
+        repeat: Repeat,
+    ) -> Result<Answer, Error> {
+        let payload = payload.map(Value::to_string).unwrap_or_default();
+        self.server.post(Signer::Account(&self.key, &self.url), url, payload.as_bytes(), repeat).await
     }
 }
 
@@ -82,27 +92,35 @@ pub(super) async fn open(
 }
 
 /// Registers a key (RFC 8555 section 7.3). For a known key the authority returns its account.
-async fn register(options: &Acme, server: &Server, key: &AccountKey) -> Result<Registration, Error> {
-    let url = &server.directory.new_account;
-    let mut payload = json!({ "termsOfServiceAgreed": true });
-    if !options.email.is_empty() {
-        payload["contact"] = json!([format!("mailto:{}", options.email)]);
-    }
-    match &options.eab {
-        Some(eab) => {
-            payload["externalAccountBinding"] = binding(key, url, &eab.kid, &eab.hmac_encoded)?;
-        }
-        None if server.directory.meta.external_account_required => {
+async fn register(
+    options: &Acme,
+    server: &Arc<Server>,
+    key: &Arc<AccountKey>,
+) -> Result<Registration, Error> {
+    let directory = &server.directory;
+    let binding = match &options.eab {
+        Some(eab) => Some(binding(key, &directory.new_account, &eab.kid, &eab.hmac_encoded)?),
+        None if directory.meta.external_account_required => {
             return Err(Error::local("the authority wants an external account: expected `eab`"));
         }
-        None => {}
-    }
-    let answer = server.post(Signer::New(key), url, Some(&payload), Repeat::Safe).await;
-    let answer = answer.map_err(|error| error.at("registering the account"))?;
-    let uri = answer.header("location").map(str::to_owned);
-    let uri = uri.ok_or_else(|| Error::network(format!("{url}: the answer names no account")))?;
+        None => None,
+    };
+    let contact = format!("mailto:{}", options.email);
+    let contact = [contact.as_str()];
+    let new = NewAccount {
+        contact: if options.email.is_empty() { &[] } else { &contact },
+        terms_of_service_agreed: true,
+        only_return_existing: false,
+    };
+    let transport = Transport::new(server.clone(), key.clone(), binding);
+    let builder = instant_acme::Account::builder_with_http(Box::new(transport.clone()));
+    let created = builder.create(&new, DIRECTORY.to_owned(), None).await;
+    // The credentials are those of a placeholder.
+    let (account, _) =
+        created.map_err(|error| error_from("new account", error).at("registering the account"))?;
+    let uri = account.id().to_owned();
     tracing::info!(ca = %options.ca_server, account = %uri, "account registered");
-    let body = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+    let body = serde_json::from_slice(&transport.body()).unwrap_or(Value::Null);
     Ok(Registration { body, uri })
 }
 

@@ -12,16 +12,17 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use super::account;
+use super::authority::{Repeat, Server};
 use super::backoff::RetryState;
 use super::certificate::{Certificate, Facts};
 use super::client::Http;
 use super::consul::ConsulStorage;
 use super::error::{Error, ProblemType};
 use super::file::FileStorage;
+use super::jws::key_change;
 use super::key::AccountKey;
 use super::managed::text;
 use super::names::{canonical, domain_of, names_of};
-use super::protocol::{Server, key_change};
 use super::renewal::Renewal;
 use super::shared::Row;
 use super::storage::{Change, Storage, Stored, StoredCertificate};
@@ -213,7 +214,7 @@ impl Admin {
             let url = server.directory.revoke_cert.clone();
             let url = url.ok_or_else(|| super::Error::refused("the authority does not revoke"))?;
             let payload = json!({ "certificate": BASE64_URL_SAFE_NO_PAD.encode(&leaf), "reason": reason });
-            account.post(&url, Some(&payload)).await
+            account.post(&url, Some(&payload), Repeat::Safe).await
         };
         match revoking.await {
             Ok(_) => {}
@@ -240,7 +241,7 @@ impl Admin {
             let url = url.ok_or_else(|| super::Error::refused("the authority does not change keys"))?;
             let new = super::blocking(AccountKey::generate).await?;
             let request = key_change(&account.key, &new, &account.url, &url)?;
-            account.post_once(&url, &request).await?;
+            account.post(&url, Some(&request), Repeat::Never).await?;
             Ok::<_, super::Error>(BASE64_STANDARD.encode(new.der()))
         };
         let private_key = changing.await?;

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use instant_acme::CertificateIdentifier;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::error::Error;
@@ -54,7 +53,7 @@ pub(crate) struct Facts {
     pub(crate) not_before: OffsetDateTime,
     pub(crate) not_after: OffsetDateTime,
     /// Its identifier in renewal information (RFC 9773 section 4.1).
-    pub(crate) id: Option<String>,
+    pub(crate) id: Option<CertificateIdentifier<'static>>,
 }
 
 impl Facts {
@@ -77,7 +76,7 @@ impl Facts {
             issuer: common.map_or_else(|| issuer.to_string(), str::to_owned),
             not_before: parsed.validity().not_before.to_datetime(),
             not_after: parsed.validity().not_after.to_datetime(),
-            id: renewal_id(&parsed),
+            id: CertificateIdentifier::try_from(&der).ok(),
         })
     }
 
@@ -139,16 +138,6 @@ fn alternative_names(certificate: &X509Certificate<'_>) -> Vec<String> {
         _ => None,
     });
     names.collect()
-}
-
-/// Returns the authority's key identifier and the serial number, both in base64url.
-fn renewal_id(certificate: &X509Certificate<'_>) -> Option<String> {
-    let key = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::AuthorityKeyIdentifier(identifier) => identifier.key_identifier.as_ref(),
-        _ => None,
-    })?;
-    let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
-    Some(format!("{}.{}", encode(key.0), encode(certificate.raw_serial())))
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Certificates by ACME (RFC 8555): takes wanted names, and has certificates ordered, renewed and served.
 //!
 //! Each certificate resolver is one task of the control plane (`resolver`). It compares what the configuration asks for
-//! ([`Configuration`]) with what the storage holds (`storage`, `file`), orders what is missing (`order`, over
-//! `protocol`), and hands certificates to the gateway, which serves them at once ([`Handshakes`]). Nothing on the
-//! request path waits for it.
+//! ([`Configuration`]) with what the storage holds (`storage`, `file`), orders what is missing (`order`, with the library
+//! instant-acme over `transport`), and hands certificates to the gateway, which serves them at once ([`Handshakes`]).
+//! Nothing on the request path waits for it.
 
 mod account;
 mod admin;
+mod authority;
 mod backoff;
 mod certificate;
 mod challenge;
@@ -17,17 +18,18 @@ mod dns;
 mod error;
 mod file;
 mod handshakes;
+mod jws;
 mod key;
 mod managed;
 mod names;
 mod on_demand;
 pub mod options;
 mod order;
-mod protocol;
 mod renewal;
 mod resolver;
 mod shared;
 mod storage;
+mod transport;
 
 use std::any::Any;
 use std::collections::HashMap;

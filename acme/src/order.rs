@@ -4,19 +4,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use instant_acme::{
+    AuthorizationState, AuthorizationStatus, CertificateIdentifier, Challenge, ChallengeType, Identifier,
+    NewOrder, OrderStatus,
+};
 use tokio::time::Instant;
 
 use super::account::Account;
+use super::authority::{Repeat, error_of};
 use super::certificate::issuers;
 use super::challenge::{Proof, Prover};
-use super::client::Answer;
 use super::error::{Error, Kind, ProblemType};
 use super::key::CertificateKey;
-use super::protocol::{Identifier, Problem};
+use super::transport::{Transport, error_from};
 use crate::options::{Acme, KeyType};
 
 /// Timeout for the authority to validate one name.
@@ -38,7 +38,7 @@ pub(super) struct Request {
     pub(super) options: Arc<Acme>,
     pub(super) prover: Arc<dyn Prover>,
     /// The certificate that the new one replaces (RFC 9773 section 5).
-    pub(super) replaces: Option<String>,
+    pub(super) replaces: Option<CertificateIdentifier<'static>>,
 }
 
 /// A certificate and its key, in PEM.
@@ -48,184 +48,165 @@ pub(super) struct Issued {
     pub(super) key: String,
 }
 
-#[derive(Debug, Deserialize)]
-struct Order {
-    status: String,
-    #[serde(default)]
-    authorizations: Vec<String>,
-    finalize: String,
-    #[serde(default)]
-    certificate: Option<String>,
-    #[serde(default)]
-    error: Option<Problem>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Authorization {
-    status: String,
-    identifier: Identifier,
-    #[serde(default)]
-    challenges: Vec<Challenge>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Challenge {
-    #[serde(rename = "type")]
-    kind: String,
-    url: String,
-    #[serde(default)]
-    token: String,
-    #[serde(default)]
-    error: Option<Problem>,
-}
-
 /// An order that has been placed.
 pub(super) struct Placed {
-    url: String,
-    order: Order,
+    order: instant_acme::Order,
+    transport: Transport,
+}
+
+impl Placed {
+    /// Asks for the current state.
+    async fn refresh(&mut self) -> Result<OrderStatus, Error> {
+        let state = self.order.refresh().await.map_err(|error| error_from("order", error))?;
+        match state.status {
+            OrderStatus::Invalid => Err(match &state.error {
+                Some(problem) => error_of(problem, None),
+                None => Error::refused("the order is invalid"),
+            }),
+            status => Ok(status),
+        }
+    }
 }
 
 /// Places an order. After an error there is none.
 pub(super) async fn place(account: &Account, request: &Request) -> Result<Placed, Error> {
-    let identifiers: Vec<Value> = request.names.iter().map(|name| identifier(name)).collect();
-    let mut payload = json!({ "identifiers": identifiers });
     let directory = &account.server.directory;
     let profile = request.options.profile.as_str();
-    if !profile.is_empty() {
-        let known = &directory.meta.profiles;
-        if !known.contains_key(profile) {
-            let offered: Vec<&str> = known.keys().map(String::as_str).collect();
-            return Err(Error::local(format!(
-                "profile `{profile}` is not offered by the authority: it has {}",
-                if offered.is_empty() { "none".to_owned() } else { offered.join(", ") }
-            )));
+    let known = &directory.meta.profiles;
+    if !profile.is_empty() && !known.contains_key(profile) {
+        let offered: Vec<&str> = known.keys().map(String::as_str).collect();
+        return Err(Error::local(format!(
+            "profile `{profile}` is not offered by the authority: it has {}",
+            if offered.is_empty() { "none".to_owned() } else { offered.join(", ") }
+        )));
+    }
+    let identifiers: Vec<Identifier> = request.names.iter().map(|name| identifier(name)).collect();
+    let mut replaced = request.replaces.clone().filter(|_| directory.renewal_info.is_some());
+    let (library, transport) = account.library().await?;
+    loop {
+        let mut new = NewOrder::new(&identifiers);
+        if !profile.is_empty() {
+            new = new.profile(profile);
         }
-        payload["profile"] = json!(profile);
-    }
-    if directory.renewal_info.is_some()
-        && let Some(replaced) = &request.replaces
-    {
-        payload["replaces"] = json!(replaced);
-    }
-    let mut answer = account.post_once(&directory.new_order, &payload).await;
-    // An authority may no longer know the old certificate: some refuse the order, some fail.
-    let may_be_about_replacing = |error: &Error| {
-        let is_about_names = matches!(
-            error.problem,
-            Some(
-                ProblemType::RejectedIdentifier
-                    | ProblemType::UnsupportedIdentifier
-                    | ProblemType::Caa
-                    | ProblemType::Dns
-            )
-        );
-        let is_internal = error.problem == Some(ProblemType::ServerInternal);
-        error.kind == Kind::Refused && !is_about_names || is_internal
-    };
-    if payload.get("replaces").is_some() && answer.as_ref().is_err_and(may_be_about_replacing) {
-        // The old certificate was replaced before, or is unknown: order without naming it.
-        if let Some(payload) = payload.as_object_mut() {
-            payload.remove("replaces");
+        if let Some(id) = &replaced {
+            new = new.replaces(id.clone());
         }
-        answer = account.post_once(&directory.new_order, &payload).await;
+        match library.new_order(&new).await.map_err(|error| error_from("new order", error)) {
+            Ok(order) => return Ok(Placed { order, transport }),
+            // The old certificate was replaced before, or is unknown: order without naming it.
+            Err(error) if replaced.is_some() && may_be_about_replacing(&error) => replaced = None,
+            Err(error) => return Err(error),
+        }
     }
-    let answer = answer?;
-    let url = answer.header("location").map(str::to_owned);
-    let url = url.ok_or_else(|| Error::network("the answer to a new order does not say where it is"))?;
-    Ok(Placed { url, order: answer.json("new order")? })
+}
+
+/// An authority may no longer know the old certificate: some refuse the order, some fail.
+fn may_be_about_replacing(error: &Error) -> bool {
+    let is_about_names = matches!(
+        error.problem,
+        Some(
+            ProblemType::RejectedIdentifier
+                | ProblemType::UnsupportedIdentifier
+                | ProblemType::Caa
+                | ProblemType::Dns
+        )
+    );
+    let is_internal = error.problem == Some(ProblemType::ServerInternal);
+    error.kind == Kind::Refused && !is_about_names || is_internal
 }
 
 /// Fulfils a placed order. Withdraws proofs and deactivates open authorizations in any case.
-pub(super) async fn fulfil(account: &Account, request: &Request, placed: Placed) -> Result<Issued, Error> {
+pub(super) async fn fulfil(
+    account: &Account,
+    request: &Request,
+    mut placed: Placed,
+) -> Result<Issued, Error> {
     let key_type = request.options.key_type.known().unwrap_or(KeyType::Rsa4096);
     // Generated meanwhile, because it takes a while.
     let key = tokio::task::spawn_blocking(move || CertificateKey::generate(key_type));
-    if let Err(error) = authorise(account, request, &placed.order).await {
-        give_up(account, &placed.order).await;
+    if let Err(error) = authorise(account, request, &mut placed).await {
+        give_up(&mut placed).await;
         return Err(error);
     }
     let key = key.await.map_err(|error| Error::local(error.to_string()))??;
-    let order = ready(account, &placed).await?;
-    let csr = BASE64_URL_SAFE_NO_PAD.encode(csr(request, &key)?);
-    let order = match order.status.as_str() {
-        "valid" => order,
-        _ => {
-            finalize(account, &placed.url, &order.finalize, csr, request.options.certificate_timeout.0)
-                .await?
-        }
-    };
-    let url = order.certificate.ok_or_else(|| Error::network("a valid order without a certificate"))?;
-    let chain = download(account, &url, &request.options.preferred_chain).await?;
+    if ready(&mut placed).await? != OrderStatus::Valid {
+        let csr = csr(request, &key)?;
+        finalize(&mut placed, &csr, request.options.certificate_timeout.0).await?;
+    }
+    let chain = download(account, &mut placed, &request.options.preferred_chain).await?;
     Ok(Issued { chain, key: key.pem })
 }
 
-fn identifier(name: &str) -> Value {
-    let kind = if name.parse::<IpAddr>().is_ok() { "ip" } else { "dns" };
-    json!({ "type": kind, "value": name })
+fn identifier(name: &str) -> Identifier {
+    match name.parse() {
+        Ok(address) => Identifier::Ip(address),
+        Err(_) => Identifier::Dns(name.to_owned()),
+    }
 }
 
 /// Proves all names whose authorization is still pending.
-async fn authorise(account: &Account, request: &Request, order: &Order) -> Result<(), Error> {
-    let mut open = Vec::new();
-    for url in &order.authorizations {
-        let authorization: Authorization = account.post(url, None).await?.json("authorization")?;
-        let name = &authorization.identifier.value;
-        match authorization.status.as_str() {
-            "valid" => continue,
-            "pending" => {}
-            status => return Err(failed(&authorization, status).of(name)),
+async fn authorise(account: &Account, request: &Request, placed: &mut Placed) -> Result<(), Error> {
+    let thumbprint = account.key.thumbprint();
+    let wanted = request.prover.kind();
+    let mut proofs = Vec::new();
+    let mut authorizations = placed.order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let authorization = authorization.map_err(|error| error_from("authorization", error))?;
+        let name = name_of(&authorization);
+        match authorization.status {
+            AuthorizationStatus::Valid => continue,
+            AuthorizationStatus::Pending => {}
+            _ => return Err(failed(&authorization).of(&name)),
         }
-        let wanted = request.prover.kind();
-        let offered = authorization.challenges.iter().find(|challenge| challenge.kind == wanted);
-        let Some(challenge) = offered else {
-            let all: Vec<&str> = authorization.challenges.iter().map(|c| c.kind.as_str()).collect();
+        let Some(challenge) = authorization.challenges.iter().find(|one| kind_of(one) == wanted) else {
+            let all: Vec<&str> = authorization.challenges.iter().map(kind_of).collect();
             let message = format!("{name}: the authority does not offer {wanted}, only {}", all.join(", "));
-            return Err(Error::refused(message).of(name));
+            return Err(Error::refused(message).of(&name));
         };
-        let proof = Proof {
-            name: name.clone(),
-            token: challenge.token.clone(),
-            key_authorization: format!("{}.{}", challenge.token, account.key.thumbprint()),
-        };
-        open.push((url.clone(), challenge.url.clone(), proof));
+        let token = challenge.token.clone();
+        // The library's own would name its placeholder of a key.
+        let key_authorization = format!("{token}.{thumbprint}");
+        proofs.push(Proof { name, token, key_authorization });
     }
-    if open.is_empty() {
+    if proofs.is_empty() {
         return Ok(());
     }
-    let proofs: Vec<Proof> = open.iter().map(|(_, _, proof)| proof.clone()).collect();
-    let outcome = prove(account, request, &open, &proofs).await;
+    let outcome = prove(request, placed, &proofs).await;
     for proof in &proofs {
         request.prover.withdraw(proof).await;
     }
     outcome
 }
 
-async fn prove(
-    account: &Account,
-    request: &Request,
-    open: &[(String, String, Proof)],
-    proofs: &[Proof],
-) -> Result<(), Error> {
+async fn prove(request: &Request, placed: &mut Placed, proofs: &[Proof]) -> Result<(), Error> {
     for proof in proofs {
         request.prover.present(proof).await?;
     }
     request.prover.settle(proofs).await?;
-    for (_, challenge, _) in open {
-        account.post(challenge, Some(&json!({}))).await?;
+    let Placed { order, transport } = placed;
+    let wrong = |error| error_from("authorization", error);
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization = authorization.map_err(wrong)?;
+        let is_wanted = |challenge: &&Challenge| kind_of(challenge) == request.prover.kind();
+        let kind = authorization.challenges.iter().find(is_wanted).map(|one| one.r#type.clone());
+        if authorization.status == AuthorizationStatus::Pending
+            && let Some(mut challenge) = kind.and_then(|kind| authorization.challenge(kind))
+        {
+            challenge.set_ready().await.map_err(wrong)?;
+        }
     }
     let mut failures = Vec::new();
-    for (url, _, proof) in open {
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization = authorization.map_err(wrong)?;
         let mut looks = Looks::new(VALIDATION);
-        loop {
-            let answer = account.post(url, None).await?;
-            let authorization: Authorization = answer.json("authorization")?;
-            match authorization.status.as_str() {
-                "valid" => break,
-                "pending" | "processing" => looks.wait(&answer, "the check of a proof").await?,
-                status => {
-                    failures.push(failed(&authorization, status).of(&proof.name));
-                    break;
-                }
+        while authorization.status == AuthorizationStatus::Pending {
+            authorization.refresh().await.map_err(wrong)?;
+            match authorization.status {
+                AuthorizationStatus::Valid => {}
+                AuthorizationStatus::Pending => looks.wait(transport, "the check of a proof").await?,
+                _ => failures.push(failed(&authorization).of(&name_of(&authorization))),
             }
         }
     }
@@ -240,91 +221,103 @@ async fn prove(
         .map_or(Ok(()), Err)
 }
 
+/// Returns the name of an authorization, without `*.`.
+fn name_of(authorization: &AuthorizationState) -> String {
+    authorization.identifier().identifier.authorized(false).to_string()
+}
+
+/// Returns the type of a challenge as the authority writes it.
+fn kind_of(challenge: &Challenge) -> &str {
+    match &challenge.r#type {
+        ChallengeType::Http01 => "http-01",
+        ChallengeType::Dns01 => "dns-01",
+        ChallengeType::TlsAlpn01 => "tls-alpn-01",
+        ChallengeType::DeviceAttest01 => "device-attest-01",
+        ChallengeType::Unknown(kind) => kind,
+        _ => "another one",
+    }
+}
+
 /// Returns why an authorization is invalid.
-fn failed(authorization: &Authorization, status: &str) -> Error {
-    let name = &authorization.identifier.value;
+fn failed(authorization: &AuthorizationState) -> Error {
+    let name = name_of(authorization);
     let problem = authorization.challenges.iter().find_map(|challenge| challenge.error.as_ref());
     match problem {
         Some(problem) => {
-            let mut error = problem.error(None).at(name);
+            let mut error = error_of(problem, None).at(&name);
             error.names.clear();
             // Whatever the reason, trying again soon does not help.
             error.kind = if error.kind == Kind::Dns { Kind::Dns } else { Kind::Refused };
             error
         }
-        None => Error::refused(format!("{name}: the authorisation is {status}")),
+        None => {
+            let status = format!("{:?}", authorization.status).to_lowercase();
+            Error::refused(format!("{name}: the authorisation is {status}"))
+        }
     }
 }
 
 /// Deactivates pending authorizations, so that they do not count against the account.
-async fn give_up(account: &Account, order: &Order) {
-    for url in &order.authorizations {
-        let pending = match account.post_once_get(url).await {
-            Ok(answer) => answer.json::<Authorization>("").is_ok_and(|a| a.status == "pending"),
-            Err(_) => false,
-        };
-        if pending && let Err(error) = account.post_once(url, &json!({ "status": "deactivated" })).await {
+async fn give_up(placed: &mut Placed) {
+    placed.transport.hurry();
+    let mut authorizations = placed.order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let Ok(mut authorization) = authorization else { continue };
+        if authorization.refresh().await.is_ok()
+            && authorization.status == AuthorizationStatus::Pending
+            && let Err(error) = authorization.deactivate().await
+        {
+            let error = error_from("authorization", error);
             tracing::debug!(%error, "an open authorisation could not be given up");
         }
     }
 }
 
-async fn ready(account: &Account, placed: &Placed) -> Result<Order, Error> {
+async fn ready(placed: &mut Placed) -> Result<OrderStatus, Error> {
     let mut looks = Looks::new(VALIDATION);
     loop {
-        let answer = account.post(&placed.url, None).await?;
-        let order: Order = answer.json("order")?;
-        match order.status.as_str() {
-            "ready" | "valid" => return Ok(order),
-            "pending" | "processing" => looks.wait(&answer, "an order to be ready").await?,
-            status => return Err(order_failed(&order, status)),
+        match placed.refresh().await? {
+            OrderStatus::Pending | OrderStatus::Processing => {
+                looks.wait(&placed.transport, "an order to be ready").await?;
+            }
+            status => return Ok(status),
         }
     }
 }
 
-async fn finalize(
-    account: &Account,
-    order_url: &str,
-    url: &str,
-    csr: String,
-    timeout: Duration,
-) -> Result<Order, Error> {
-    let sent = account.post(url, Some(&json!({ "csr": csr }))).await;
-    if let Err(error) = sent
-        // The response to an earlier request was lost, but the request worked.
-        && error.problem != Some(ProblemType::OrderNotReady)
-    {
-        return Err(error);
+async fn finalize(placed: &mut Placed, csr: &[u8], timeout: Duration) -> Result<(), Error> {
+    match placed.order.finalize_csr(csr).await {
+        // The order is asked for below, so it does not matter what the answer says.
+        Ok(()) | Err(instant_acme::Error::Json(_)) => {}
+        Err(error) => {
+            let error = error_from("finalizing the order", error);
+            // The response to an earlier request was lost, but the request worked.
+            if error.problem != Some(ProblemType::OrderNotReady) {
+                return Err(error);
+            }
+        }
     }
     let mut looks = Looks::new(if timeout.is_zero() { VALIDATION } else { timeout });
-    loop {
-        let answer = account.post(order_url, None).await?;
-        let order: Order = answer.json("order")?;
-        match order.status.as_str() {
-            "valid" => return Ok(order),
-            "processing" | "ready" => looks.wait(&answer, "the certificate").await?,
-            status => return Err(order_failed(&order, status)),
-        }
+    while placed.refresh().await? != OrderStatus::Valid {
+        looks.wait(&placed.transport, "the certificate").await?;
     }
-}
-
-fn order_failed(order: &Order, status: &str) -> Error {
-    match &order.error {
-        Some(problem) => problem.error(None),
-        None => Error::refused(format!("the order is {status}")),
-    }
+    Ok(())
 }
 
 /// Downloads the chain in PEM: the one whose last certificate has the preferred issuer, or else the default one.
-async fn download(account: &Account, url: &str, preferred: &str) -> Result<String, Error> {
-    let answer = account.post(url, None).await?;
-    let first = text(&answer)?;
+async fn download(account: &Account, placed: &mut Placed, preferred: &str) -> Result<String, Error> {
+    if placed.order.state().certificate.is_none() {
+        return Err(Error::network("a valid order without a certificate"));
+    }
+    let first = placed.order.certificate().await.map_err(|error| error_from("the certificate", error))?;
+    let first = pem(first.unwrap_or_default())?;
     let fits = |chain: &str| issuers(chain).last().is_some_and(|issuer| issuer == preferred);
     if preferred.is_empty() || fits(&first) {
         return Ok(first);
     }
-    for alternate in alternates(&answer) {
-        let chain = text(&account.post(&alternate, None).await?)?;
+    for alternate in placed.transport.alternates() {
+        let answer = account.post(&alternate, None, Repeat::Safe).await?;
+        let chain = pem(String::from_utf8_lossy(&answer.body).into_owned())?;
         if fits(&chain) {
             return Ok(chain);
         }
@@ -333,22 +326,14 @@ async fn download(account: &Account, url: &str, preferred: &str) -> Result<Strin
     Ok(first)
 }
 
-fn text(answer: &Answer) -> Result<String, Error> {
-    let text = String::from_utf8_lossy(&answer.body).into_owned();
+fn pem(text: String) -> Result<String, Error> {
     match text.contains("-----BEGIN CERTIFICATE-----") {
         true => Ok(text),
-        false => Err(Error::network(format!("the certificate is no PEM: {}", answer.excerpt()))),
+        false => {
+            let excerpt: String = text.chars().filter(|c| !c.is_control()).take(300).collect();
+            Err(Error::network(format!("the certificate is no PEM: {excerpt}")))
+        }
     }
-}
-
-/// Returns the URLs of alternate chains: `Link: <…>;rel="alternate"` (RFC 8555 section 7.4.2).
-fn alternates(answer: &Answer) -> Vec<String> {
-    let links = answer.headers.get_all(http::header::LINK).into_iter();
-    let parts = links.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    parts
-        .filter(|part| part.contains("rel=\"alternate\"") || part.contains("rel=alternate"))
-        .filter_map(|part| Some(part.split_once('<')?.1.split_once('>')?.0.to_owned()))
-        .collect()
 }
 
 /// Builds the certificate request (DER).
@@ -383,10 +368,10 @@ impl Looks {
         Self { end: Instant::now() + limit, first: FIRST_LOOKS.iter() }
     }
 
-    async fn wait(&mut self, answer: &Answer, what: &str) -> Result<(), Error> {
+    async fn wait(&mut self, transport: &Transport, what: &str) -> Result<(), Error> {
         let pause = match self.first.next() {
             Some(pause) => *pause,
-            None => answer.retry_after().unwrap_or(LOOK).clamp(LOOK, MAX_POLL_INTERVAL),
+            None => transport.retry_after().unwrap_or(LOOK).clamp(LOOK, MAX_POLL_INTERVAL),
         };
         if Instant::now() + pause > self.end {
             return Err(Error::refused(format!("waited in vain for {what}")));

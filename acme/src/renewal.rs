@@ -1,14 +1,12 @@
 //! When a certificate is renewed: as the authority suggests (RFC 9773), or else with a third of its life left.
 
-use http::Method;
-use serde::Deserialize;
-use time::format_description::well_known::Rfc3339;
+use instant_acme::{CertificateIdentifier, SuggestedWindow};
 use time::{Duration, OffsetDateTime};
 
+use super::account::Account;
 use super::certificate::Facts;
-use super::client::Message;
 use super::error::Error;
-use super::protocol::Server;
+use super::transport::error_from;
 use crate::options::DEFAULT_HOURS;
 
 /// Certificates with at most this lifetime are renewed at half of it.
@@ -32,21 +30,6 @@ pub(super) struct Renewal {
     own: OffsetDateTime,
     /// The latest time: a later suggestion leaves too little time, and is ignored.
     latest: OffsetDateTime,
-}
-
-/// The renewal information of the authority.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Information {
-    suggested_window: Window,
-    #[serde(default, rename = "explanationURL")]
-    explanation_url: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Window {
-    start: String,
-    end: String,
 }
 
 /// A suggestion, and when to ask again.
@@ -96,36 +79,37 @@ impl Renewal {
 }
 
 /// Asks the authority when to renew; `None` if it has no renewal information.
-pub(super) async fn suggestion(server: &Server, id: &str) -> Result<Option<Suggestion>, Error> {
-    let Some(base) = &server.directory.renewal_info else { return Ok(None) };
-    let url = format!("{}/{id}", base.trim_end_matches('/'));
-    let answer = server.http.send(Method::GET, &url, Message::default()).await?;
-    if !answer.status.is_success() {
-        return Err(Error::network(format!("{url}: status {}: {}", answer.status, answer.excerpt())));
+pub(super) async fn suggestion(
+    account: &Account,
+    id: &CertificateIdentifier<'_>,
+) -> Result<Option<Suggestion>, Error> {
+    if account.server.directory.renewal_info.is_none() {
+        return Ok(None);
     }
-    let information: Information = answer.json(&url)?;
+    let (library, transport) = account.library().await?;
+    let answered = library.renewal_info(id).await;
+    let (information, _) = answered.map_err(|error| error_from("renewal information", error))?;
     if let Some(explanation) = &information.explanation_url {
         tracing::info!(%explanation, "the certificate authority explains when it wants a certificate renewed");
     }
-    let asked = answer.retry_after().map_or(DEFAULT_LOOK, |after| Duration::seconds_f64(after.as_secs_f64()));
-    parse(&information.suggested_window, asked).map(Some)
+    let asked = transport.retry_after().map_or(DEFAULT_LOOK, |after| after.try_into().unwrap_or(LATEST_LOOK));
+    Suggestion::of(&information.suggested_window, asked).map(Some)
 }
 
-fn parse(window: &Window, asked: Duration) -> Result<Suggestion, Error> {
-    let time = |text: &str| {
-        OffsetDateTime::parse(text, &Rfc3339)
-            .map_err(|error| Error::network(format!("renewal information: `{text}` is not a time: {error}")))
-    };
-    let (start, end) = (time(&window.start)?, time(&window.end)?);
-    if end <= start {
-        return Err(Error::network("renewal information: the window ends before it begins"));
+impl Suggestion {
+    fn of(window: &SuggestedWindow, asked: Duration) -> Result<Self, Error> {
+        if window.end <= window.start {
+            return Err(Error::network("renewal information: the window ends before it begins"));
+        }
+        let look_again = asked.clamp(SOONEST_LOOK, LATEST_LOOK);
+        Ok(Self { start: window.start, end: window.end, look_again })
     }
-    Ok(Suggestion { start, end, look_again: asked.clamp(SOONEST_LOOK, LATEST_LOOK) })
 }
 
 /// Returns a number between 0 and 1 that is always the same for one certificate.
 fn share(facts: &Facts) -> f64 {
-    let text = facts.id.iter().chain(&facts.names).flat_map(|text| text.bytes());
+    let id = facts.id.as_ref().map(ToString::to_string);
+    let text = id.iter().chain(&facts.names).flat_map(|text| text.bytes());
     // FNV-1a.
     let hash = text
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
@@ -151,7 +135,16 @@ fn of_duration(hours: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use time::format_description::well_known::Rfc3339;
+
     use super::*;
+
+    /// A suggestion as an authority sends it.
+    fn parse(start: &str, end: &str, asked: Duration) -> Result<Suggestion, Error> {
+        let window = serde_json::json!({ "start": start, "end": end });
+        let window = serde_json::from_value(window).map_err(|error| Error::network(error.to_string()))?;
+        Suggestion::of(&window, asked)
+    }
 
     fn facts(lifetime: Duration) -> Facts {
         let not_before = OffsetDateTime::UNIX_EPOCH;
@@ -184,10 +177,8 @@ mod tests {
     #[test]
     fn the_authority_says_when() {
         let now = OffsetDateTime::UNIX_EPOCH + Duration::days(365);
-        let window = |start: &str, end: &str| Window { start: start.into(), end: end.into() };
         let mut renewal = Renewal::by_lifetime(&facts(Duration::days(90)), DEFAULT_HOURS, now);
-        let future =
-            parse(&window("1970-03-01T00:00:00Z", "1970-03-03T00:00:00Z"), Duration::seconds(5)).unwrap();
+        let future = parse("1970-03-01T00:00:00Z", "1970-03-03T00:00:00Z", Duration::seconds(5)).unwrap();
         renewal.follow(&future, now);
         let drawn = renewal.at;
         assert!((future.start..=future.end).contains(&drawn));
@@ -195,8 +186,7 @@ mod tests {
         renewal.follow(&future, now);
         assert_eq!(renewal.at, drawn, "drawn once");
         // A revoked certificate: the window is over.
-        let past =
-            parse(&window("1970-01-01T00:00:00Z", "1970-01-02T00:00:00Z"), Duration::hours(6)).unwrap();
+        let past = parse("1970-01-01T00:00:00Z", "1970-01-02T00:00:00Z", Duration::hours(6)).unwrap();
         renewal.follow(&past, now);
         assert!(renewal.at < now);
     }
@@ -206,8 +196,8 @@ mod tests {
         let now = OffsetDateTime::UNIX_EPOCH;
         let text = |at: OffsetDateTime| at.format(&Rfc3339).unwrap();
         // A day around the middle of half a minute.
-        let window = Window { start: text(now - Duration::DAY), end: text(now + Duration::DAY) };
-        let suggestion = parse(&window, Duration::hours(6)).unwrap();
+        let (start, end) = (text(now - Duration::DAY), text(now + Duration::DAY));
+        let suggestion = parse(&start, &end, Duration::hours(6)).unwrap();
         for _ in 0..100 {
             let mut renewal = Renewal::by_lifetime(&facts(Duration::seconds(30)), DEFAULT_HOURS, now);
             renewal.follow(&suggestion, now);
@@ -217,8 +207,7 @@ mod tests {
 
     #[test]
     fn what_is_no_window_is_told() {
-        let window = |start: &str, end: &str| Window { start: start.into(), end: end.into() };
-        assert!(parse(&window("2000-01-03T00:00:00Z", "2000-01-01T00:00:00Z"), Duration::ZERO).is_err());
-        assert!(parse(&window("soon", "later"), Duration::ZERO).is_err());
+        assert!(parse("2000-01-03T00:00:00Z", "2000-01-01T00:00:00Z", Duration::ZERO).is_err());
+        assert!(parse("soon", "later", Duration::ZERO).is_err());
     }
 }

@@ -2,9 +2,10 @@
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support::jws::{PublicKey, Signed};
 use crate::support::pebble::routes;
 use crate::support::{Backend, Gateway, eventually, repeat_for};
 
@@ -144,9 +145,21 @@ const CASES: &[Case] = &[
 
 /// An authority that does everything right but for one step.
 fn authority(case: &'static Case) -> Backend {
+    let visits = AtomicUsize::new(0);
+    stand_in(move |path, _| {
+        let is_now = path == case.at.0 && visits.fetch_add(1, Ordering::SeqCst) + 1 >= case.at.1;
+        is_now.then(|| (case.status, case.headers.to_owned(), case.body.to_owned()))
+    })
+}
+
+/// A status, header lines and a body.
+type Told = (&'static str, String, String);
+
+/// An authority that does everything right, except at the paths for which the function returns another answer. The
+/// header lines of that come on top. The function also gets the authority's URL.
+fn stand_in(other: impl Fn(&str, &str) -> Option<Told> + Send + Sync + 'static) -> Backend {
     let finalised = AtomicBool::new(false);
     let proven = AtomicBool::new(false);
-    let visits = std::sync::Mutex::new(0);
     Backend::with(move |seen, stream| {
         let base = format!("http://{}", seen.header("host").unwrap());
         let path = seen.target();
@@ -195,13 +208,9 @@ fn authority(case: &'static Case) -> Backend {
             }
             _ => ("200 OK", String::new(), String::new()),
         };
-        if path == case.at.0 {
-            let mut visits = visits.lock().unwrap();
-            *visits += 1;
-            if *visits >= case.at.1 {
-                (status, body) = (case.status, case.body.to_owned());
-                more.push_str(case.headers);
-            }
+        if let Some((other_status, headers, other_body)) = other(path, &base) {
+            (status, body) = (other_status, other_body);
+            more.push_str(&headers);
         }
         if seen.head.starts_with("HEAD ") {
             body.clear();
@@ -228,19 +237,24 @@ fn storage(folder: &std::path::Path, authority: &Backend) -> String {
     path.display().to_string()
 }
 
-fn fails(case: &'static Case) {
-    let authority = authority(case);
-    let folder = tempfile::tempdir().unwrap();
+/// A gateway that orders there.
+fn gateway(authority: &Backend, storage: &str, rule: &str) -> Gateway {
     let le = "--certificatesResolvers.le.acme";
     let flags = [
         format!("{le}.caServer={}/dir", authority.url()),
-        format!("{le}.storage={}", storage(folder.path(), &authority)),
+        format!("{le}.storage={storage}"),
         format!("{le}.keyType=EC256"),
         format!("{le}.certificateTimeout=1s"),
         format!("{le}.httpChallenge.entryPoint=web"),
     ];
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let gateway = Gateway::with(&flags, &routes(&["Host(`a.test`)"], "http://127.0.0.1:1"));
+    Gateway::with(&flags, &routes(&[rule], "http://127.0.0.1:1"))
+}
+
+fn fails(case: &'static Case) {
+    let authority = authority(case);
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = gateway(&authority, &storage(folder.path(), &authority), "Host(`a.test`)");
     let rows = || -> Vec<serde_json::Value> {
         serde_json::from_str(&gateway.api("/api/certificates/resolvers")).unwrap_or_default()
     };
@@ -287,4 +301,76 @@ fn orders_that_fail_at_any_step_are_reported_and_not_repeated() {
             }
         });
     }
+}
+
+/// An authority whose certificate cannot be read, so that every request of an order is made.
+fn up_to_the_certificate() -> Backend {
+    stand_in(|path, _| {
+        (path == "/cert").then(|| ("200 OK", String::new(), "-----BEGIN CERTIFICATE-----".to_owned()))
+    })
+}
+
+#[test]
+fn only_the_key_of_traefiks_account_signs_requests() {
+    let authority = up_to_the_certificate();
+    let folder = tempfile::tempdir().unwrap();
+    let storage = storage(folder.path(), &authority);
+    let _gateway = gateway(&authority, &storage, "Host(`a.test`)");
+    eventually("the certificate is asked for", || authority.seen().iter().any(|s| s.target() == "/cert"));
+    let key = PublicKey::stored(storage.as_ref());
+    let signed = Signed::all(&authority.seen());
+    let account = format!("{}/acct", authority.url());
+    for one in &signed {
+        key.check(one);
+        assert_eq!((one.header["kid"].as_str(), one.header["jwk"].is_null()), (Some(&*account), true));
+        assert!(one.header["nonce"].as_str().is_some_and(|nonce| nonce.starts_with('n')), "{}", one.header);
+    }
+    for path in ["/o", "/z", "/c", "/order", "/f", "/cert"] {
+        let url = format!("{}{path}", authority.url());
+        assert!(signed.iter().any(|one| one.header["url"] == url), "{path} was not asked for");
+    }
+}
+
+#[test]
+fn an_authority_that_says_odd_things_about_a_replaced_certificate_gets_one_order() {
+    // It does not repeat which certificate the order replaces, and wants to be left alone for ages.
+    let ages = "Retry-After: 18446744073709551615\r\n";
+    let authority = stand_in(move |path, base| match path {
+        "/dir" => Some((
+            "200 OK",
+            String::new(),
+            format!(
+                r#"{{"newNonce": "{base}/n", "newAccount": "{base}/a", "newOrder": "{base}/o", "renewalInfo": "{base}/ari/"}}"#
+            ),
+        )),
+        _ if path.starts_with("/ari/") => Some((
+            "200 OK",
+            ages.to_owned(),
+            r#"{"suggestedWindow": {"start": "2020-01-01T00:00:00Z", "end": "2020-01-02T00:00:00Z"}}"#
+                .to_owned(),
+        )),
+        "/order" => Some((
+            "200 OK",
+            ages.to_owned(),
+            format!(r#"{{"status": "processing", "finalize": "{base}/f"}}"#),
+        )),
+        _ => None,
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let storage = storage(folder.path(), &authority);
+    // A certificate of Traefik's, for four.test.
+    let text = include_str!("../../acme/src/fixtures/traefik-acme.json");
+    let known: serde_json::Value = serde_json::from_str(text).unwrap();
+    let mut whole: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&storage).unwrap()).unwrap();
+    whole["le"]["Certificates"] = known["le"]["Certificates"].clone();
+    std::fs::write(&storage, whole.to_string()).unwrap();
+    let gateway = gateway(&authority, &storage, "Host(`four.test`)");
+    let asked = |path: &str| authority.seen().iter().filter(|seen| seen.target() == path).count();
+    eventually("the order goes on", || asked("/order") >= 3);
+    assert_eq!(asked("/o"), 1);
+    let signed = Signed::all(&authority.seen());
+    let order = signed.iter().find(|one| one.payload.get("identifiers").is_some()).unwrap();
+    assert!(order.payload["replaces"].as_str().is_some_and(|id| id.contains('.')), "{}", order.payload);
+    assert_eq!(gateway.problems(), Vec::<String>::new());
 }

@@ -6,12 +6,14 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use instant_acme::CertificateIdentifier;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Hold;
 use super::account::{self, Account};
+use super::authority::Server;
 use super::backoff::RetryState;
 use super::challenge::Prover;
 use super::client::Http;
@@ -21,7 +23,6 @@ use super::managed::ManagedCertificate;
 use super::names::{Wanted, names_of, refuse};
 use super::on_demand::{Demand, OnDemand};
 use super::order::{self, Issued, Request};
-use super::protocol::Server;
 use super::renewal::{self, Suggestion};
 use super::shared::{Row, Shared};
 use super::storage::{Change, Storage, StoredAccount};
@@ -122,7 +123,7 @@ enum Authority {
 enum Done {
     Opened(Result<(Account, Option<StoredAccount>), Error>),
     Ordered { names: Vec<String>, begun: u64, outcome: Result<Issued, Failure> },
-    Suggested { id: String, outcome: Result<Option<Suggestion>, Error> },
+    Suggested { id: CertificateIdentifier<'static>, outcome: Result<Option<Suggestion>, Error> },
     Allowed { name: String, allowed: bool },
 }
 
@@ -319,7 +320,7 @@ impl Resolver {
             seen.extend(names.iter().cloned());
             ready.push(names);
         }
-        let looks: Vec<String> = self.looks(now);
+        let looks = self.looks(now);
         if leads && (!ready.is_empty() || !looks.is_empty()) {
             match &self.authority {
                 Authority::Open(account) => {
@@ -430,7 +431,7 @@ impl Resolver {
     }
 
     /// Returns the certificates whose renewal information is due.
-    fn looks(&self, now: OffsetDateTime) -> Vec<String> {
+    fn looks(&self, now: OffsetDateTime) -> Vec<CertificateIdentifier<'static>> {
         let due = self.held.iter().filter(|held| held.renewal.next_look <= now && self.is_used(held));
         due.filter_map(|held| held.facts.id.clone()).collect()
     }
@@ -449,7 +450,7 @@ impl Resolver {
         });
     }
 
-    fn look(&mut self, account: &Arc<Account>, ids: Vec<String>) {
+    fn look(&mut self, account: &Arc<Account>, ids: Vec<CertificateIdentifier<'static>>) {
         let now = OffsetDateTime::now_utc();
         let room = MAX_JOBS.saturating_sub(self.jobs.len());
         for id in ids.into_iter().take(room) {
@@ -458,7 +459,7 @@ impl Resolver {
             }
             let account = account.clone();
             self.jobs.spawn(async move {
-                let outcome = renewal::suggestion(&account.server, &id).await;
+                let outcome = renewal::suggestion(&account, &id).await;
                 Done::Suggested { id, outcome }
             });
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use instant_acme::CertificateIdentifier;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -72,11 +73,11 @@ impl Resolver {
         changed && matches!(self.authority, Authority::Closed { .. })
     }
 
-    fn suggested(&mut self, id: &str, outcome: Result<Option<Suggestion>, Error>) {
+    fn suggested(&mut self, id: &CertificateIdentifier<'_>, outcome: Result<Option<Suggestion>, Error>) {
         let now = OffsetDateTime::now_utc();
         match outcome {
             Ok(Some(suggestion)) => {
-                for held in self.held.iter_mut().filter(|held| held.facts.id.as_deref() == Some(id)) {
+                for held in self.held.iter_mut().filter(|held| held.facts.id.as_ref() == Some(id)) {
                     held.renewal.follow(&suggestion, now);
                 }
                 self.dirty = true;
@@ -84,7 +85,7 @@ impl Resolver {
             Ok(None) => {}
             Err(error) => {
                 tracing::debug!(resolver = %self.parts.name, %error, "no renewal information");
-                for held in self.held.iter_mut().filter(|held| held.facts.id.as_deref() == Some(id)) {
+                for held in self.held.iter_mut().filter(|held| held.facts.id.as_ref() == Some(id)) {
                     held.renewal.look_soon(now);
                 }
             }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 use crate::support::http3;
 use crate::support::pebble::{
@@ -113,6 +114,43 @@ fn external_accounts_profiles_and_chains() {
     let validity = parsed.validity();
     let seconds = validity.not_after.timestamp() - validity.not_before.timestamp();
     assert!((518_000..=518_400).contains(&seconds), "six days: {seconds}");
+}
+
+#[test]
+#[ignore = "needs pebble"]
+fn the_preferred_chain_is_stored_and_served() {
+    let variables = vec![("PEBBLE_ALTERNATE_ROOTS", "2"), ("PEBBLE_CHAIN_LENGTH", "2")];
+    let (pebble, backend) = (Pebble::start(Options { variables, ..Options::default() }), Backend::echo("a"));
+    let issuer = |chain| {
+        let root = pebble.root(chain);
+        let (_, parsed) = x509_parser::parse_x509_certificate(&root).unwrap();
+        parsed.subject().iter_common_name().next().unwrap().as_str().unwrap().to_owned()
+    };
+    let text = routes(&["Host(`chain.test`)"], &backend.url());
+    let cases = [(issuer(0), 0), (issuer(1), 1), (issuer(2), 2), ("Nobody's Root".to_owned(), 0)];
+    for (number, (preferred, expected)) in cases.iter().enumerate() {
+        let storage = pebble.storage().with_extension(format!("{number}.json"));
+        let flags = [
+            format!("--certificatesResolvers.le.acme.preferredChain={preferred}"),
+            format!("--certificatesResolvers.le.acme.storage={}", storage.display()),
+        ];
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let gateway = gateway(&pebble, "httpChallenge.entryPoint=web", &flags, &text);
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(pebble.root(*expected)).unwrap();
+        let roots = Arc::new(roots);
+        eventually(preferred, || served(pebble.secure(), "chain.test", &roots).is_ok());
+        eventually("it is stored", || stored(&storage) == ["chain.test"]);
+        let whole: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&storage).unwrap()).unwrap();
+        let chain = decoded(whole["le"]["Certificates"][0]["certificate"].as_str().unwrap());
+        let chain: Vec<_> =
+            CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>().unwrap();
+        let (_, last) = x509_parser::parse_x509_certificate(chain.last().unwrap()).unwrap();
+        let last = last.issuer().iter_common_name().next().unwrap().as_str().unwrap();
+        assert_eq!((last, chain.len()), (issuer(*expected).as_str(), 3));
+        gateway.shutdown();
+    }
 }
 
 #[test]

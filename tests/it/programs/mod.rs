@@ -3,6 +3,7 @@
 
 mod access_log;
 mod acme;
+mod acme_accounts;
 mod acme_consul;
 mod acme_dns;
 mod acme_faults;

@@ -162,7 +162,8 @@ fn serve(
     }
 }
 
-fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Seen> {
+/// Reads the next request; `None` at the end of the stream.
+pub fn read_request(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Option<Seen> {
     let end = fill_until(stream, buffer, |b| b.windows(4).position(|w| w == b"\r\n\r\n"))?;
     let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
     buffer.drain(..end + 4);
@@ -192,7 +193,7 @@ fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Seen> {
     Some(seen)
 }
 
-fn read_line(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
+fn read_line(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Option<String> {
     let end = fill_until(stream, buffer, |b| b.windows(2).position(|w| w == b"\r\n"))?;
     let line = String::from_utf8_lossy(&buffer[..end]).into_owned();
     buffer.drain(..end + 2);
@@ -200,7 +201,7 @@ fn read_line(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
 }
 
 fn fill_until(
-    stream: &mut TcpStream,
+    stream: &mut impl Read,
     buffer: &mut Vec<u8>,
     found: impl Fn(&[u8]) -> Option<usize>,
 ) -> Option<usize> {

@@ -5,6 +5,7 @@ pub mod client;
 pub mod frames;
 pub mod gateway;
 pub mod http3;
+pub mod jws;
 pub mod name_server;
 pub mod outside;
 pub mod pebble;

@@ -1,16 +1,19 @@
 //! Pebble, the test authority, with its challenge server as DNS.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
+use super::backend::{Seen, read_request};
 use super::outside::program;
 use super::{Client, eventually, free_port};
 
@@ -197,26 +200,47 @@ impl Pebble {
         self.dns_management
     }
 
-    /// Returns the root certificate of the authority.
-    pub fn roots(&self) -> Arc<RootCertStore> {
+    /// Returns the certificate of its own server.
+    fn own_root(&self) -> Arc<RootCertStore> {
         let mut own = RootCertStore::empty();
         let pem = std::fs::read(self.folder.path().join("ca.pem")).unwrap();
         own.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
-        let root = self.management(&Arc::new(own), "GET", "/roots/0", "");
+        Arc::new(own)
+    }
+
+    /// Returns the root certificate of the authority.
+    pub fn roots(&self) -> Arc<RootCertStore> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(root.as_bytes()).unwrap()).unwrap();
+        roots.add(self.root(0)).unwrap();
         Arc::new(roots)
+    }
+
+    /// Returns the root certificate of a chain; the first one is the default.
+    pub fn root(&self, chain: usize) -> CertificateDer<'static> {
+        let pem = self.management(&self.own_root(), "GET", &format!("/roots/{chain}"), "");
+        CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+    }
+
+    /// Starts a server in front of it that records what clients send.
+    pub fn recorded(&self) -> Recorder {
+        let read = |name| std::fs::read(self.folder.path().join(name)).unwrap();
+        let own = vec![CertificateDer::from_pem_slice(&read("ca.pem")).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(&read("ca.key")).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(own, key)
+            .unwrap();
+        Recorder::start(config, ([127, 0, 0, 1], self.port).into(), self.own_root())
     }
 
     /// Sets the renewal window of a certificate.
     pub fn suggest(&self, chain: &str, start: &str, end: &str) {
-        let mut own = RootCertStore::empty();
-        let pem = std::fs::read(self.folder.path().join("ca.pem")).unwrap();
-        own.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
         let leaf = chain.split_inclusive("-----END CERTIFICATE-----").next().unwrap().replace('\n', "\\n");
         let window = format!(r#"{{\"suggestedWindow\": {{\"start\": \"{start}\", \"end\": \"{end}\"}}}}"#);
         let body = format!(r#"{{"certificate": "{leaf}", "ariResponse": "{window}"}}"#);
-        self.management(&Arc::new(own), "POST", "/set-renewal-info/", &body);
+        self.management(&self.own_root(), "POST", "/set-renewal-info/", &body);
     }
 
     fn management(&self, roots: &Arc<RootCertStore>, method: &str, path: &str, body: &str) -> String {
@@ -242,6 +266,73 @@ impl Drop for Pebble {
         let _ = self.dns.kill();
         let _ = self.dns.wait();
     }
+}
+
+/// A server in front of Pebble, with its certificate.
+pub struct Recorder {
+    address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Recorder {
+    fn start(config: ServerConfig, authority: SocketAddr, roots: Arc<RootCertStore>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let recorder =
+            Self { address: listener.local_addr().unwrap(), seen: Arc::default(), stopped: Arc::default() };
+        let (config, seen, stopped) = (Arc::new(config), recorder.seen.clone(), recorder.stopped.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                let session = ServerConnection::new(config.clone()).unwrap();
+                let (seen, roots) = (seen.clone(), roots.clone());
+                std::thread::spawn(move || {
+                    // It fails when a client goes away, which is the client's business.
+                    let _ = forward(StreamOwned::new(session, stream), &seen, authority, &roots);
+                });
+            }
+        });
+        recorder
+    }
+
+    /// Returns the URL of the directory.
+    pub fn directory(&self) -> String {
+        format!("https://localhost:{}/dir", self.address.port())
+    }
+
+    /// Returns the requests so far.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+/// Forwards one request. The connection ends with its answer.
+fn forward(
+    mut client: StreamOwned<ServerConnection, TcpStream>,
+    seen: &Mutex<Vec<Seen>>,
+    authority: SocketAddr,
+    roots: &Arc<RootCertStore>,
+) -> std::io::Result<()> {
+    client.sock.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let Some(request) = read_request(&mut client, &mut Vec::new()) else { return Ok(()) };
+    seen.lock().unwrap().push(request.clone());
+    let mut authority = tls(authority, "localhost", roots)?;
+    authority.write_all(format!("{}\r\nConnection: close\r\n\r\n", request.head).as_bytes())?;
+    authority.write_all(&request.body)?;
+    let mut answer = Vec::new();
+    authority.read_to_end(&mut answer)?;
+    client.write_all(&answer)?;
+    client.conn.send_close_notify();
+    client.flush()
 }
 
 /// Sends a command to a DNS.
