@@ -54,7 +54,7 @@ pub use certificate::Certificate;
 pub use challenge::http::{ChallengeResponder, PREFIX as CHALLENGE_PREFIX};
 pub use cluster::{Leadership, Member};
 pub use consul::places;
-pub use dns::check as check_dns;
+pub use dns::{check as check_dns, table as dns_providers};
 pub use error::Error;
 pub use handshakes::{ACME_PROTOCOL, Configuration, Elsewhere, Handshakes};
 pub use names::{Wanted, canonical, refuse};

@@ -4,9 +4,11 @@
 //! from the file that the variable with the suffix `_FILE` names.
 
 mod acme_dns;
+mod catalog;
 mod cloudflare;
 mod exec;
 mod httpreq;
+mod library;
 mod manual;
 mod propagation;
 mod query;
@@ -25,11 +27,12 @@ use tidegate_core::BoxFuture;
 use super::challenge::{Proof, Prover};
 use super::error::Error;
 use crate::options::DnsChallenge;
+pub use catalog::table;
 use query::Resolvers;
 use variables::Variables;
 
-/// Lego's names of the providers.
-const PROVIDERS: [&str; 7] = ["acme-dns", "cloudflare", "exec", "httpreq", "manual", "rfc2136", "route53"];
+/// Creates a provider from its variables.
+type Create = fn(&Variables<'_>) -> Result<Box<dyn Provider>, Error>;
 
 /// A TXT record that proves a name.
 #[derive(Clone, Debug)]
@@ -69,24 +72,20 @@ pub fn check(options: &DnsChallenge) -> Result<(), Error> {
 /// Creates the prover that the options ask for. Nothing is requested yet.
 pub(super) fn prover(options: &DnsChallenge) -> Result<Arc<dyn Prover>, Error> {
     let variables = Variables::new(&options.credentials);
-    let provider: Box<dyn Provider> = match options.provider.as_str() {
-        "acme-dns" => Box::new(acme_dns::AcmeDns::new(&variables)?),
-        "cloudflare" => Box::new(cloudflare::Cloudflare::new(&variables)?),
-        "exec" => Box::new(exec::Exec::new(&variables)?),
-        "httpreq" => Box::new(httpreq::HttpReq::new(&variables)?),
-        "manual" => Box::new(manual::Manual::new(&variables)?),
-        "rfc2136" => Box::new(rfc2136::Rfc2136::new(&variables)?),
-        "route53" => Box::new(route53::Route53::new(&variables)?),
-        other => {
-            return Err(Error::local(format!(
-                "provider `{other}` is not supported: expected one of {}; `exec` and `httpreq` reach every other",
-                PROVIDERS.join(", ")
-            )));
-        }
-    };
+    let provider = provider(&options.provider, &variables)?;
     let resolvers = Resolvers::new(&options.resolvers)?;
     let follow = !variables.is_true("LEGO_DISABLE_CNAME_SUPPORT");
     Ok(Arc::new(Dns { provider, resolvers, options: options.clone(), follow }))
+}
+
+fn provider(name: &str, variables: &Variables<'_>) -> Result<Box<dyn Provider>, Error> {
+    if let Some(own) = catalog::OWN.iter().find(|own| own.names.contains(&name)) {
+        return (own.create)(variables);
+    }
+    match library::find(name) {
+        Some(entry) => Ok(Box::new(library::Library::new(entry, variables)?)),
+        None => Err(catalog::unknown(name)),
+    }
 }
 
 struct Dns {
@@ -164,7 +163,11 @@ mod tests {
     #[test]
     fn providers_say_what_they_need() {
         for (provider, expected) in [
-            ("nobody", "`nobody` is not supported: expected one of acme-dns, cloudflare, exec,"),
+            (
+                "nobody",
+                "unknown provider `nobody`: expected one of docs/dns-providers.md; `exec` and `httpreq`",
+            ),
+            ("hetzne", "unknown provider `hetzne`: did you mean `hetzner`? expected one of"),
             ("exec", "EXEC_PATH"),
             ("httpreq", "HTTPREQ_ENDPOINT"),
             ("cloudflare", "CF_DNS_API_TOKEN"),

@@ -24,13 +24,7 @@ impl<'a> Variables<'a> {
 
     /// Like [`Self::first`], but returns an error that names the missing variables.
     pub(super) fn required(&self, names: &[&str]) -> Result<String, Error> {
-        self.first(names).ok_or_else(|| {
-            Error::local(format!(
-                "some credentials information are missing: {} (in `credentials`, in the environment, or as {}_FILE)",
-                names.join(" or "),
-                names.first().unwrap_or(&"")
-            ))
-        })
+        self.first(names).ok_or_else(|| missing(&[names]))
     }
 
     /// Returns a duration given in seconds.
@@ -66,23 +60,44 @@ impl<'a> Variables<'a> {
         })
     }
 
+    /// Returns a variable of the settings, or else of the environment: itself, or the content of a file.
     fn get(&self, name: &str) -> Option<String> {
-        let given = self.given.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-        if let Some((_, value)) = given {
+        let file = format!("{name}_FILE");
+        if let Some(value) = self.given(name) {
             return Some(value.clone()).filter(|value| !value.is_empty());
         }
-        if let Some(value) = std::env::var(name).ok().filter(|value| !value.is_empty()) {
-            return Some(value);
+        if let Some(path) = self.given(&file).filter(|path| !path.is_empty()) {
+            return content(&file, path);
         }
-        let path = std::env::var(format!("{name}_FILE")).ok().filter(|path| !path.is_empty())?;
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()).filter(|text| !text.is_empty()),
-            Err(error) => {
-                tracing::error!("{name}_FILE: `{path}` cannot be read: {error}");
-                None
-            }
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        set(name).or_else(|| content(&file, &set(&file)?))
+    }
+
+    fn given(&self, name: &str) -> Option<&String> {
+        let found = self.given.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value)
+    }
+}
+
+/// Reads the file that a variable names.
+fn content(name: &str, path: &str) -> Option<String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()).filter(|text| !text.is_empty()),
+        Err(error) => {
+            tracing::error!("{name}: `{path}` cannot be read: {error}");
+            None
         }
     }
+}
+
+/// Returns the error for variables that are not set, each with its alternatives.
+pub(super) fn missing(variables: &[&[&str]]) -> Error {
+    let names: Vec<String> = variables.iter().map(|names| names.join(" or ")).collect();
+    let first = variables.first().and_then(|names| names.first()).unwrap_or(&"");
+    Error::local(format!(
+        "some credentials information are missing: {} (in `credentials`, in the environment, or as {first}_FILE)",
+        names.join(", ")
+    ))
 }
 
 #[cfg(test)]
@@ -101,5 +116,18 @@ mod tests {
         assert_eq!(variables.number(&["X_TTL"], 1), Ok(7));
         assert!(variables.patience("X", 60, 2).unwrap_err().message.contains("X_POLLING_INTERVAL"));
         assert!(variables.required(&["NOT_SET_HERE"]).unwrap_err().message.contains("NOT_SET_HERE_FILE"));
+    }
+
+    #[test]
+    fn a_resolver_may_name_a_file_of_its_own() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "secret\r\n").unwrap();
+        let given = BTreeMap::from([
+            ("NOT_SET_TOKEN_FILE".to_owned(), file.path().display().to_string()),
+            ("NOT_SET_KEY_FILE".to_owned(), "/nowhere".to_owned()),
+        ]);
+        let variables = Variables::new(&given);
+        assert_eq!(variables.first(&["NOT_SET_TOKEN"]).as_deref(), Some("secret"));
+        assert_eq!(variables.first(&["NOT_SET_KEY"]), None);
     }
 }
