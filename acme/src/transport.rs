@@ -229,6 +229,10 @@ fn readable(body: &Bytes, replaces: Option<&Value>) -> Result<Bytes, Error> {
             return Err(Error::refused(format!("the order is {status}")));
         }
         object.entry("authorizations").or_insert_with(|| json!([]));
+        // The library gives up an order with an error, even one that is valid by now.
+        if status != "invalid" {
+            object.remove("error");
+        }
         object.insert("replaces".into(), replaces.cloned().unwrap_or_default());
     } else if object.contains_key("identifier") {
         if status == "processing" {
@@ -263,9 +267,10 @@ mod tests {
 
     #[test]
     fn orders_and_authorizations_of_any_authority_are_read() {
-        let order = json!({ "status": "ready", "finalize": "https://ca/f", "replaces": 7 });
+        let order = json!({ "status": "ready", "finalize": "https://ca/f", "replaces": 7, "error": "old" });
         let read_order: OrderState = read(order.clone(), None).unwrap();
         assert_eq!((read_order.status, read_order.replaces), (OrderStatus::Ready, None));
+        assert!(read_order.error.is_none());
         let read_order: OrderState = read(order, Some(json!("YQ.Yg"))).unwrap();
         assert_eq!(read_order.replaces.unwrap().to_string(), "YQ.Yg");
         let authorization = json!({
