@@ -1,11 +1,14 @@
 //! The life of a process: start, readiness, signals, files that change under it, and an end that loses nothing.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use serde_json::json;
 
 use crate::support::frames::{Frames, Outcome};
 use crate::support::{Backend, Client, Gateway, eventually, get, get_with, pause_for};
@@ -321,5 +324,81 @@ fn at_debug_libraries_log_only_if_the_filter_lists_them() {
         }
         let log = program.log();
         assert_eq!(log.contains("\"frame\":"), frames, "{log}");
+    }
+}
+
+/// An engine with a container of which everything is as usual, one whose environment has another form, and one
+/// whose labels cannot be read.
+fn engine(secret: &'static str, server: &str) -> Backend {
+    let labels = json!({
+        "traefik.http.routers.a.rule": "Host(`a.test`)",
+        "traefik.http.services.a.loadbalancer.server.url": server,
+    });
+    let details = move |name: &str| {
+        let environment = match name {
+            "odd" => json!(format!("PASSWORD={secret}")),
+            _ => json!([format!("PASSWORD={secret}")]),
+        };
+        let labels = match name {
+            "usual" => labels.clone(),
+            "odd" => json!({}),
+            _ => json!([secret]),
+        };
+        json!({
+            "Id": name, "Name": format!("/{name}"), "State": {"Status": "running"},
+            "Config": {"Env": environment, "Labels": labels, "Cmd": [secret]},
+        })
+    };
+    let names = ["usual", "odd", "broken"];
+    Backend::with(move |seen, stream| {
+        let target = seen.target();
+        if target.contains("/events") {
+            let event = json!({"Type": "container", "Action": {"new": secret}, "Actor": {"ID": "usual"}});
+            let event = format!("{event}\n");
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            return stream.write_all(format!("{head}{:x}\r\n{event}\r\n", event.len()).as_bytes()).is_ok();
+        }
+        let inspected = names.iter().find(|name| target.ends_with(&format!("/containers/{name}/json")));
+        let body = match inspected {
+            Some(name) => details(name).to_string(),
+            None if target.contains("/containers/json") => {
+                let entry = |name: &&str| json!({"Id": name, "Names": [format!("/{name}")], "Command": secret, "State": "other"});
+                names.iter().map(entry).collect::<serde_json::Value>().to_string()
+            }
+            None => "OK".to_owned(),
+        };
+        let head = format!("HTTP/1.1 200 OK\r\nApi-Version: 1.44\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all((head + &body).as_bytes()).is_ok()
+    })
+}
+
+#[test]
+fn no_level_shows_the_environment_of_containers_or_the_password_of_the_engine() {
+    let secret = "correct-horse";
+    let server = Backend::echo("a");
+    for (level, filter) in
+        [("DEBUG", ""), ("TRACE", "bollard=TRACE,bollard::docker=TRACE,b=TRACE,hyper=TRACE")]
+    {
+        let engine = engine(secret, &server.url());
+        let flags = [
+            format!("--log.level={level}"),
+            format!("--log.filter={filter}"),
+            format!("--providers.docker.endpoint=tcp://{}", engine.address),
+            "--providers.docker.username=user".to_owned(),
+            format!("--providers.docker.password={secret}"),
+        ];
+        let program = Program::start(&flags.each_ref().map(String::as_str), "");
+        let web = program.address("web");
+        eventually("the container is known", || get(web, "a.test", "/").header("X-Backend") == Some("a"));
+        eventually("the event is handled, and the container inspected again", || {
+            engine.seen().iter().filter(|seen| seen.target().contains("/containers/json")).count() > 1
+        });
+        eventually("the unreadable labels are reported", || {
+            program.log().contains("`Config.Labels` cannot be read")
+        });
+        let log = program.log();
+        assert!(!log.contains(secret), "{level}: {log}");
+        // user:correct-horse
+        assert!(!log.contains("dXNlcjpjb3JyZWN0LWhvcnNl"), "{level}: {log}");
     }
 }

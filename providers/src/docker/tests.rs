@@ -12,12 +12,25 @@ use tokio::sync::{broadcast, mpsc};
 use super::*;
 use crate::{Handle, Update};
 
+mod engines;
+
+/// Called before a list is answered.
+type Hook = Box<dyn FnOnce(&Engine) + Send>;
+
 #[derive(Clone)]
 struct Engine {
     containers: Arc<Mutex<Vec<Value>>>,
     events: broadcast::Sender<String>,
     garbage: Arc<Mutex<bool>>,
     requests: Arc<Mutex<Vec<String>>>,
+    /// The minor versions of the API that it accepts; the last one is offered, unless it forbids `/_ping`.
+    versions: Arc<Mutex<std::ops::RangeInclusive<u32>>>,
+    forbids_ping: Arc<Mutex<bool>>,
+    /// Whether it stops in the middle of a list.
+    stalls: Arc<Mutex<bool>>,
+    /// Answered instead of the list of containers.
+    list: Arc<Mutex<Option<String>>>,
+    hook: Arc<Mutex<Option<Hook>>>,
     authorizations: Arc<Mutex<Vec<String>>>,
 }
 
@@ -34,6 +47,11 @@ impl Engine {
             events: broadcast::channel(16).0,
             garbage: Arc::default(),
             requests: Arc::default(),
+            versions: Arc::new(Mutex::new(24..=44)),
+            forbids_ping: Arc::default(),
+            stalls: Arc::default(),
+            list: Arc::default(),
+            hook: Arc::default(),
             authorizations: Arc::default(),
         };
         let serving = engine.clone();
@@ -71,12 +89,17 @@ impl Engine {
             let wants =
                 request.lines().filter(|line| line.to_ascii_lowercase().starts_with("authorization:"));
             self.authorizations.lock().extend(wants.map(str::to_owned));
-            if path.contains("/events") {
+            let (status, body) = self.answer(&path);
+            if path.contains("/events") && status != "400 Bad Request" {
                 return self.stream_events(stream).await;
             }
-            let (status, body) = self.answer(&path);
-            let head =
-                format!("HTTP/1.1 {status}\r\nApi-Version: 1.44\r\nContent-Length: {}\r\n\r\n", body.len());
+            let version = match path.ends_with("/_ping") && !*self.forbids_ping.lock() {
+                true => format!("Api-Version: 1.{}\r\n", self.versions.lock().end()),
+                false => String::new(),
+            };
+            let stalls = *self.stalls.lock() && path.contains("/containers/json");
+            let length = if stalls { body.len() + 1 } else { body.len() };
+            let head = format!("HTTP/1.1 {status}\r\n{version}Content-Length: {length}\r\n\r\n");
             if stream.write_all((head + &body).as_bytes()).await.is_err() {
                 return;
             }
@@ -87,21 +110,34 @@ impl Engine {
         if *self.garbage.lock() {
             return ("200 OK", "<html>".into());
         }
-        let containers = self.containers.lock();
         if path.ends_with("/_ping") {
-            return ("200 OK", "OK".into());
+            let forbidden = *self.forbids_ping.lock();
+            return if forbidden { ("403 Forbidden", "no".into()) } else { ("200 OK", "OK".into()) };
+        }
+        if let Some(version) = path.strip_prefix("/v1.").and_then(|rest| rest.split('/').next())
+            && !version.parse().is_ok_and(|minor| self.versions.lock().contains(&minor))
+        {
+            let message = format!("client version 1.{version} is not supported");
+            return ("400 Bad Request", json!({"message": message}).to_string());
         }
         if path.contains("/containers/json") {
-            let list: Vec<Value> = containers
-                .iter()
-                .map(|c| json!({"Id": c["Id"], "Names": [c["Name"]], "State": c["State"]["Status"], "NetworkSettings": c["NetworkSettings"]}))
-                .collect();
-            return ("200 OK", Value::from(list).to_string());
+            let hook = self.hook.lock().take();
+            let list = self.list.lock().clone().unwrap_or_else(|| self.listed());
+            if let Some(hook) = hook {
+                hook(self);
+            }
+            return ("200 OK", list);
         }
+        let containers = self.containers.lock();
         let found = containers
             .iter()
             .find(|c| path.ends_with(&format!("/containers/{}/json", c["Id"].as_str().unwrap_or(""))));
         found.map_or(("404 Not Found", "{}".into()), |c| ("200 OK", c.to_string()))
+    }
+
+    fn listed(&self) -> String {
+        let entry = |c: &Value| json!({"Id": c["Id"], "Names": [c["Name"]], "State": c["State"]["Status"], "Labels": c["Config"]["Labels"], "NetworkSettings": c["NetworkSettings"]});
+        self.containers.lock().iter().map(entry).collect::<Value>().to_string()
     }
 
     async fn stream_events(self, mut stream: impl AsyncWrite + Unpin) {

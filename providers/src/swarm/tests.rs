@@ -156,3 +156,53 @@ async fn a_manager_is_followed() {
     running.reload();
     running.until(|state| urls(state, "s") == ["http://10.0.1.2:80"]).await;
 }
+
+#[tokio::test]
+async fn what_the_types_cannot_hold_costs_the_service_and_not_the_list() {
+    let mut odd_task = task("t2", "a", "10.0.1.2", "running");
+    odd_task["Spec"] = json!({"ContainerSpec": {"Isolation": "perfect", "Env": "PASSWORD=secret"}});
+    odd_task["Status"]["ContainerStatus"] = json!({"PID": "none"});
+    let unknown = task("t3", "a", "10.0.1.3", "hibernating");
+    let mut detached = task("t4", "a", "10.0.1.4", "running");
+    detached["NetworksAttachments"] = json!(null);
+    let tasks = vec![task("t1", "a", "10.0.1.1", "running"), odd_task, unknown, detached, json!(7)];
+    let mut labelled = service("b", &json!({}));
+    labelled["Spec"]["Labels"] = json!({"traefik.enable": ["false"]});
+    let mut odd = service("a", &port(&[]));
+    odd["UpdateStatus"] = json!({"State": "pondering"});
+    let answers = [
+        ("services", json!([odd, labelled])),
+        ("tasks", tasks.into()),
+        ("networks", json!([{"Id": "n1", "Name": "front", "Ingress": false, "IPAM": 7}])),
+        ("nodes", json!([{"ID": "node", "Status": {"Addr": "192.168.0.5", "State": "asleep"}}])),
+    ];
+    let server = Server::start(move |request| {
+        let path = request.path.rsplit('/').next().unwrap_or_default().to_owned();
+        let found = answers.iter().find(|(name, _)| *name == path);
+        let body = found.map_or_else(|| "OK".to_owned(), |(_, answer)| answer.to_string());
+        let headers = vec![("Api-Version", "1.41".to_owned())];
+        std::future::ready((200, headers, body)).boxed()
+    })
+    .await;
+    let endpoint = format!("tcp://127.0.0.1:{}", server.port);
+    let options = Options { endpoint, watch: false, ..Options::default() };
+    let update = Running::start(build(options).expect("valid options")).next().await;
+    assert!(update.ready, "{:?}", update.state.problems);
+    assert_eq!(urls(&update.state, "s"), ["http://10.0.1.1:80", "http://10.0.1.2:80"]);
+    assert_eq!(update.state.config.http.routers.keys().collect::<Vec<_>>(), ["shop-a"]);
+    assert_eq!(server.count("/v1.41/tasks"), 1, "the networks of tasks need no further request");
+}
+
+#[tokio::test]
+async fn an_engine_without_swarm_is_reported() {
+    let server = Server::start(|request| {
+        let status = if request.path.ends_with("_ping") { 200 } else { 404 };
+        std::future::ready((status, Vec::new(), "{}".to_owned())).boxed()
+    })
+    .await;
+    let options =
+        Options { endpoint: format!("tcp://127.0.0.1:{}", server.port), watch: false, ..Options::default() };
+    let update = Running::start(build(options).expect("valid options")).next().await;
+    let message = &update.state.problems[0].message;
+    assert!(message.contains("does not support `/services`: is it a swarm manager?"), "{message}");
+}
