@@ -247,7 +247,7 @@ pub(crate) fn usable<T: DeserializeOwned>(path: &str, elements: Vec<Value>) -> V
     let decoded = elements.into_iter().filter_map(|element| match repair::decode(element) {
         Ok(repaired) => Some(repaired.value),
         Err(error) => {
-            tracing::warn!("{path}: one is left out: {error}");
+            tracing::warn!("{path}: {} is left out: {error}", error.id.as_deref().unwrap_or("an element"));
             None
         }
     });

@@ -21,18 +21,12 @@ pub(crate) struct Repaired<T> {
 
 /// A value that is not usable.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}`{field}` cannot be read", self.whose())]
+#[error("`{field}` cannot be read")]
 pub(crate) struct Unusable {
     /// The id of the object, if known.
-    id: Option<String>,
+    pub(crate) id: Option<String>,
     /// The path of the field that does not fit; `*` if the value is not an object.
     field: String,
-}
-
-impl Unusable {
-    fn whose(&self) -> String {
-        self.id.as_ref().map(|id| format!("{id}: ")).unwrap_or_default()
-    }
 }
 
 /// Decodes a value, without the parts that its type cannot hold.
@@ -144,25 +138,21 @@ mod tests {
     #[test]
     fn names_and_labels_are_never_changed() {
         let odd = json!({"traefik.enable": true, "a": "b"});
-        assert_eq!(
-            lost::<ContainerSummary>(json!({"Id": "c", "Labels": odd})),
-            "c: `Labels.traefik.enable` cannot be read"
-        );
+        let labels = decode::<ContainerSummary>(json!({"Id": "c", "Labels": odd})).expect_err("not usable");
+        assert_eq!(labels.id.as_deref(), Some("c"));
+        assert_eq!(labels.to_string(), "`Labels.traefik.enable` cannot be read");
         for (value, field) in [
-            (
-                json!({"Id": "c", "Config": {"Labels": odd}}),
-                "c: `Config.Labels.traefik.enable` cannot be read",
-            ),
-            (json!({"Id": "c", "Config": {"Labels": "none"}}), "c: `Config.Labels` cannot be read"),
-            (json!({"Id": "c", "Config": []}), "c: `Config` cannot be read"),
-            (json!({"Id": "c", "Name": 7}), "c: `Name` cannot be read"),
+            (json!({"Id": "c", "Config": {"Labels": odd}}), "`Config.Labels.traefik.enable` cannot be read"),
+            (json!({"Id": "c", "Config": {"Labels": "none"}}), "`Config.Labels` cannot be read"),
+            (json!({"Id": "c", "Config": []}), "`Config` cannot be read"),
+            (json!({"Id": "c", "Name": 7}), "`Name` cannot be read"),
             (json!({"Id": 7}), "`Id` cannot be read"),
             (json!("none"), "`*` cannot be read"),
         ] {
             assert_eq!(lost::<ContainerInspectResponse>(value), field);
         }
         let service = json!({"ID": "s", "Spec": {"Name": "s", "Labels": odd}});
-        assert_eq!(lost::<Service>(service), "s: `Spec.Labels.traefik.enable` cannot be read");
+        assert_eq!(lost::<Service>(service), "`Spec.Labels.traefik.enable` cannot be read");
         let actor = json!({"Type": "pod", "Actor": {"ID": "p", "Attributes": {"a": "b", "c": 7}}});
         assert_eq!(removed::<EventMessage>(actor), ["Actor.Attributes.c", "Type"]);
     }
