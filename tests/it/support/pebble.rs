@@ -27,11 +27,13 @@ pub struct Options {
     pub short: bool,
     /// Whether to require external account binding, with the key `kid-1`.
     pub eab: bool,
+    /// The name server that the authority asks, instead of its own.
+    pub name_server: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { variables: Vec::new(), validity: 90 * 86_400, short: false, eab: false }
+        Self { variables: Vec::new(), validity: 90 * 86_400, short: false, eab: false, name_server: None }
     }
 }
 
@@ -129,11 +131,12 @@ impl Pebble {
         );
         std::fs::write(&config, text).unwrap();
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
+        let name_server = self.options.name_server.clone().unwrap_or_else(|| self.dns());
         let mut command = Command::new(program("pebble"));
         command
             .arg("-config")
             .arg(&config)
-            .args(["-strict", "-dnsserver", &format!("127.0.0.1:{}", self.dns_port)])
+            .args(["-strict", "-dnsserver", &name_server])
             .env("PEBBLE_VA_NOSLEEP", "1")
             .env("PEBBLE_WFE_NONCEREJECT", "0")
             .env("PEBBLE_AUTHZREUSE", "0")

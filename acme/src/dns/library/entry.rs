@@ -9,6 +9,11 @@ use tidegate_core::BoxFuture;
 use super::super::variables::{Variables, missing};
 use crate::error::Error;
 
+/// Timeout of a request if lego has no variable for it.
+const DEFAULT_REQUEST: Duration = Duration::from_secs(30);
+/// Minimum length of a secret: shorter values occur in every text.
+const MIN_SECRET: usize = 4;
+
 /// A provider that the library implements.
 pub(in super::super) struct Entry {
     /// Lego's names; the first is the current one.
@@ -23,6 +28,8 @@ pub(in super::super) struct Entry {
     pub(super) zone: Zone,
     /// How many values a name may have.
     pub(super) values: Capacity,
+    /// Whether the API may show texts in quotes, which the library does not expect: it would not find ours.
+    pub(super) quotes: bool,
     pub(super) connect: Connect,
     /// How a change is tested.
     pub(in super::super) tested: Tested,
@@ -107,9 +114,7 @@ pub(super) const fn entry(
     variables: &'static [Variable],
     connect: fn(&Given) -> Result<DnsUpdater, Error>,
 ) -> Entry {
-    let connect = Connect::Once(connect);
-    let (zone, values, tested) = (Zone::Authority, Capacity::Several, Tested::Created);
-    Entry { names, title, prefixes, times, variables, zone, values, connect, tested }
+    new(names, title, prefixes, times, variables, Connect::Once(connect))
 }
 
 /// Creates an entry whose client needs something that the service is asked for.
@@ -121,9 +126,19 @@ pub(super) const fn asking_entry(
     variables: &'static [Variable],
     connect: for<'a> fn(&'a Given) -> BoxFuture<'a, Result<DnsUpdater, Error>>,
 ) -> Entry {
-    let connect = Connect::EachTime(connect);
-    let (zone, values, tested) = (Zone::Authority, Capacity::Several, Tested::Created);
-    Entry { names, title, prefixes, times, variables, zone, values, connect, tested }
+    new(names, title, prefixes, times, variables, Connect::EachTime(connect))
+}
+
+const fn new(
+    names: &'static [&'static str],
+    title: &'static str,
+    prefixes: &'static [&'static str],
+    times: Times,
+    variables: &'static [Variable],
+    connect: Connect,
+) -> Entry {
+    let (zone, values, quotes, tested) = (Zone::Authority, Capacity::Several, false, Tested::Created);
+    Entry { names, title, prefixes, times, variables, zone, values, quotes, connect, tested }
 }
 
 impl Entry {
@@ -136,6 +151,12 @@ impl Entry {
     /// Sets how many values a name may have.
     pub(super) const fn values(mut self, values: Capacity) -> Self {
         self.values = values;
+        self
+    }
+
+    /// Marks an entry whose API may show texts in quotes.
+    pub(super) const fn with_quotes(mut self) -> Self {
+        self.quotes = true;
         self
     }
 
@@ -198,14 +219,14 @@ impl Given {
             return Err(error);
         }
         let http = match entry.times.http {
-            0 => super::DEFAULT_REQUEST,
+            0 => DEFAULT_REQUEST,
             seconds => {
                 let names = entry.timed(entry.times.http_variable);
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
                 variables.seconds(&names, seconds)?
             }
         };
-        let timeout = if http.is_zero() { super::DEFAULT_REQUEST } else { http };
+        let timeout = if http.is_zero() { DEFAULT_REQUEST } else { http };
         Ok(Self { values, timeout })
     }
 
@@ -258,9 +279,6 @@ fn is_secret(name: &str) -> bool {
     let words = ["TOKEN", "KEY", "SECRET", "PASSWORD", "SERVICE_ACCOUNT", "PRIVKEY"];
     words.iter().any(|word| name.contains(word)) && !name.ends_with("_PATH")
 }
-
-/// Minimum length of a secret: shorter values occur in every text.
-const MIN_SECRET: usize = 4;
 
 /// Returns true for what Go parses as true.
 fn is_true(value: &str) -> bool {

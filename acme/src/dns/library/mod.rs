@@ -29,8 +29,6 @@ use slots::Slots;
 
 /// Timeout of a change, which is several requests.
 const CHANGE: Duration = Duration::from_secs(300);
-/// Timeout of a request if lego has no variable for it.
-const DEFAULT_REQUEST: Duration = Duration::from_secs(30);
 /// TTL of records of providers for which lego has no variable.
 const DEFAULT_TTL: u32 = 120;
 /// Default pause between two values of a name that holds one, in seconds.
@@ -147,6 +145,7 @@ impl Library {
             None => None,
         };
         let value = || vec![DnsRecord::TXT(record.value.clone())];
+        let quoted = self.entry.quotes.then(|| DnsRecord::TXT(format!("\"{}\"", record.value)));
         let (name, kind) = (record.name.as_str(), DnsRecordType::TXT);
         let change = async {
             let updater = self.updater().await?;
@@ -157,7 +156,8 @@ impl Library {
                         updater.add_to_rrset(name, kind, self.ttl, value(), origin.as_str()).await
                     }
                     (Capacity::Several, false) => {
-                        updater.remove_from_rrset(name, kind, value(), origin.as_str()).await
+                        let values = value().into_iter().chain(quoted).collect();
+                        updater.remove_from_rrset(name, kind, values, origin.as_str()).await
                     }
                     (_, true) => updater.set_rrset(name, kind, self.ttl, value(), origin.as_str()).await,
                     (_, false) => updater.set_rrset(name, kind, self.ttl, Vec::new(), origin.as_str()).await,

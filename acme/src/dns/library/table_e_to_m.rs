@@ -160,7 +160,8 @@ pub(super) static ENTRIES: &[Entry] = &[
         times(120, 60, 2, 30),
         &[Required(&["HOSTINGER_API_TOKEN"])],
         |given| Ok(DnsUpdater::new_hostinger(given.get("HOSTINGER_API_TOKEN"), given.timeout())?),
-    ),
+    )
+    .with_quotes(),
     entry(
         &["huaweicloud"],
         "Huawei Cloud",

@@ -147,6 +147,7 @@ pub(super) static ENTRIES: &[Entry] = &[
             )?)
         },
     )
+    .with_quotes()
     .with_stand_in(),
     entry(
         &["pdns"],
