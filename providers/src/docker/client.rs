@@ -85,6 +85,10 @@ impl EngineError {
                 Ok(error) => return error.into(),
                 Err(error) => error.to_string(),
             },
+            // The response ends too early.
+            bollard::errors::Error::JsonSerdeError { err: source } => {
+                return Self::UnexpectedAnswer { path: path.to_owned(), source };
+            }
             // Its text shows what does not fit.
             bollard::errors::Error::JsonDataError { .. } => "unexpected response".to_owned(),
             error => error.to_string(),
@@ -158,6 +162,7 @@ impl Client {
                 let container = serde_json::from_str(&contents)
                     .map_err(|source| EngineError::UnexpectedAnswer { path, source })?;
                 let repaired = repair::decode(container)?;
+                note(&format!("container {id}"), &repaired.removed);
                 Ok(Some(Container::new(repaired.value, &repaired.removed)))
             }
             Err(error) => match EngineError::new(&path, error) {
@@ -245,13 +250,23 @@ fn list<T: DeserializeOwned>(
 /// Decodes the elements of a list, each for itself. One that is not usable is left out, with a warning.
 pub(crate) fn usable<T: DeserializeOwned>(path: &str, elements: Vec<Value>) -> Vec<T> {
     let decoded = elements.into_iter().filter_map(|element| match repair::decode(element) {
-        Ok(repaired) => Some(repaired.value),
+        Ok(repaired) => {
+            note(path, &repaired.removed);
+            Some(repaired.value)
+        }
         Err(error) => {
             tracing::warn!("{path}: {} is left out: {error}", error.id.as_deref().unwrap_or("an element"));
             None
         }
     });
     decoded.collect()
+}
+
+/// Logs which fields are ignored.
+fn note(what: &str, removed: &[String]) {
+    if !removed.is_empty() {
+        tracing::debug!("{what}: fields that do not fit are ignored: {}", removed.join(", "));
+    }
 }
 
 /// Replaces the status 404 of a list.

@@ -132,7 +132,8 @@ impl Engine {
         let found = containers
             .iter()
             .find(|c| path.ends_with(&format!("/containers/{}/json", c["Id"].as_str().unwrap_or(""))));
-        found.map_or(("404 Not Found", "{}".into()), |c| ("200 OK", c.to_string()))
+        let text = |c: &Value| c["Raw"].as_str().map_or_else(|| c.to_string(), str::to_owned);
+        found.map_or(("404 Not Found", "{}".into()), |c| ("200 OK", text(c)))
     }
 
     fn listed(&self) -> String {
