@@ -135,7 +135,8 @@ pub(super) static ENTRIES: &[Entry] = &[
             let endpoint = given.optional("OVH_ENDPOINT").unwrap_or("ovh-eu");
             let endpoint: OvhEndpoint = endpoint.parse().map_err(|_| {
                 Error::local(format!(
-                    "OVH_ENDPOINT: unknown endpoint `{endpoint}`: expected `ovh-eu`, `ovh-ca`…"
+                    "OVH_ENDPOINT: unknown endpoint `{endpoint}`: expected ovh-eu, ovh-us, ovh-ca, kimsufi-eu, \
+                     kimsufi-ca, soyoustart-eu or soyoustart-ca"
                 ))
             })?;
             Ok(DnsUpdater::new_ovh(
