@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_clients::OptionError;
-use tidegate_clients::redis::Master;
-use tidegate_clients::redis::{Connection, Reply};
+use tidegate_clients::redis::{Connection, Master, Value, cmd};
 use tokio::time::{Instant, timeout};
 
 use super::error::MemberError;
@@ -103,22 +102,12 @@ impl Redis {
         connection: &mut Connection,
         leaves: bool,
     ) -> Result<ScriptReply, MemberError> {
-        let (me, ttl) = (inner.me(), self.ttl.as_millis().to_string());
+        let (me, ttl) = (inner.me(), self.ttl.as_millis());
         let (text, leaves) = (me.text(), if leaves { "1" } else { "0" });
-        let command = [
-            "EVAL",
-            SCRIPT,
-            "2",
-            &self.members,
-            &self.leader,
-            &me.id,
-            &me.nonce,
-            &ttl,
-            &text,
-            &now(),
-            leaves,
-        ];
-        let answer = timeout(REPLY_TIMEOUT, connection.command(&command)).await;
+        let mut command = cmd("EVAL");
+        command.arg(SCRIPT).arg(2).arg(&self.members).arg(&self.leader);
+        command.arg(&me.id).arg(&me.nonce).arg(ttl).arg(text).arg(now()).arg(leaves);
+        let answer = timeout(REPLY_TIMEOUT, connection.query(&command)).await;
         decode_reply(answer.map_err(|_| MemberError::TimedOut(REPLY_TIMEOUT))??)
     }
 }
@@ -126,19 +115,20 @@ impl Redis {
 /// Whether this gateway is a member; the nonce and data of the leader; all members.
 type ScriptReply = (bool, Option<(String, Leader)>, Vec<Member>);
 
-fn decode_reply(reply: Reply) -> Result<ScriptReply, MemberError> {
-    let mut parts = reply.list().into_iter();
-    let (Some(Reply::Integer(joined)), Some(leader)) = (parts.next(), parts.next()) else {
+fn decode_reply(reply: Value) -> Result<ScriptReply, MemberError> {
+    let Value::Array(parts) = reply else { return Err(MemberError::UnexpectedReply) };
+    let mut parts = parts.into_iter();
+    let (Some(Value::Int(joined)), Some(Value::BulkString(leader))) = (parts.next(), parts.next()) else {
         return Err(MemberError::UnexpectedReply);
     };
-    let leader = leader.text().unwrap_or_default();
+    let leader = String::from_utf8_lossy(&leader);
     let mut words = leader.splitn(3, ' ').map(str::to_owned);
     let leader = match (words.next(), words.next(), words.next()) {
         (Some(nonce), Some(since), Some(id)) => Some((nonce, Leader { id, since })),
         _ => None,
     };
     let members = parts.filter_map(|part| match part {
-        Reply::Bytes(text) => Member::read(&text),
+        Value::BulkString(text) => Member::read(&text),
         _ => None,
     });
     Ok((joined == 1, leader, members.collect()))
@@ -150,18 +140,18 @@ mod tests {
 
     #[test]
     fn replies_of_the_script_are_decoded() {
-        let bytes = |text: &str| Reply::Bytes(text.as_bytes().to_vec());
+        let bytes = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let member = Member { id: "a".into(), ..Member::default() };
-        let whole = Reply::List(vec![
-            Reply::Integer(1),
+        let whole = Value::Array(vec![
+            Value::Int(1),
             bytes("0a 2026-01-01T00:00:00Z gw-1"),
             bytes(&member.text()),
             bytes("odd"),
         ]);
         let leader = Leader { id: "gw-1".into(), since: "2026-01-01T00:00:00Z".into() };
         assert_eq!(decode_reply(whole).unwrap(), (true, Some(("0a".into(), leader)), vec![member]));
-        let nobody = Reply::List(vec![Reply::Integer(0), bytes("")]);
+        let nobody = Value::Array(vec![Value::Int(0), bytes("")]);
         assert_eq!(decode_reply(nobody).unwrap(), (false, None, vec![]));
-        assert!(decode_reply(Reply::Nil).is_err());
+        assert!(decode_reply(Value::Nil).is_err());
     }
 }

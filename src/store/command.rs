@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
-use tidegate_clients::redis::{Reply, encode};
+use tidegate_clients::redis::{Cmd, Value, cmd};
 use tidegate_core::store::{Bucket, MAX_KEY, MAX_VALUE, Turn};
 
 use super::error::CommandError;
@@ -83,18 +83,14 @@ impl Operation<'_> {
         }
     }
 
-    /// Encodes the commands. With `whole`, sends the text of the script, as the server has not cached it;
-    /// with `asking`, the server is importing the key.
-    pub(super) fn encode(&self, key: &str, whole: bool, asking: bool) -> Bytes {
-        let mut out = Vec::with_capacity(key.len() + 256);
-        if asking {
-            encode(&mut out, &["ASKING"]);
-        }
-        let mut run = |script: &'static Script, arguments: &[&[u8]]| {
+    /// Encodes the command. With `whole`, sends the text of the script, as the server has not cached it.
+    pub(super) fn encode(&self, key: &str, whole: bool) -> Cmd {
+        let run = |script: &'static Script| {
             let (verb, script) =
                 if whole { ("EVAL", script.text) } else { ("EVALSHA", script.digest.as_str()) };
-            let head = [verb.as_bytes(), script.as_bytes(), b"1", key.as_bytes()];
-            encode(&mut out, &[&head[..], arguments].concat());
+            let mut command = Cmd::with_capacity(7, key.len() + script.len() + 64);
+            command.arg(verb).arg(script).arg(1).arg(key);
+            command
         };
         match self {
             Self::Take(bucket) => {
@@ -103,64 +99,63 @@ impl Operation<'_> {
                 };
                 let (interval, ahead) = (micros(bucket.interval, 1), micros(bucket.ahead, 1));
                 let tolerance = micros(bucket.interval, bucket.burst.saturating_sub(1));
-                run(&TAKE, &[interval.as_bytes(), tolerance.as_bytes(), ahead.as_bytes()]);
+                run(&TAKE).arg(interval).arg(tolerance).arg(ahead).take()
             }
             // Read at most one byte more than a valid value, to detect longer ones.
-            Self::Get => encode(&mut out, &["GETRANGE", key, "0", &MAX_VALUE.to_string()]),
+            Self::Get => cmd("GETRANGE").arg(key).arg(0).arg(MAX_VALUE).take(),
             Self::Set { value, expiry } => {
-                let expiry = millis(*expiry);
-                encode(&mut out, &[b"SET", key.as_bytes(), *value, b"PX", expiry.as_bytes()]);
+                cmd("SET").arg(key).arg(*value).arg("PX").arg(millis(*expiry)).take()
             }
-            Self::CompareAndSet { expected, value, expiry } => {
-                let expiry = millis(*expiry);
-                run(&COMPARE_AND_SET, &[expected.unwrap_or_default(), *value, expiry.as_bytes()]);
-            }
+            Self::CompareAndSet { expected, value, expiry } => run(&COMPARE_AND_SET)
+                .arg(expected.unwrap_or_default())
+                .arg(*value)
+                .arg(millis(*expiry))
+                .take(),
         }
-        out.into()
     }
 }
 
-fn millis(expiry: Duration) -> String {
-    expiry.min(MAX_EXPIRY).as_millis().max(1).to_string()
+fn millis(expiry: Duration) -> u128 {
+    expiry.min(MAX_EXPIRY).as_millis().max(1)
 }
 
 /// Decodes the reply to a request for a token.
-pub(super) fn decode_turn(reply: Reply) -> Result<Turn, CommandError> {
-    let Reply::List(parts) = &reply else {
+pub(super) fn decode_turn(reply: Value) -> Result<Turn, CommandError> {
+    let Value::Array(parts) = &reply else {
         return Err(CommandError::UnexpectedReply("a request for a token"));
     };
     let time = |micros: i64| Duration::from_micros(u64::try_from(micros).unwrap_or(0));
     match parts.as_slice() {
-        [Reply::Integer(1), Reply::Integer(wait)] => Ok(Turn::In(time(*wait))),
-        [Reply::Integer(0), Reply::Integer(wait)] => Ok(Turn::Over(time(*wait))),
+        [Value::Int(1), Value::Int(wait)] => Ok(Turn::In(time(*wait))),
+        [Value::Int(0), Value::Int(wait)] => Ok(Turn::Over(time(*wait))),
         _ => Err(CommandError::UnexpectedReply("a request for a token")),
     }
 }
 
 /// Decodes the reply to a read. Values are never empty.
-pub(super) fn decode_value(reply: Reply) -> Result<Option<Bytes>, CommandError> {
+pub(super) fn decode_value(reply: Value) -> Result<Option<Bytes>, CommandError> {
     match reply {
-        Reply::Nil => Ok(None),
-        Reply::Bytes(value) if value.is_empty() => Ok(None),
-        Reply::Bytes(value) if value.len() > MAX_VALUE => Err(CommandError::ValueTooLong),
-        Reply::Bytes(value) => Ok(Some(value.into())),
+        Value::Nil => Ok(None),
+        Value::BulkString(value) if value.is_empty() => Ok(None),
+        Value::BulkString(value) if value.len() > MAX_VALUE => Err(CommandError::ValueTooLong),
+        Value::BulkString(value) => Ok(Some(value.into())),
         _ => Err(CommandError::UnexpectedReply("a read")),
     }
 }
 
 /// Decodes the reply to a write.
-pub(super) fn decode_done(reply: Reply) -> Result<(), CommandError> {
+pub(super) fn decode_done(reply: Value) -> Result<(), CommandError> {
     match reply {
-        Reply::Text(text) if text == "OK" => Ok(()),
+        Value::Okay => Ok(()),
         _ => Err(CommandError::UnexpectedReply("a write")),
     }
 }
 
 /// Decodes the reply to a compare-and-set.
-pub(super) fn decode_was_set(reply: Reply) -> Result<bool, CommandError> {
+pub(super) fn decode_was_set(reply: Value) -> Result<bool, CommandError> {
     match reply {
-        Reply::Integer(1) => Ok(true),
-        Reply::Integer(0) => Ok(false),
+        Value::Int(1) => Ok(true),
+        Value::Int(0) => Ok(false),
         _ => Err(CommandError::UnexpectedReply("a write")),
     }
 }

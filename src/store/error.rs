@@ -13,9 +13,6 @@ pub(super) enum NodeError {
     /// Connecting and logging in took too long.
     #[error("no login within {0:?}")]
     LoginTimedOut(Duration),
-    /// The server did not accept data in time.
-    #[error("cannot send within {0:?}")]
-    WriteTimedOut(Duration),
     /// The server did not reply in time.
     #[error("no reply within {0:?}")]
     ReadTimedOut(Duration),

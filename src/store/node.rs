@@ -6,26 +6,32 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use parking_lot::Mutex;
 use tidegate_clients::connect::Connector;
-use tidegate_clients::redis::Reply;
+use tidegate_clients::redis::{Cmd, Connection, Value, cmd};
 use tidegate_core::store::StoreOptions;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 
 use super::error::NodeError;
-use super::pipeline::{Pipeline, ServerAddress, run};
+use super::pipeline::{Opened, Pipeline, ServerAddress, Turn};
 
 /// First delay between attempts to reconnect, and the maximum: with jitter of up to a quarter, a restored
 /// server is used within a second.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_millis(500);
+/// Interval of closing connections that were not used, except those to keep.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Interval of lookups of a connected server's name.
+const CONFIRM_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A server.
 pub(super) struct Node {
     place: Arc<ServerAddress>,
     control: Handle,
-    pipelines: Mutex<Vec<Pipeline>>,
+    pipelines: Mutex<Vec<Arc<Pipeline>>>,
     /// The error while it is unavailable.
     failing: Mutex<Option<NodeError>>,
     itself: Weak<Self>,
@@ -53,16 +59,26 @@ impl Node {
         self.failing.lock().clone()
     }
 
-    /// Sends one or more commands and returns the reply to the last one.
-    pub(super) async fn send(&self, command: Bytes, commands: usize) -> Result<Reply, NodeError> {
+    /// Sends a command and returns its reply, unless `deadline` is over before. With `asking`, the server is
+    /// importing the key.
+    pub(super) async fn send(
+        &self,
+        command: &Cmd,
+        asking: bool,
+        deadline: Instant,
+    ) -> Result<Result<Value, NodeError>, Elapsed> {
         if let Some(error) = self.failing() {
-            return Err(error);
+            return Ok(Err(error));
         }
-        let answered = self.pipeline().send(command, commands)?;
-        match answered.await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.failing().unwrap_or(NodeError::Closed)),
-        }
+        let turn = match self.pipeline() {
+            Ok(turn) => turn,
+            Err(error) => return Ok(Err(error)),
+        };
+        let answer = turn.send(command, asking, deadline, self.place.options.read_timeout).await?;
+        Ok(answer.map_err(|error| {
+            self.remove(&turn);
+            self.failing().unwrap_or(error)
+        }))
     }
 
     /// Marks it unavailable: commands fail immediately until it has reconnected.
@@ -81,49 +97,91 @@ impl Node {
     }
 
     /// Returns the least loaded pipeline. If all are busy, opens another one for the next command.
-    fn pipeline(&self) -> Pipeline {
+    fn pipeline(&self) -> Result<Turn, NodeError> {
         let mut lines = self.pipelines.lock();
-        lines.retain(|line| !line.has_ended());
         let options = &self.place.options;
         let best = lines.iter().min_by_key(|line| line.load()).cloned();
         let busy = best.as_ref().is_none_or(|line| line.load().1 > 0);
         let opening = lines.iter().any(|line| line.load().0);
         if busy && (best.is_none() || !opening) && lines.len() < options.pool_size.max(1) {
-            lines.push(self.open());
+            lines.push(self.open(None));
         }
         while lines.len() < options.min_idle {
-            lines.push(self.open());
+            lines.push(self.open(None));
         }
-        match best.or_else(|| lines.first().cloned()) {
-            Some(line) => line,
-            None => self.open(),
-        }
+        // Counts the command before the lock is released, so that the connection does not count as idle.
+        Turn::new(best.or_else(|| lines.first().cloned()).unwrap_or_else(|| self.open(None)))
     }
 
-    fn open(&self) -> Pipeline {
-        let (line, end) = Pipeline::new();
-        let (itself, place) = (self.itself.clone(), self.place.clone());
-        self.control.spawn(async move {
-            match place.open().await {
-                Ok(connection) => run(&place, connection, end, || may_end(&itself)).await,
-                Err(error) => {
-                    if let Some(node) = itself.upgrade() {
-                        node.fail(&error);
+    /// Returns a pipeline with a connection that is open, or opens one.
+    fn open(&self, open: Option<Connection>) -> Arc<Pipeline> {
+        Pipeline::new(|pipeline, opened| {
+            let (node, place) = (self.itself.clone(), self.place.clone());
+            let task = async move {
+                let connection = match open {
+                    Some(connection) => Ok(connection),
+                    None => place.open().await,
+                };
+                match connection {
+                    Ok(connection) => run(&node, &pipeline, connection, opened).await,
+                    Err(error) => {
+                        if let Some(node) = node.upgrade() {
+                            node.fail(&error);
+                        }
+                        // Only this task sets it.
+                        let _ = opened.set(None);
                     }
                 }
-            }
-        });
-        line
+            };
+            self.control.spawn(task).abort_handle()
+        })
+    }
+
+    /// Stops using a pipeline for further commands.
+    fn remove(&self, pipeline: &Arc<Pipeline>) {
+        self.pipelines.lock().retain(|line| !Arc::ptr_eq(line, pipeline));
+    }
+
+    /// Removes a pipeline if it is idle and not one of the connections to keep. Returns true if it did.
+    fn remove_idle(&self, pipeline: &Arc<Pipeline>) -> bool {
+        let mut lines = self.pipelines.lock();
+        let idle = pipeline.is_idle() && lines.len() > self.place.options.min_idle;
+        if idle {
+            lines.retain(|line| !Arc::ptr_eq(line, pipeline));
+        }
+        idle
     }
 }
 
-/// Returns true if there are more connections than to keep idle.
-fn may_end(node: &Weak<Node>) -> bool {
-    node.upgrade().is_none_or(|node| {
-        let mut lines = node.pipelines.lock();
-        lines.retain(|line| !line.has_ended());
-        lines.len() > node.place.options.min_idle
-    })
+/// Runs a connection until it fails, until all of its users have dropped it, or, if it is idle, until it may
+/// be closed. If the server's name has another address, no further commands use it.
+async fn run(node: &Weak<Node>, pipeline: &Weak<Pipeline>, connection: Connection, opened: Opened) {
+    let (commands, mut driver, peer) = connection.into_parts();
+    // Only this task sets it.
+    let _ = opened.set(Some(commands));
+    drop(opened);
+    let mut moved = OptionFuture::from(peer.as_ref().map(|peer| Box::pin(peer.lost(CONFIRM_INTERVAL))));
+    let known = || node.upgrade().zip(pipeline.upgrade());
+    loop {
+        tokio::select! {
+            () = &mut driver => break,
+            // Those that are waiting are completed; others open a connection to the new address.
+            Some(()) = &mut moved => {
+                if let Some((node, pipeline)) = known() {
+                    node.remove(&pipeline);
+                }
+                return driver.await;
+            }
+            () = tokio::time::sleep(IDLE_TIMEOUT) => {
+                if known().is_none_or(|(node, pipeline)| node.remove_idle(&pipeline)) {
+                    return;
+                }
+            }
+        }
+    }
+    if let Some((node, pipeline)) = known() {
+        node.remove(&pipeline);
+    }
 }
 
 /// Reconnects to a server until it is available or no longer needed.
@@ -133,18 +191,17 @@ async fn reconnect(node: Weak<Node>, place: Arc<ServerAddress>) {
         tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() * 0.5)).await;
         let outcome = async {
             let mut connection = place.open().await?;
-            let most = place.options.read_timeout;
-            let answer = tokio::time::timeout(most, connection.command(&["PING"])).await;
-            answer.map_err(|_| NodeError::ReadTimedOut(most))??;
+            let limit = place.options.read_timeout;
+            let ping = cmd("PING");
+            let answer = tokio::time::timeout(limit, connection.query::<()>(&ping)).await;
+            answer.map_err(|_| NodeError::ReadTimedOut(limit))??;
             Ok::<_, NodeError>(connection)
         };
         let outcome = outcome.await;
         let Some(node) = node.upgrade() else { return };
         match outcome {
             Ok(connection) => {
-                let (line, end) = Pipeline::new();
-                let (itself, place) = (node.itself.clone(), place.clone());
-                node.control.spawn(async move { run(&place, connection, end, || may_end(&itself)).await });
+                let line = node.open(Some(connection));
                 node.pipelines.lock().push(line);
                 *node.failing.lock() = None;
                 tracing::info!("Redis at {} is available again", node.endpoint());

@@ -1,47 +1,19 @@
-//! One connection to Redis: a task that sends all commands received since the last replies as a batch.
+//! One connection to Redis, which concurrent commands share.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::OptionFuture;
 use tidegate_clients::connect::Connector;
-use tidegate_clients::redis::{Connection, Login, Reply};
+use tidegate_clients::redis::{Cmd, Commands, Connection, Login, MAX_QUEUE, Value};
 use tidegate_core::store::StoreOptions;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::sync::SetOnce;
+use tokio::task::AbortHandle;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::NodeError;
-
-/// Maximum number of commands waiting for one connection.
-const MAX_QUEUE: usize = 1024;
-/// Maximum number of commands per batch.
-const MAX_BATCH: usize = 128;
-/// Timeout of idle connections, except those to keep.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
-/// Interval of lookups of a connected server's name.
-const CONFIRM_INTERVAL: Duration = Duration::from_millis(500);
-
-/// A command waiting for its reply.
-pub(super) struct Job {
-    /// One or more commands, encoded by [`tidegate_clients::redis::encode`].
-    pub(super) command: Bytes,
-    /// The number of commands. The reply to the last one is returned.
-    pub(super) commands: usize,
-    pub(super) answer: oneshot::Sender<Result<Reply, NodeError>>,
-    waiting: Waiting,
-}
-
-/// Counts a job until dropped.
-struct Waiting(Arc<AtomicUsize>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// The address of a server and its credentials.
 pub(super) struct ServerAddress {
@@ -52,140 +24,107 @@ pub(super) struct ServerAddress {
 impl ServerAddress {
     /// Connects and logs in.
     pub(super) async fn open(&self) -> Result<Connection, NodeError> {
+        let StoreOptions { dial_timeout, write_timeout, read_timeout, .. } = *self.options;
         let options = &*self.options;
         let login =
             Login { username: options.username.expose(), password: &options.password, db: options.db };
-        let work = Connection::open_within(options.dial_timeout, &self.connector, login);
-        let most = options.dial_timeout + options.read_timeout;
-        Ok(timeout(most, work).await.map_err(|_| NodeError::LoginTimedOut(most))??)
+        let work = Connection::open_within(dial_timeout, write_timeout, &self.connector, login);
+        let limit = dial_timeout + read_timeout;
+        Ok(timeout(limit, work).await.map_err(|_| NodeError::LoginTimedOut(limit))??)
     }
 }
 
-/// A handle to a connection, which is closed when all handles are dropped.
-#[derive(Clone)]
+/// The result of opening a connection; `None` if that failed.
+pub(super) type Opened = Arc<SetOnce<Option<Commands>>>;
+
+/// A connection that is open or being opened. Its task is cancelled when it is dropped.
 pub(super) struct Pipeline {
-    jobs: mpsc::Sender<Job>,
-    waiting: Arc<AtomicUsize>,
-    open: Arc<AtomicBool>,
+    commands: Opened,
+    waiting: AtomicUsize,
+    used: AtomicBool,
+    task: AbortHandle,
 }
 
 impl Pipeline {
-    /// Returns a pipeline, and the end for [`run`].
-    pub(super) fn new() -> (Self, End) {
-        let (jobs, incoming) = mpsc::channel(MAX_QUEUE);
-        let open = Arc::new(AtomicBool::new(false));
-        (Self { jobs, waiting: Arc::default(), open: open.clone() }, End { jobs: incoming, open })
-    }
-
-    /// Returns true if nothing can be sent any more.
-    pub(super) fn has_ended(&self) -> bool {
-        self.jobs.is_closed()
+    /// Returns a pipeline. `start` spawns its task, which opens the connection.
+    pub(super) fn new(start: impl FnOnce(Weak<Self>, Opened) -> AbortHandle) -> Arc<Self> {
+        Arc::new_cyclic(|itself| {
+            let commands = Opened::default();
+            Self {
+                commands: commands.clone(),
+                waiting: AtomicUsize::new(0),
+                used: AtomicBool::new(true),
+                task: start(itself.clone(), commands),
+            }
+        })
     }
 
     /// Returns whether the connection is not open yet, and the number of waiting commands.
     pub(super) fn load(&self) -> (bool, usize) {
-        (!self.open.load(Ordering::Relaxed), self.waiting.load(Ordering::Relaxed))
+        (self.commands.get().is_none(), self.waiting.load(Ordering::Relaxed))
     }
 
-    /// Sends a command.
-    pub(super) fn send(
+    /// Returns true if it was not used since the last call.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.used.swap(false, Ordering::Relaxed) && self.waiting.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A pipeline that is used for one command.
+pub(super) struct Turn(Arc<Pipeline>);
+
+impl Turn {
+    /// Reserves a turn, unless too many commands are waiting.
+    pub(super) fn new(pipeline: Arc<Pipeline>) -> Result<Self, NodeError> {
+        let turn = Self(pipeline);
+        if turn.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_QUEUE {
+            return Err(NodeError::QueueFull(MAX_QUEUE));
+        }
+        turn.used.store(true, Ordering::Relaxed);
+        Ok(turn)
+    }
+
+    /// Sends a command and returns its reply, unless `deadline` is over before. With `asking`, the server is
+    /// importing the key.
+    pub(super) async fn send(
         &self,
-        command: Bytes,
-        commands: usize,
-    ) -> Result<oneshot::Receiver<Result<Reply, NodeError>>, NodeError> {
-        let (answer, answered) = oneshot::channel();
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let job = Job { command, commands, answer, waiting: Waiting(self.waiting.clone()) };
-        match self.jobs.try_send(job) {
-            Ok(()) => Ok(answered),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(NodeError::QueueFull(MAX_QUEUE)),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(NodeError::Closed),
-        }
-    }
-}
-
-/// The other end of a [`Pipeline`].
-pub(super) struct End {
-    jobs: mpsc::Receiver<Job>,
-    open: Arc<AtomicBool>,
-}
-
-/// Sends commands and reads replies, until all senders are dropped, the connection fails (which is reported
-/// to waiting commands), the server's name has another address, or `may_end` allows an idle connection to
-/// close.
-pub(super) async fn run(
-    place: &ServerAddress,
-    mut connection: Connection,
-    mut end: End,
-    may_end: impl Fn() -> bool,
-) {
-    end.open.store(true, Ordering::Relaxed);
-    let peer = connection.peer().cloned();
-    let mut moved = OptionFuture::from(peer.as_ref().map(|peer| Box::pin(peer.lost(CONFIRM_INTERVAL))));
-    let mut bytes = Vec::new();
-    let mut batch = VecDeque::new();
-    loop {
-        let first = tokio::select! {
-            job = end.jobs.recv() => job,
-            // Queued commands are completed; others open a connection to the new address.
-            Some(()) = &mut moved, if !end.jobs.is_closed() => {
-                end.jobs.close();
-                continue;
-            }
-            // Without a command, the server has closed the connection or sent garbage.
-            _ = connection.read() => return,
-            () = tokio::time::sleep(IDLE_TIMEOUT) => {
-                if may_end() { return }
-                continue;
-            }
+        command: &Cmd,
+        asking: bool,
+        deadline: Instant,
+        read_timeout: Duration,
+    ) -> Result<Result<Value, NodeError>, Elapsed> {
+        let opened = match self.commands.get() {
+            Some(opened) => opened,
+            None => timeout_at(deadline, self.commands.wait()).await?,
         };
-        let Some(first) = first else { return };
-        batch.push_back(first);
-        while batch.len() < MAX_BATCH
-            && let Ok(job) = end.jobs.try_recv()
-        {
-            batch.push_back(job);
-        }
-        // Skip cancelled commands.
-        batch.retain(|job| !job.answer.is_closed());
-        bytes.clear();
-        for job in &batch {
-            bytes.extend_from_slice(&job.command);
-        }
-        if let Err(error) = exchange(place, &mut connection, &bytes, &mut batch).await {
-            end.jobs.close();
-            while let Ok(job) = end.jobs.try_recv() {
-                batch.push_back(job);
-            }
-            for job in batch {
-                // The receiver may be gone.
-                let _ = job.answer.send(Err(error.clone()));
-            }
-            return;
+        let Some(mut commands) = opened.clone() else { return Ok(Err(NodeError::Closed)) };
+        let end = Instant::now() + read_timeout;
+        let work =
+            async { if asking { commands.send_asking(command).await } else { commands.send(command).await } };
+        match timeout_at(end.min(deadline), work).await {
+            Err(elapsed) if deadline <= end => Err(elapsed),
+            Err(_) => Ok(Err(NodeError::ReadTimedOut(read_timeout))),
+            Ok(reply) => Ok(reply.map_err(NodeError::from)),
         }
     }
 }
 
-async fn exchange(
-    place: &ServerAddress,
-    connection: &mut Connection,
-    bytes: &[u8],
-    batch: &mut VecDeque<Job>,
-) -> Result<(), NodeError> {
-    let most = place.options.write_timeout;
-    timeout(most, connection.write(bytes)).await.map_err(|_| NodeError::WriteTimedOut(most))??;
-    while let Some(commands) = batch.front().map(|job| job.commands) {
-        let most = place.options.read_timeout;
-        let mut reply = Reply::Nil;
-        for _ in 0..commands {
-            reply = timeout(most, connection.read()).await.map_err(|_| NodeError::ReadTimedOut(most))??;
-        }
-        if let Some(Job { answer, waiting, .. }) = batch.pop_front() {
-            // Stop counting it before the reply is visible.
-            drop(waiting);
-            // The receiver may be gone.
-            let _ = answer.send(Ok(reply));
-        }
+impl Deref for Turn {
+    type Target = Arc<Pipeline>;
+
+    fn deref(&self) -> &Arc<Pipeline> {
+        &self.0
     }
-    Ok(())
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
 }

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tidegate_clients::OptionError;
 use tidegate_clients::connect::Tls;
-use tidegate_clients::redis::{Reply, connector};
+use tidegate_clients::redis::{ServerError, ServerErrorKind, Value, connector, error_text, redirection};
 use tidegate_core::BoxFuture;
 use tidegate_core::building::ClientTls;
 use tidegate_core::store::{Bucket, SharedStore, StoreError, StoreOptions, Turn};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::cluster::{Map, redirection};
+use super::cluster::Map;
 use super::command::{self, Operation};
 use super::error::{CommandError, NodeError};
 use super::node::Node;
@@ -73,19 +73,19 @@ impl RedisStore {
     }
 
     /// Returns the node of a redirection. A moved slot is recorded.
-    fn follow(&self, error: &str, moved: bool) -> Result<Arc<Node>, CommandError> {
+    fn follow(&self, error: &ServerError) -> Result<Arc<Node>, CommandError> {
         let (slot, address) =
-            redirection(error).ok_or_else(|| CommandError::Redirection(error.to_owned()))?;
+            redirection(error).ok_or_else(|| CommandError::Redirection(error_text(error)))?;
         let mut map = self.map.lock();
-        let node = map.get_or_insert(address, || node(address, &self.options, &self.control))?;
-        if moved {
+        let node = map.get_or_insert(&address, || node(&address, &self.options, &self.control))?;
+        if error.kind() == Some(ServerErrorKind::Moved) {
             map.set(slot, &node);
         }
         Ok(node)
     }
 
     /// Runs an operation on the server that has the key.
-    async fn run(&self, key: &str, question: &Operation<'_>, end: Instant) -> Result<Reply, CommandError> {
+    async fn run(&self, key: &str, question: &Operation<'_>, end: Instant) -> Result<Value, CommandError> {
         let known = self.map.lock().node(key);
         let mut node = known.unwrap_or_else(|| self.endpoint());
         let (mut whole, mut asking, mut left) = (false, false, 0);
@@ -93,15 +93,15 @@ impl RedisStore {
         let mut last = CommandError::TooManyAttempts(attempts);
         for _ in 0..attempts {
             let was_failing = node.failing().is_some();
-            let command = question.encode(key, whole, asking);
-            let commands = if asking { 2 } else { 1 };
+            let command = question.encode(key, whole);
+            let outcome = node.send(&command, asking, end).await;
             asking = false;
-            let Ok(answer) = timeout_at(end, node.send(command, commands)).await else {
+            let Ok(answer) = outcome else {
                 node.fail(&NodeError::DeadlineExceeded);
                 return Err(unanswered(&node, NodeError::DeadlineExceeded));
             };
             let error = match answer {
-                Ok(Reply::Error(error)) => error,
+                Ok(Value::ServerError(error)) => error,
                 Ok(reply) => return Ok(reply),
                 Err(error) => {
                     last = unanswered(&node, error);
@@ -120,19 +120,26 @@ impl RedisStore {
                     continue;
                 }
             };
-            match error.split(' ').next().unwrap_or_default() {
-                "NOSCRIPT" => whole = true,
-                "MOVED" => node = self.follow(&error, true)?,
-                "ASK" => (node, asking) = (self.follow(&error, false)?, true),
-                "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => {
-                    last = refused(&node, error);
+            use ServerErrorKind as Kind;
+            match error.kind() {
+                Some(Kind::NoScript) => whole = true,
+                Some(Kind::Moved) => node = self.follow(&error)?,
+                Some(Kind::Ask) => (node, asking) = (self.follow(&error)?, true),
+                Some(
+                    Kind::ReadOnly
+                    | Kind::BusyLoading
+                    | Kind::MasterDown
+                    | Kind::ClusterDown
+                    | Kind::TryAgain,
+                ) => {
+                    last = refused(&node, &error);
                     left += 1;
                     node = self.switch_from(&node);
                     if left >= self.endpoints.len() {
                         return Err(last);
                     }
                 }
-                _ => return Err(refused(&node, error)),
+                _ => return Err(refused(&node, &error)),
             }
         }
         Err(last)
@@ -144,7 +151,7 @@ impl RedisStore {
         key: &str,
         question: Operation<'_>,
         deadline: Duration,
-        read: impl Fn(Reply) -> Result<T, CommandError>,
+        read: impl Fn(Value) -> Result<T, CommandError>,
     ) -> Result<T, StoreError> {
         question.check(key).map_err(|error| StoreError::Invalid { reason: error.to_string() })?;
         let answer = self.run(key, &question, Instant::now() + deadline).await.and_then(read);
@@ -219,6 +226,6 @@ fn unanswered(node: &Node, source: NodeError) -> CommandError {
     CommandError::Node { endpoint: node.endpoint().to_owned(), source }
 }
 
-fn refused(node: &Node, answer: String) -> CommandError {
-    CommandError::Refused { endpoint: node.endpoint().to_owned(), answer }
+fn refused(node: &Node, error: &ServerError) -> CommandError {
+    CommandError::Refused { endpoint: node.endpoint().to_owned(), answer: error_text(error) }
 }

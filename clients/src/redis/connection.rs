@@ -1,26 +1,36 @@
-//! A minimal client of the Redis protocol (RESP2): commands, pipelines, and pub/sub messages.
+//! Connections to one server. The crate `redis` encodes, decodes and pipelines, over streams of ours, which
+//! have Traefik's TLS options and follow names to other addresses.
 //!
-//! Connect and reply times are limited, as are the size, depth and length of replies.
+//! Connect and reply times are limited, as is the size of replies.
 
-use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use ::redis::aio::{MultiplexedConnection, PubSub};
+use ::redis::cluster_routing::Slot;
+use ::redis::{
+    Arg, AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisConnectionInfo, ServerError,
+    Value, cmd, from_redis_value,
+};
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, Either, Fuse, FutureExt, select};
 use tidegate_core::values::Secret;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::stream::{LimitedStream, Unused};
 use crate::OptionError;
-use crate::connect::{ConnectError, Connector, Stream, Syntax, Tls};
+use crate::connect::{ConnectError, Connector, Syntax, Tls};
 use crate::dial::Peer;
 
 /// Timeout for connecting, including TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum size of a reply in bytes, number of elements of a list, and depth of lists.
-const MAX_SIZE: usize = 64 << 20;
-const MAX_ELEMENTS: usize = 1 << 20;
-const MAX_DEPTH: usize = 4;
+/// Maximum size of a reply in bytes.
+const MAX_REPLY: usize = 64 << 20;
+/// Maximum size of all messages that are not read yet.
+const MAX_MESSAGES: usize = 16 << 20;
+/// Maximum number of commands waiting to be written to a connection.
+pub const MAX_QUEUE: usize = 1024;
 
 /// Returns a connector for a server. `option` holds the endpoint: `host`, `host:port`, or a URL with
 /// `redis://`, `rediss://` or `unix://`.
@@ -66,38 +76,64 @@ pub enum RedisError {
         /// The time limit.
         limit: Duration,
     },
+    /// The reply does not match the command.
+    #[error("{command}: unexpected reply")]
+    UnexpectedReply {
+        /// Name of the command.
+        command: String,
+    },
     /// The server closed the connection.
     #[error("the server has closed the connection")]
     Closed,
-    /// The connection failed.
+    /// A reply is not valid in the protocol.
+    #[error("the server does not reply in the protocol of Redis")]
+    Protocol,
+    /// The connection failed, or exceeded a limit.
     #[error(transparent)]
-    Io(#[from] io::Error),
-    /// A reply exceeds the maximum size.
-    #[error("a reply is larger than {} MiB", MAX_SIZE >> 20)]
-    ReplyTooLarge,
-    /// A reply is not RESP2, or exceeds a limit.
-    #[error(transparent)]
-    Protocol(#[from] ProtocolError),
+    Failed(::redis::RedisError),
 }
 
-/// Why a reply cannot be decoded.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProtocolError {
-    /// A line exceeds the maximum length.
-    #[error("a line of the reply is too long")]
-    LineTooLong,
-    /// A length or an integer is not a number.
-    #[error("invalid number `{0}` in the reply")]
-    Number(String),
-    /// A value exceeds the maximum size.
-    #[error("a value is larger than {} MiB", MAX_SIZE >> 20)]
-    ValueTooLarge,
-    /// A list has too many elements, or is nested too deeply.
-    #[error("a list in the reply is too long or too deep")]
-    ListTooLarge,
-    /// A reply has an unknown type.
-    #[error("unexpected type of reply: byte {0}")]
-    UnknownType(u8),
+impl From<::redis::RedisError> for RedisError {
+    /// For errors of the connection.
+    fn from(error: ::redis::RedisError) -> Self {
+        match error.kind() {
+            // The text may quote the reply.
+            ErrorKind::Parse => Self::Protocol,
+            // A connection that is closed by the server has no other cause.
+            ErrorKind::Io if error.is_connection_dropped() => Self::Closed,
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+impl RedisError {
+    fn refused(command: &Cmd, error: &ServerError) -> Self {
+        Self::Refused { command: name(command), error: error_text(error) }
+    }
+}
+
+/// Returns the code and message of a server's error, as sent.
+pub fn error_text(error: &ServerError) -> String {
+    match error.details() {
+        Some(details) => format!("{} {details}", error.code()),
+        None => error.code().to_owned(),
+    }
+}
+
+/// Returns the slot and address of a redirection (`MOVED` or `ASK`); `None` if it has no valid ones.
+pub fn redirection(error: &ServerError) -> Option<(Slot, String)> {
+    let error = ::redis::RedisError::from(error.clone());
+    let (address, slot) = error.redirect_node()?;
+    let slot = Slot::new(slot)?;
+    (!address.starts_with(':')).then(|| (slot, address.to_owned()))
+}
+
+/// Returns the name of a command.
+fn name(command: &Cmd) -> String {
+    match command.args_iter().next() {
+        Some(Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
+        _ => String::new(),
+    }
 }
 
 /// The credentials and the database to use.
@@ -111,86 +147,79 @@ pub struct Login<'a> {
     pub db: i64,
 }
 
-/// A reply.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Reply {
-    /// A simple string, such as `OK`.
-    Text(String),
-    /// An error code and message.
-    Error(String),
-    /// An integer.
-    Integer(i64),
-    /// A bulk string.
-    Bytes(Vec<u8>),
-    /// No value.
-    Nil,
-    /// A list of replies.
-    List(Vec<Reply>),
+/// The task of a connection: writes commands and reads replies until the connection fails.
+pub type Driver = Fuse<BoxFuture<'static, ()>>;
+
+/// Sends commands on a connection while its [`Driver`] runs. Commands of clones are pipelined.
+#[derive(Clone)]
+pub struct Commands {
+    connection: MultiplexedConnection,
+    unused: Unused,
 }
 
-impl Reply {
-    /// Returns the elements of a list; empty for other replies.
-    pub fn list(self) -> Vec<Reply> {
-        match self {
-            Self::List(list) => list,
-            _ => Vec::new(),
-        }
+impl Commands {
+    /// Sends a command and waits for its reply, however long it takes. An error of the server is a
+    /// [`Value::ServerError`]. A command that is cancelled before it is written is not sent.
+    pub async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
+        let reply = self.connection.send_packed_command(command).await?;
+        self.unused.reset();
+        Ok(reply)
     }
 
-    /// Returns the bytes of a simple or bulk string.
-    pub fn bytes(self) -> Option<Vec<u8>> {
-        match self {
-            Self::Text(text) => Some(text.into_bytes()),
-            Self::Bytes(bytes) => Some(bytes),
-            _ => None,
-        }
-    }
-
-    /// Returns the text of a simple or bulk string.
-    pub fn text(&self) -> Option<String> {
-        match self {
-            Self::Text(text) => Some(text.clone()),
-            Self::Bytes(bytes) => String::from_utf8(bytes.clone()).ok(),
-            Self::Integer(number) => Some(number.to_string()),
-            _ => None,
-        }
+    /// Like [`send`](Self::send), for a server that is importing the key of the command.
+    pub async fn send_asking(&mut self, command: &Cmd) -> Result<Value, RedisError> {
+        let mut both = Pipeline::with_capacity(2);
+        both.add_command(cmd("ASKING")).add_command(command.clone());
+        let mut replies = self.connection.send_packed_commands(&both, 0, 2).await?;
+        self.unused.reset();
+        replies.pop().ok_or(RedisError::Protocol)
     }
 }
 
 /// A connection to one server.
 pub struct Connection {
-    stream: Box<dyn Stream>,
+    commands: Commands,
+    driver: Driver,
     peer: Option<Peer>,
-    buffer: BytesMut,
 }
 
 impl Connection {
     /// Connects, logs in and selects the database.
     pub async fn open(connector: &Connector, login: Login<'_>) -> Result<Self, RedisError> {
-        Self::open_within(CONNECT_TIMEOUT, connector, login).await
+        Self::open_within(CONNECT_TIMEOUT, REPLY_TIMEOUT, connector, login).await
     }
 
-    /// Like [`open`](Self::open), with another timeout for connecting (including TLS).
+    /// Like [`open`](Self::open), with other timeouts for connecting (including TLS) and for writes.
     pub async fn open_within(
-        time: Duration,
+        connect_timeout: Duration,
+        write_timeout: Duration,
         connector: &Connector,
         login: Login<'_>,
     ) -> Result<Self, RedisError> {
-        let (stream, peer) = connector.connect_within(time).await?;
-        let mut connection = Self { stream, peer, buffer: BytesMut::new() };
+        let (stream, peer) = connector.connect_within(connect_timeout).await?;
+        let unused = Unused::new(MAX_REPLY);
+        let stream = LimitedStream::new(stream, unused.clone(), write_timeout);
+        let config =
+            AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(MAX_QUEUE);
+        // Logs in below: the crate's own login hides why a server refuses.
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
+        let commands = Commands { connection, unused };
+        let mut connection = Self { commands, driver: driver.boxed().fuse(), peer };
         let password = login.password.expose();
         if !password.is_empty() {
-            let answer = match login.username {
-                "" => connection.command(&["AUTH", password]).await,
-                name => connection.command(&["AUTH", name, password]).await,
-            };
+            let mut auth = cmd("AUTH");
+            if !login.username.is_empty() {
+                auth.arg(login.username);
+            }
+            let answer = connection.query::<()>(auth.arg(password)).await;
             answer.map_err(|error| RedisError::Login {
                 endpoint: connector.endpoint().to_owned(),
                 source: Box::new(error),
             })?;
         }
         if login.db != 0 {
-            connection.command(&["SELECT", &login.db.to_string()]).await?;
+            connection.query::<()>(cmd("SELECT").arg(login.db)).await?;
         }
         Ok(connection)
     }
@@ -200,128 +229,85 @@ impl Connection {
         self.peer.as_ref()
     }
 
-    /// Sends a command and reads its reply. Returns an error for an error reply.
-    pub async fn command<T: AsRef<[u8]>>(&mut self, parts: &[T]) -> Result<Reply, RedisError> {
-        let mut request = Vec::new();
-        encode(&mut request, parts);
-        let name = || match parts.first() {
-            Some(name) => String::from_utf8_lossy(name.as_ref()).into_owned(),
-            None => String::new(),
-        };
+    /// Sends a command and decodes its reply. Returns an error for an error reply.
+    pub async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisError> {
+        let request = pin!(self.commands.send(command));
         let work = async {
-            self.write(&request).await?;
-            self.read().await
+            match select(request, &mut self.driver).await {
+                Either::Left((reply, _)) => reply,
+                // The connection has failed, and so does the request.
+                Either::Right(((), request)) => request.await,
+            }
         };
         let outcome = timeout(REPLY_TIMEOUT, work).await;
-        match outcome.map_err(|_| RedisError::TimedOut { command: name(), limit: REPLY_TIMEOUT })? {
-            Ok(Reply::Error(error)) => Err(RedisError::Refused { command: name(), error }),
-            outcome => outcome,
-        }
-    }
-
-    /// Sends encoded commands (see [`encode`]) without waiting for replies.
-    pub async fn write(&mut self, commands: &[u8]) -> Result<(), RedisError> {
-        self.stream.write_all(commands).await?;
-        Ok(self.stream.flush().await?)
-    }
-
-    /// Reads the next reply or message, however long it takes. Cancel safe.
-    pub async fn read(&mut self) -> Result<Reply, RedisError> {
-        loop {
-            if let Some((reply, length)) = parse(&self.buffer, 0)? {
-                self.buffer.advance(length);
-                return Ok(reply);
-            }
-            if self.buffer.len() > MAX_SIZE {
-                return Err(RedisError::ReplyTooLarge);
-            }
-            match self.stream.read_buf(&mut self.buffer).await {
-                Ok(0) => return Err(RedisError::Closed),
-                Ok(_) => {}
-                Err(error) => return Err(error.into()),
+        let late = |_| RedisError::TimedOut { command: name(command), limit: REPLY_TIMEOUT };
+        match outcome.map_err(late)?? {
+            Value::ServerError(error) => Err(RedisError::refused(command, &error)),
+            // The text of this error may quote the reply.
+            reply => {
+                from_redis_value(reply).map_err(|_| RedisError::UnexpectedReply { command: name(command) })
             }
         }
     }
-}
 
-/// Appends a command to `out`, in the encoding of the protocol.
-pub fn encode<T: AsRef<[u8]>>(out: &mut Vec<u8>, parts: &[T]) {
-    out.extend_from_slice(format!("*{}\r\n", parts.len()).as_bytes());
-    for part in parts.iter().map(AsRef::as_ref) {
-        out.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
-        out.extend_from_slice(part);
-        out.extend_from_slice(b"\r\n");
+    /// Returns the parts for concurrent use, and the peer, if the server has a host name.
+    pub fn into_parts(self) -> (Commands, Driver, Option<Peer>) {
+        (self.commands, self.driver, self.peer)
     }
 }
 
-/// Parses the reply at the start of these bytes, and returns it with its length; `None` if it is incomplete.
-fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, ProtocolError> {
-    let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
-        return if bytes.len() > 64 << 10 && bytes.first() != Some(&b'$') {
-            Err(ProtocolError::LineTooLong)
-        } else {
-            Ok(None)
+/// A connection that receives the messages of channels.
+pub struct Subscription {
+    messages: PubSub,
+    unused: Unused,
+}
+
+impl Subscription {
+    /// Connects, logs in and subscribes to the channels that match these patterns.
+    pub async fn open(
+        connector: &Connector,
+        login: Login<'_>,
+        patterns: &[String],
+    ) -> Result<Self, RedisError> {
+        const COMMAND: &str = "PSUBSCRIBE";
+        let (stream, _) = connector.connect_within(CONNECT_TIMEOUT).await?;
+        let unused = Unused::new(MAX_MESSAGES);
+        let stream = LimitedStream::new(stream, unused.clone(), REPLY_TIMEOUT);
+        let mut info = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(login.db);
+        let password = login.password.expose();
+        if !password.is_empty() {
+            info = info.set_password(password);
+            if !login.username.is_empty() {
+                info = info.set_username(login.username);
+            }
+        }
+        let work = async {
+            let mut messages = PubSub::new(&info, stream).await?;
+            messages.psubscribe(patterns).await?;
+            Ok::<_, ::redis::RedisError>(messages)
         };
-    };
-    let (kind, line) = (bytes[0], String::from_utf8_lossy(&bytes[1.min(end)..end]).into_owned());
-    let after = end + 2;
-    let number = || line.parse::<i64>().map_err(|_| ProtocolError::Number(line.clone()));
-    match kind {
-        b'+' => Ok(Some((Reply::Text(line), after))),
-        b'-' => Ok(Some((Reply::Error(line), after))),
-        b':' => Ok(Some((Reply::Integer(number()?), after))),
-        b'$' => {
-            let Ok(length) = usize::try_from(number()?) else { return Ok(Some((Reply::Nil, after))) };
-            if length > MAX_SIZE {
-                return Err(ProtocolError::ValueTooLarge);
+        let late = |_| RedisError::TimedOut { command: COMMAND.into(), limit: REPLY_TIMEOUT };
+        let messages = match timeout(REPLY_TIMEOUT, work).await.map_err(late)? {
+            Ok(messages) => messages,
+            Err(error) => {
+                let server = ServerError::try_from(error).map_err(RedisError::from)?;
+                return Err(RedisError::refused(&cmd(COMMAND), &server));
             }
-            let whole = bytes.get(after..after + length + 2);
-            Ok(whole.map(|whole| (Reply::Bytes(whole[..length].to_vec()), after + length + 2)))
-        }
-        b'*' => {
-            let Ok(length) = usize::try_from(number()?) else { return Ok(Some((Reply::Nil, after))) };
-            if length > MAX_ELEMENTS || depth >= MAX_DEPTH {
-                return Err(ProtocolError::ListTooLarge);
-            }
-            let (mut list, mut at) = (Vec::new(), after);
-            for _ in 0..length {
-                let Some((reply, length)) = parse(&bytes[at..], depth + 1)? else { return Ok(None) };
-                list.push(reply);
-                at += length;
-            }
-            Ok(Some((Reply::List(list), at)))
-        }
-        other => Err(ProtocolError::UnknownType(other)),
+        };
+        unused.reset();
+        Ok(Self { messages, unused })
+    }
+
+    /// Waits for the next message, and returns its channel. Cancel safe.
+    pub async fn next(&mut self) -> Result<String, RedisError> {
+        let Some(message) = self.messages.on_message().next().await else {
+            self.unused.check().map_err(::redis::RedisError::from)?;
+            return Err(RedisError::Closed);
+        };
+        self.unused.reset();
+        Ok(message.get_channel().unwrap_or_default())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn replies_are_decoded_once_complete() {
-        let bytes = b"*4\r\n$3\r\nfoo\r\n:7\r\n$-1\r\n*1\r\n+OK\r\n";
-        for length in 0..bytes.len() {
-            assert_eq!(parse(&bytes[..length], 0), Ok(None), "{length}");
-        }
-        let inner = Reply::List(vec![Reply::Text("OK".into())]);
-        let list = vec![Reply::Bytes(b"foo".to_vec()), Reply::Integer(7), Reply::Nil, inner];
-        assert_eq!(parse(bytes, 0), Ok(Some((Reply::List(list), bytes.len()))));
-        assert_eq!(parse(b"-ERR no\r\n+", 0), Ok(Some((Reply::Error("ERR no".into()), 9))));
-        for bad in
-            ["?\r\n", ":x\r\n", "$99999999999\r\n", "*9999999\r\n", "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n", "\r\n"]
-        {
-            assert!(parse(bad.as_bytes(), 0).is_err(), "{bad:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_panic(bytes in prop::collection::vec(prop_oneof![Just(b'*'), Just(b'$'), Just(b'\r'), Just(b'\n'), any::<u8>()], 0..60)) {
-            let _ = parse(&bytes, 0);
-        }
-    }
-}
+mod tests;

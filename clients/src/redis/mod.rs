@@ -3,10 +3,16 @@
 mod connection;
 mod master;
 mod sentinel;
+mod stream;
 
 use tidegate_core::values::Secret;
 
-pub use connection::{Connection, Login, ProtocolError, RedisError, Reply, connector, encode};
+pub use ::redis::cluster_routing::Slot;
+pub use ::redis::{Cmd, FromRedisValue, ServerError, ServerErrorKind, Value, cmd, from_redis_value};
+pub use connection::{
+    Commands, Connection, Driver, Login, MAX_QUEUE, RedisError, Subscription, connector, error_text,
+    redirection,
+};
 pub use master::{Master, MasterError};
 pub use sentinel::{Sentinel, SentinelError};
 

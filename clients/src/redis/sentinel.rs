@@ -1,13 +1,15 @@
 //! Discovers servers with Redis Sentinel.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use ::redis::cmd;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Secret, is_default};
 use tokio::time::{Instant, timeout};
 
 use super::Database;
-use super::connection::{Connection, Login, RedisError, Reply};
+use super::connection::{Connection, Login, RedisError};
 use crate::OptionError;
 use crate::connect::Connector;
 
@@ -95,24 +97,20 @@ impl Sentinel {
         let login = Login { username: &self.username, password: &self.password, db: 0 };
         let mut connection = Connection::open(sentinel, login).await?;
         let name = self.master_name.as_str();
-        let master = connection.command(&["SENTINEL", "get-master-addr-by-name", name]).await?.list();
-        let master = match master.as_slice() {
-            [host, port] => host.text().zip(port.text()),
-            _ => None,
-        };
+        let master: Option<Address> =
+            connection.query(cmd("SENTINEL").arg("get-master-addr-by-name").arg(name)).await?;
         let master = master.ok_or_else(|| SentinelError::UnknownMaster {
             endpoint: sentinel.endpoint().to_owned(),
             name: name.to_owned(),
         })?;
-        let reach = |(host, port): &(String, String)| {
+        let reach = |(host, port): &Address| {
             let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
             database.connector(&format!("{host}:{port}"))
         };
         if !self.has_strategy() {
             return Ok(reach(&master)?);
         }
-        let replicas = connection.command(&["SENTINEL", "replicas", name]).await?.list();
-        let mut candidates = self.usable(replicas.into_iter().map(properties).collect());
+        let mut candidates = self.usable(connection.query(cmd("SENTINEL").arg("replicas").arg(name)).await?);
         if !self.replica_strategy {
             candidates.push(master);
         }
@@ -127,16 +125,14 @@ impl Sentinel {
 
     /// Returns the addresses of replicas that are up. Includes disconnected ones only if there is no other
     /// and `useDisconnectedReplicas` is set.
-    fn usable(&self, replicas: Vec<Vec<(String, String)>>) -> Vec<(String, String)> {
-        let get = |replica: &[(String, String)], key: &str| {
-            replica.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone()).unwrap_or_default()
-        };
-        let address = |replica: &Vec<(String, String)>| (get(replica, "ip"), get(replica, "port"));
-        let up = |replica: &&Vec<(String, String)>| {
+    fn usable(&self, replicas: Vec<Properties>) -> Vec<Address> {
+        let get = |replica: &Properties, key: &str| replica.get(key).cloned().unwrap_or_default();
+        let address = |replica: &Properties| (get(replica, "ip"), get(replica, "port"));
+        let up = |replica: &&Properties| {
             let flags = get(replica, "flags");
             !["s_down", "o_down", "disconnected"].iter().any(|flag| flags.split(',').any(|own| own == *flag))
         };
-        let linked = |replica: &&Vec<(String, String)>| get(replica, "master-link-status") != "err";
+        let linked = |replica: &&Properties| get(replica, "master-link-status") != "err";
         let connected: Vec<_> = replicas.iter().filter(up).filter(linked).map(address).collect();
         if connected.is_empty() && self.use_disconnected_replicas {
             return replicas.iter().filter(up).map(address).collect();
@@ -146,8 +142,8 @@ impl Sentinel {
 
     async fn nearest(
         &self,
-        candidates: &[(String, String)],
-        reach: &impl Fn(&(String, String)) -> Result<Connector, OptionError>,
+        candidates: &[Address],
+        reach: &impl Fn(&Address) -> Result<Connector, OptionError>,
         database: &Database,
     ) -> Result<Connector, SentinelError> {
         let mut best: Option<(Duration, Connector)> = None;
@@ -156,7 +152,7 @@ impl Sentinel {
             let begun = Instant::now();
             let ping = async {
                 let mut connection = Connection::open(&connector, database.login()).await?;
-                connection.command(&["PING"]).await
+                connection.query::<()>(&cmd("PING")).await
             };
             let took = match timeout(PING_TIMEOUT, ping).await {
                 Ok(Ok(_)) => begun.elapsed(),
@@ -170,11 +166,10 @@ impl Sentinel {
     }
 }
 
-/// Parses a description of a server: a list of alternating names and values.
-fn properties(reply: Reply) -> Vec<(String, String)> {
-    let texts: Vec<String> = reply.list().iter().map(|part| part.text().unwrap_or_default()).collect();
-    texts.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
-}
+/// Host and port.
+type Address = (String, String);
+/// The description of a server by a sentinel.
+type Properties = HashMap<String, String>;
 
 #[cfg(test)]
 mod tests {
@@ -182,12 +177,12 @@ mod tests {
 
     #[test]
     fn replicas_that_are_down_or_disconnected_are_skipped() {
-        let replica = |port: &str, flags: &str, link: &str| {
+        let replica = |port: &str, flags: &str, link: &str| -> Properties {
             [("ip", "10.0.0.1"), ("port", port), ("flags", flags), ("master-link-status", link)]
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .to_vec()
+                .into()
         };
-        let ports = |sentinel: &Sentinel, replicas: Vec<Vec<(String, String)>>| {
+        let ports = |sentinel: &Sentinel, replicas: Vec<Properties>| {
             sentinel.usable(replicas).into_iter().map(|(_, port)| port).collect::<Vec<_>>()
         };
         let strict = Sentinel::default();

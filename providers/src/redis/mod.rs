@@ -4,7 +4,7 @@
 //! periodically in case a notification was lost. While no server responds, the last known configuration stays
 //! in force.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -12,7 +12,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tidegate_clients::connect::{Connector, Tls};
-use tidegate_clients::redis::{Connection, Database, RedisError, Reply, Sentinel, SentinelError};
+use tidegate_clients::redis::{
+    Connection, Database, RedisError, Sentinel, SentinelError, Subscription, Value, cmd, from_redis_value,
+};
 use tidegate_config::formats::entries::EntryError;
 use tidegate_core::values::Secret;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -103,9 +105,6 @@ enum ReadError {
         /// Its current role.
         role: String,
     },
-    /// The reply to `SCAN` is not a cursor and a list.
-    #[error("SCAN: unexpected reply")]
-    UnexpectedScan,
     /// There are too many keys below the roots.
     #[error("more than {MAX_KEYS} keys")]
     TooManyKeys,
@@ -162,12 +161,12 @@ impl Redis {
             None => None,
         };
         let server = found.as_ref().unwrap_or(endpoint);
-        let open = async || Connection::open(server, self.database.login()).await.map_err(ReadError::Redis);
-        let mut keys = open().await.map_err(failed)?;
+        let login = self.database.login();
+        let mut keys = Connection::open(server, login).await.map_err(|error| failed(error.into()))?;
         self.enable_notifications(&mut keys).await;
         // Subscribe before the first read, so that no change is missed.
-        let mut events = open().await.map_err(failed)?;
-        self.subscribe(&mut events).await.map_err(|error| failed(error.into()))?;
+        let events = Subscription::open(server, login, &self.patterns()).await;
+        let mut events = events.map_err(|error| failed(error.into()))?;
         let own_keys = session.own_keys().clone();
         loop {
             let begun = Instant::now();
@@ -198,13 +197,15 @@ impl Redis {
     /// Enables notifications. Unlike Traefik, keeps those that are already enabled.
     async fn enable_notifications(&self, connection: &mut Connection) {
         let outcome = async {
-            let known = connection.command(&["CONFIG", "GET", "notify-keyspace-events"]).await?.list();
-            let flags = known.get(1).and_then(Reply::text).unwrap_or_default();
+            const FLAGS: &str = "notify-keyspace-events";
+            let known: HashMap<String, String> =
+                connection.query(cmd("CONFIG").arg("GET").arg(FLAGS)).await?;
+            let flags = known.get(FLAGS).map(String::as_str).unwrap_or_default();
             if flags.contains('K') && flags.contains('A') {
                 return Ok(());
             }
             let flags = format!("{flags}KA");
-            connection.command(&["CONFIG", "SET", "notify-keyspace-events", &flags]).await.map(drop)
+            connection.query(cmd("CONFIG").arg("SET").arg(FLAGS).arg(flags)).await
         };
         let outcome: Result<(), RedisError> = outcome.await;
         if let Err(error) = outcome
@@ -217,28 +218,17 @@ impl Redis {
         }
     }
 
-    async fn subscribe(&self, connection: &mut Connection) -> Result<(), RedisError> {
-        let patterns: Vec<String> = self
-            .tree
-            .roots()
-            .iter()
-            .map(|root| format!("__keyspace@{}__:{}/*", self.database.db, escape_pattern(root)))
-            .collect();
-        let mut command = vec!["PSUBSCRIBE"];
-        command.extend(patterns.iter().map(String::as_str));
-        connection.command(&command).await?;
-        for _ in 1..patterns.len() {
-            connection.read().await?;
-        }
-        Ok(())
+    /// Returns the patterns of the notifications to receive.
+    fn patterns(&self) -> Vec<String> {
+        let db = self.database.db;
+        let pattern = |root: &String| format!("__keyspace@{db}__:{}/*", escape_pattern(root));
+        self.tree.roots().iter().map(pattern).collect()
     }
 
     /// Waits for a notification about a key that was not written by a gateway.
-    async fn change(&self, events: &mut Connection, own_keys: &OwnKeys) -> Result<(), RedisError> {
+    async fn change(&self, events: &mut Subscription, own_keys: &OwnKeys) -> Result<(), RedisError> {
         loop {
-            // `pmessage`, the pattern, the channel, the operation.
-            let event = events.read().await?.list();
-            let channel = event.get(2).and_then(Reply::text).unwrap_or_default();
+            let channel = events.next().await?;
             let key = channel.split_once("__:").map(|(_, key)| key);
             if !key.is_some_and(|key| self.tree.is_own(key, own_keys)) {
                 return Ok(());
@@ -247,11 +237,11 @@ impl Redis {
     }
 
     /// Discards notifications until there is a pause and `rest` is over.
-    async fn drain(&self, events: &mut Connection, rest: Instant) -> Result<(), RedisError> {
+    async fn drain(&self, events: &mut Subscription, rest: Instant) -> Result<(), RedisError> {
         let end = rest.max(Instant::now() + SETTLE * 10);
         loop {
             let quiet = tokio::select! {
-                event = events.read() => {
+                event = events.next() => {
                     event?;
                     false
                 }
@@ -270,7 +260,9 @@ impl Redis {
         if sentinel.has_strategy() {
             return Ok(());
         }
-        let role = connection.command(&["ROLE"]).await?.list().first().and_then(Reply::text);
+        // The role, and more that depends on it.
+        let parts: Vec<Value> = connection.query(&cmd("ROLE")).await?;
+        let role: Option<String> = parts.into_iter().next().and_then(|role| from_redis_value(role).ok());
         match role.as_deref() {
             Some("master") => Ok(()),
             other => Err(ReadError::NotMaster { role: other.unwrap_or("unknown").to_owned() }),
@@ -300,21 +292,19 @@ impl Redis {
         let mut keys = BTreeSet::new();
         for root in self.tree.roots() {
             let pattern = format!("{}/*", escape_pattern(root));
-            let mut cursor = "0".to_owned();
+            let mut cursor = 0;
             loop {
-                let answer =
-                    connection.command(&["SCAN", &cursor, "MATCH", &pattern, "COUNT", "1000"]).await?;
-                let [next, found] =
-                    <[Reply; 2]>::try_from(answer.list()).map_err(|_| ReadError::UnexpectedScan)?;
+                let mut scan = cmd("SCAN");
+                scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
+                let (next, found): (u64, Vec<Vec<u8>>) = connection.query(&scan).await?;
                 let is_own =
                     |key: &Vec<u8>| std::str::from_utf8(key).is_ok_and(|key| self.tree.is_own(key, own_keys));
-                let found = found.list().into_iter().filter_map(Reply::bytes);
-                keys.extend(found.filter(|key| !is_own(key)));
+                keys.extend(found.into_iter().filter(|key| !is_own(key)));
                 if keys.len() > MAX_KEYS {
                     return Err(ReadError::TooManyKeys);
                 }
-                cursor = next.text().ok_or(ReadError::UnexpectedScan)?;
-                if cursor == "0" {
+                cursor = next;
+                if cursor == 0 {
                     break;
                 }
             }
@@ -322,11 +312,9 @@ impl Redis {
         let keys: Vec<Vec<u8>> = keys.into_iter().collect();
         let (mut pairs, mut asked, mut torn) = (Vec::with_capacity(keys.len()), 0, false);
         for chunk in keys.chunks(PAGE) {
-            let mut command: Vec<&[u8]> = vec![b"MGET"];
-            command.extend(chunk.iter().map(Vec::as_slice));
-            let values = connection.command(&command).await?.list();
+            let values: Vec<Option<Vec<u8>>> = connection.query(cmd("MGET").arg(chunk)).await?;
             for (key, value) in chunk.iter().zip(values) {
-                if let Reply::Bytes(value) = value {
+                if let Some(value) = value {
                     pairs.push((key.clone(), Ok(value)));
                     continue;
                 }
@@ -351,13 +339,10 @@ impl Redis {
         if asked > MAX_TYPES {
             return Ok(Some(ValueError::Missing));
         }
-        let kind = connection.command(&[b"TYPE", key]).await?.text();
-        Ok(match kind.as_deref() {
-            Some("none" | "string") => None,
-            kind => {
-                let kind = kind.unwrap_or("key of another type").to_owned();
-                Some(ValueError::NotAString { kind })
-            }
+        let kind: String = connection.query(cmd("TYPE").arg(key)).await?;
+        Ok(match kind.as_str() {
+            "none" | "string" => None,
+            _ => Some(ValueError::NotAString { kind }),
         })
     }
 }

@@ -99,7 +99,7 @@ impl Fake {
                     .collect();
                 format!("*{}\r\n{values}", words.len() - 1)
             }
-            "PSUBSCRIBE" => "*3\r\n+psubscribe\r\n+p\r\n:1\r\n".repeat(words.len() - 1),
+            "PSUBSCRIBE" => "*3\r\n$10\r\npsubscribe\r\n$1\r\np\r\n:1\r\n".repeat(words.len() - 1),
             "CONFIG" if words[1] == "GET" => format!("*2\r\n{}{}", bulk("notify-keyspace-events"), bulk("x")),
             _ => "+OK\r\n".into(),
         }
