@@ -168,14 +168,15 @@ async fn authorise(account: &Account, request: &Request, placed: &mut Placed) ->
         let key_authorization = format!("{token}.{thumbprint}");
         proofs.push(Proof { name, token, key_authorization });
     }
-    if proofs.is_empty() {
-        return Ok(());
+    // All at the same time, unless the prover cannot: some DNS providers keep one value for a name.
+    for proofs in proofs.chunks(request.prover.at_once()) {
+        let outcome = prove(request, placed, proofs).await;
+        for proof in proofs {
+            request.prover.withdraw(proof).await;
+        }
+        outcome?;
     }
-    let outcome = prove(request, placed, &proofs).await;
-    for proof in &proofs {
-        request.prover.withdraw(proof).await;
-    }
-    outcome
+    Ok(())
 }
 
 async fn prove(request: &Request, placed: &mut Placed, proofs: &[Proof]) -> Result<(), Error> {
@@ -185,10 +186,13 @@ async fn prove(request: &Request, placed: &mut Placed, proofs: &[Proof]) -> Resu
     request.prover.settle(proofs).await?;
     let Placed { order, transport } = placed;
     let wrong = |error| error_from("authorization", error);
+    let is_proved = |challenge: &Challenge| {
+        kind_of(challenge) == request.prover.kind() && proofs.iter().any(|proof| proof.token == challenge.token)
+    };
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let mut authorization = authorization.map_err(wrong)?;
-        let is_wanted = |challenge: &&Challenge| kind_of(challenge) == request.prover.kind();
+        let is_wanted = |challenge: &&Challenge| is_proved(challenge);
         let kind = authorization.challenges.iter().find(is_wanted).map(|one| one.r#type.clone());
         if authorization.status == AuthorizationStatus::Pending
             && let Some(mut challenge) = kind.and_then(|kind| authorization.challenge(kind))
@@ -201,6 +205,10 @@ async fn prove(request: &Request, placed: &mut Placed, proofs: &[Proof]) -> Resu
     while let Some(authorization) = authorizations.next().await {
         let mut authorization = authorization.map_err(wrong)?;
         let mut looks = Looks::new(VALIDATION);
+        // The others follow.
+        if !authorization.challenges.iter().any(is_proved) {
+            continue;
+        }
         while authorization.status == AuthorizationStatus::Pending {
             authorization.refresh().await.map_err(wrong)?;
             match authorization.status {

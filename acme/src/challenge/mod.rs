@@ -22,6 +22,10 @@ pub(super) struct Proof {
 pub(super) trait Prover: Send + Sync {
     /// Returns the type of its challenges: `http-01`.
     fn kind(&self) -> &'static str;
+    /// Returns how many proofs can be published at the same time.
+    fn at_once(&self) -> usize {
+        usize::MAX
+    }
     /// Publishes a proof.
     fn present<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, Result<(), Error>>;
     /// Waits until all proofs are visible.

@@ -96,6 +96,10 @@ impl Prover for SharedProver {
         self.inner.kind()
     }
 
+    fn at_once(&self) -> usize {
+        self.inner.at_once()
+    }
+
     fn present<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let shared = SharedProof {

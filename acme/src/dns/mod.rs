@@ -51,6 +51,10 @@ struct Record {
 trait Provider: Send + Sync {
     /// Adds a record, and keeps others of the same name.
     fn present<'a>(&'a self, record: &'a Record, dns: &'a Resolvers) -> BoxFuture<'a, Result<(), Error>>;
+    /// Returns how many records can be there at the same time.
+    fn at_once(&self) -> usize {
+        usize::MAX
+    }
     /// Removes this record only.
     fn clean_up<'a>(&'a self, record: &'a Record, dns: &'a Resolvers) -> BoxFuture<'a, Result<(), Error>>;
     /// Returns how long records may take to become visible, and how often to look for them.
@@ -115,6 +119,10 @@ impl Dns {
 impl Prover for Dns {
     fn kind(&self) -> &'static str {
         "dns-01"
+    }
+
+    fn at_once(&self) -> usize {
+        self.provider.at_once()
     }
 
     fn present<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, Result<(), Error>> {

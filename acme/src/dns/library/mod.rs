@@ -222,6 +222,13 @@ impl Provider for Library {
         Box::pin(self.set(record, dns))
     }
 
+    fn at_once(&self) -> usize {
+        match self.entry.values {
+            Capacity::Several => usize::MAX,
+            Capacity::PerName | Capacity::PerHost => 1,
+        }
+    }
+
     fn clean_up<'a>(&'a self, record: &'a Record, dns: &'a Resolvers) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(self.remove(record, dns))
     }

@@ -30,12 +30,9 @@ impl Slots {
         let end = Instant::now() + patience;
         loop {
             let Some(other) = self.try_claim(slot, record) else { return Ok(()) };
-            // A certificate for `x` and `*.x` needs two values of one name at the same time.
-            let is_hopeless = other.as_ref() == Some(&record.domain);
-            if is_hopeless || Instant::now() >= end {
+            if Instant::now() >= end {
                 return Err(Error::dns(format!(
-                    "it keeps one TXT value for a name, and another challenge{} still needs it: put `x` and `*.x` \
-                     into different certificates",
+                    "it keeps one TXT value for a name, and another challenge{} still needs it",
                     other.map(|domain| format!(" (of {domain})")).unwrap_or_default()
                 )));
             }
@@ -101,10 +98,6 @@ mod tests {
         let error = slots.claim("s", &second, patience).await.unwrap_err();
         assert!(error.message.contains("(of a.x.test)"), "{error}");
         assert!(begun.elapsed() >= patience);
-        // The same name may be of the same certificate, which would wait for itself.
-        let begun = Instant::now();
-        slots.claim("s", &record("a.x.test", "3"), patience).await.unwrap_err();
-        assert!(begun.elapsed() < LOOK);
         // After the pause, the next one has it.
         slots.release("s", pause);
         let begun = Instant::now();
