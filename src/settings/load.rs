@@ -770,7 +770,7 @@ mod tests {
             (vec![".tlsChallenge=false", ".email=a@b.c"], "no way to prove names"),
             (vec![".httpChallenge=true"], "httpChallenge.entryPoint: is required"),
             (vec![".httpChallenge.entryPoint=zz"], "there is no entry point `zz`"),
-            (vec![".dnsChallenge.provider=zz"], "provider `zz` is not supported"),
+            (vec![".dnsChallenge.provider=zz"], "unknown provider `zz`"),
             (vec![".dnsChallenge.provider=cloudflare"], "CF_DNS_API_TOKEN"),
             (vec![".email=[EMAIL]", ".tlsChallenge=true"], "`[EMAIL]` is not an e-mail address"),
         ] {

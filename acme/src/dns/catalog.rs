@@ -97,7 +97,7 @@ pub(super) fn unknown(name: &str) -> Error {
         None => String::new(),
     };
     Error::local(format!(
-        "unknown provider `{name}`: {hint}expected one of docs/dns-providers.md; `exec` and `httpreq` reach every other"
+        "unknown provider `{name}`: {hint}expected one of those in docs/dns-providers.md; `exec` and `httpreq` reach every other"
     ))
 }
 

@@ -173,7 +173,7 @@ mod tests {
         for (provider, expected) in [
             (
                 "nobody",
-                "unknown provider `nobody`: expected one of docs/dns-providers.md; `exec` and `httpreq`",
+                "unknown provider `nobody`: expected one of those in docs/dns-providers.md; `exec` and `httpreq`",
             ),
             ("hetzne", "unknown provider `hetzne`: did you mean `hetzner`? expected one of"),
             ("exec", "EXEC_PATH"),

@@ -340,7 +340,7 @@ mod tests {
         let lock = Operation::Lock { key: "a/b".into(), value: b"x".to_vec(), session: "s".into() };
         assert_eq!(
             lock.json().to_string(),
-            r#"{"KV":{"Key":"a/b","Session":"s","Value":"eA==","Verb":"lock"}}"#
+            r#"{"KV":{"Verb":"lock","Key":"a/b","Value":"eA==","Session":"s"}}"#
         );
         let swap = Operation::Swap { key: "a".into(), value: Vec::new(), index: 7 };
         assert_eq!(swap.json()["KV"]["Index"], 7);

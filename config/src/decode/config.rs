@@ -270,6 +270,8 @@ fn raw_json(kind: Kind, node: &Node) -> String {
             }
         }
     }
+    // The order does not depend on the source.
+    value.sort_all_objects();
     let text = value.to_string();
     if text.len() > MAX_RAW_LEN { "{}".into() } else { text }
 }

@@ -154,7 +154,7 @@ mod tests {
         let service = json!({"ID": "s", "Spec": {"Name": "s", "Labels": odd}});
         assert_eq!(lost::<Service>(service), "`Spec.Labels.traefik.enable` cannot be read");
         let actor = json!({"Type": "pod", "Actor": {"ID": "p", "Attributes": {"a": "b", "c": 7}}});
-        assert_eq!(removed::<EventMessage>(actor), ["Actor.Attributes.c", "Type"]);
+        assert_eq!(removed::<EventMessage>(actor), ["Type", "Actor.Attributes.c"]);
     }
 
     #[test]
