@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 
 use super::error::NodeError;
-use super::pipeline::{Opened, Pipeline, ServerAddress, Turn};
+use super::pipeline::{Lease, Opened, Pipeline, ServerAddress};
 
 /// First delay between attempts to reconnect, and the maximum: with jitter of up to a quarter, a restored
 /// server is used within a second.
@@ -70,13 +70,13 @@ impl Node {
         if let Some(error) = self.failing() {
             return Ok(Err(error));
         }
-        let turn = match self.pipeline() {
-            Ok(turn) => turn,
+        let lease = match self.pipeline() {
+            Ok(lease) => lease,
             Err(error) => return Ok(Err(error)),
         };
-        let answer = turn.send(command, asking, deadline, self.place.options.read_timeout).await?;
+        let answer = lease.send(command, asking, deadline, self.place.options.read_timeout).await?;
         Ok(answer.map_err(|error| {
-            self.remove(&turn);
+            self.remove(&lease);
             self.failing().unwrap_or(error)
         }))
     }
@@ -97,7 +97,7 @@ impl Node {
     }
 
     /// Returns the least loaded pipeline. If all are busy, opens another one for the next command.
-    fn pipeline(&self) -> Result<Turn, NodeError> {
+    fn pipeline(&self) -> Result<Lease, NodeError> {
         let mut lines = self.pipelines.lock();
         let options = &self.place.options;
         let best = lines.iter().min_by_key(|line| line.load()).cloned();
@@ -110,7 +110,7 @@ impl Node {
             lines.push(self.open(None));
         }
         // Counts the command before the lock is released, so that the connection does not count as idle.
-        Turn::new(best.or_else(|| lines.first().cloned()).unwrap_or_else(|| self.open(None)))
+        Lease::new(best.or_else(|| lines.first().cloned()).unwrap_or_else(|| self.open(None)))
     }
 
     /// Returns a pipeline with a connection that is open, or opens one.

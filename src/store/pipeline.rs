@@ -76,18 +76,18 @@ impl Drop for Pipeline {
     }
 }
 
-/// A pipeline that is used for one command.
-pub(super) struct Turn(Arc<Pipeline>);
+/// Counts a command of a pipeline until dropped.
+pub(super) struct Lease(Arc<Pipeline>);
 
-impl Turn {
-    /// Reserves a turn, unless too many commands are waiting.
+impl Lease {
+    /// Counts one more command, unless too many commands are waiting.
     pub(super) fn new(pipeline: Arc<Pipeline>) -> Result<Self, NodeError> {
-        let turn = Self(pipeline);
-        if turn.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_QUEUE {
+        let lease = Self(pipeline);
+        if lease.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_QUEUE {
             return Err(NodeError::QueueFull(MAX_QUEUE));
         }
-        turn.used.store(true, Ordering::Relaxed);
-        Ok(turn)
+        lease.used.store(true, Ordering::Relaxed);
+        Ok(lease)
     }
 
     /// Sends a command and returns its reply, unless `deadline` is over before. With `asking`, the server is
@@ -115,7 +115,7 @@ impl Turn {
     }
 }
 
-impl Deref for Turn {
+impl Deref for Lease {
     type Target = Arc<Pipeline>;
 
     fn deref(&self) -> &Arc<Pipeline> {
@@ -123,7 +123,7 @@ impl Deref for Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Lease {
     fn drop(&mut self) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,5 +1,5 @@
-//! Connections to one server. The crate `redis` encodes, decodes and pipelines, over streams of ours, which
-//! have Traefik's TLS options and follow names to other addresses.
+//! Connections to one server. The crate `redis` encodes, decodes and pipelines; the streams are our own, as
+//! TLS has Traefik's options and names may get other addresses.
 //!
 //! Connect and reply times are limited, as is the size of replies.
 
@@ -17,7 +17,7 @@ use futures_util::future::{BoxFuture, Either, Fuse, FutureExt, select};
 use tidegate_core::values::Secret;
 use tokio::time::timeout;
 
-use super::stream::{LimitedStream, Unused};
+use super::stream::{LimitedStream, Received};
 use crate::OptionError;
 use crate::connect::{ConnectError, Connector, Syntax, Tls};
 use crate::dial::Peer;
@@ -154,7 +154,7 @@ pub type Driver = Fuse<BoxFuture<'static, ()>>;
 #[derive(Clone)]
 pub struct Commands {
     connection: MultiplexedConnection,
-    unused: Unused,
+    received: Received,
 }
 
 impl Commands {
@@ -162,7 +162,7 @@ impl Commands {
     /// [`Value::ServerError`]. A command that is cancelled before it is written is not sent.
     pub async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
         let reply = self.connection.send_packed_command(command).await?;
-        self.unused.reset();
+        self.received.reset();
         Ok(reply)
     }
 
@@ -171,7 +171,7 @@ impl Commands {
         let mut both = Pipeline::with_capacity(2);
         both.add_command(cmd("ASKING")).add_command(command.clone());
         let mut replies = self.connection.send_packed_commands(&both, 0, 2).await?;
-        self.unused.reset();
+        self.received.reset();
         replies.pop().ok_or(RedisError::Protocol)
     }
 }
@@ -197,14 +197,14 @@ impl Connection {
         login: Login<'_>,
     ) -> Result<Self, RedisError> {
         let (stream, peer) = connector.connect_within(connect_timeout).await?;
-        let unused = Unused::new(MAX_REPLY);
-        let stream = LimitedStream::new(stream, unused.clone(), write_timeout);
+        let received = Received::new(MAX_REPLY);
+        let stream = LimitedStream::new(stream, received.clone(), write_timeout);
         let config =
             AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(MAX_QUEUE);
-        // Logs in below: the crate's own login hides why a server refuses.
+        // Logs in below, as the crate's own login hides why a server refuses.
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
-        let commands = Commands { connection, unused };
+        let commands = Commands { connection, received };
         let mut connection = Self { commands, driver: driver.boxed().fuse(), peer };
         let password = login.password.expose();
         if !password.is_empty() {
@@ -259,7 +259,7 @@ impl Connection {
 /// A connection that receives the messages of channels.
 pub struct Subscription {
     messages: PubSub,
-    unused: Unused,
+    received: Received,
 }
 
 impl Subscription {
@@ -271,8 +271,8 @@ impl Subscription {
     ) -> Result<Self, RedisError> {
         const COMMAND: &str = "PSUBSCRIBE";
         let (stream, _) = connector.connect_within(CONNECT_TIMEOUT).await?;
-        let unused = Unused::new(MAX_MESSAGES);
-        let stream = LimitedStream::new(stream, unused.clone(), REPLY_TIMEOUT);
+        let received = Received::new(MAX_MESSAGES);
+        let stream = LimitedStream::new(stream, received.clone(), REPLY_TIMEOUT);
         let mut info = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(login.db);
         let password = login.password.expose();
         if !password.is_empty() {
@@ -294,17 +294,17 @@ impl Subscription {
                 return Err(RedisError::refused(&cmd(COMMAND), &server));
             }
         };
-        unused.reset();
-        Ok(Self { messages, unused })
+        received.reset();
+        Ok(Self { messages, received })
     }
 
     /// Waits for the next message, and returns its channel. Cancel safe.
     pub async fn next(&mut self) -> Result<String, RedisError> {
         let Some(message) = self.messages.on_message().next().await else {
-            self.unused.check().map_err(::redis::RedisError::from)?;
+            self.received.check().map_err(::redis::RedisError::from)?;
             return Err(RedisError::Closed);
         };
-        self.unused.reset();
+        self.received.reset();
         Ok(message.get_channel().unwrap_or_default())
     }
 }

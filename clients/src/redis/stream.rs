@@ -25,12 +25,12 @@ enum LimitError {
 
 /// The number of bytes received since the last reply was used.
 #[derive(Clone)]
-pub(super) struct Unused {
+pub(super) struct Received {
     bytes: Arc<AtomicUsize>,
     limit: usize,
 }
 
-impl Unused {
+impl Received {
     pub(super) fn new(limit: usize) -> Self {
         Self { bytes: Arc::default(), limit }
     }
@@ -57,15 +57,15 @@ impl Unused {
 /// A stream that fails if too much is received at once, or if the server does not accept data in time.
 pub(super) struct LimitedStream {
     stream: Box<dyn Stream>,
-    unused: Unused,
+    received: Received,
     write_timeout: Duration,
     /// The timeout of a write that waits for the server.
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
 impl LimitedStream {
-    pub(super) fn new(stream: Box<dyn Stream>, unused: Unused, write_timeout: Duration) -> Self {
-        Self { stream, unused, write_timeout, blocked: None }
+    pub(super) fn new(stream: Box<dyn Stream>, received: Received, write_timeout: Duration) -> Self {
+        Self { stream, received, write_timeout, blocked: None }
     }
 
     fn limit<T>(&mut self, outcome: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -85,7 +85,7 @@ impl AsyncRead for LimitedStream {
         let this = self.get_mut();
         let before = out.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, out))?;
-        Poll::Ready(this.unused.add(out.filled().len() - before))
+        Poll::Ready(this.received.add(out.filled().len() - before))
     }
 }
 

@@ -258,3 +258,31 @@ fn a_redis_cluster_is_asked_at_the_node_that_has_the_key() {
     assert_eq!(counts.iter().sum::<usize>(), 12);
     assert!(counts.iter().all(|count| *count < 12), "{counts:?}");
 }
+
+#[test]
+#[ignore = "needs redis-server"]
+fn a_restarted_node_of_a_redis_cluster_is_used_again() {
+    let mut nodes = cluster(3);
+    let backend = Backend::echo("one");
+    let endpoints = nodes.iter().map(|node| format!("'{}'", node.address)).collect::<Vec<_>>().join(", ");
+    let gateway = Gateway::serve(&routes(&backend, SLOW, &format!("endpoints: [{endpoints}], {PATIENT}")));
+    for n in 0..12 {
+        assert_eq!(statuses(&[&gateway], &format!("{n}.test"), 4), [200, 200, 200, 429], "{n}");
+    }
+    let keys = nodes[1].command(&["KEYS", "*"]);
+    let prefix = "tidegate:rate:limit@file:";
+    let hosts: Vec<&str> = keys.lines().filter_map(|key| key.trim().strip_prefix(prefix)).collect();
+    assert!(!hosts.is_empty(), "{keys:?}");
+    nodes[1].kill();
+    for host in &hosts {
+        eventually("it is missed", || get(gateway.web(), host, "/a").status == 500);
+    }
+    // It comes back with its slots and without buckets.
+    nodes[1].run();
+    for host in &hosts {
+        eventually("it is counted there again", || {
+            get(gateway.web(), host, "/a").status == 429
+                && nodes[1].command(&["EXISTS", &format!("{prefix}{host}")]).trim() == "1"
+        });
+    }
+}
