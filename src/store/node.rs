@@ -212,3 +212,58 @@ async fn reconnect(node: Weak<Node>, place: Arc<ServerAddress>) {
         pause = (pause * 2).clamp(FIRST_DELAY, MAX_DELAY);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidegate_clients::redis::{MAX_QUEUE, connector};
+    use tidegate_core::values::Secret;
+
+    use super::*;
+
+    fn node(min_idle: usize) -> Arc<Node> {
+        let time = Duration::from_secs(20);
+        let options = StoreOptions {
+            endpoints: Vec::new(),
+            tls: None,
+            username: Secret::default(),
+            password: Secret::default(),
+            db: 0,
+            pool_size: 2,
+            min_idle,
+            read_timeout: time,
+            write_timeout: time,
+            dial_timeout: time,
+        };
+        let connector = connector("endpoints", "127.0.0.1:1", None).expect("a valid endpoint");
+        Node::new(connector, Arc::new(options), Handle::current())
+    }
+
+    #[tokio::test]
+    async fn connections_are_closed_if_unused_except_those_to_keep() {
+        for (min_idle, closes) in [(0, true), (1, false)] {
+            let node = node(min_idle);
+            let lease = node.pipeline().expect("a pipeline");
+            let pipeline = node.pipelines.lock()[0].clone();
+            assert!(!node.remove_idle(&pipeline), "it has just been used");
+            assert!(!node.remove_idle(&pipeline), "a command is waiting");
+            drop(lease);
+            assert_eq!(node.remove_idle(&pipeline), closes);
+            assert_eq!(node.pipelines.lock().is_empty(), closes);
+            drop(node.pipeline().expect("a pipeline"));
+            let pipeline = node.pipelines.lock()[0].clone();
+            assert!(!node.remove_idle(&pipeline), "it was used again");
+        }
+    }
+
+    #[tokio::test]
+    async fn commands_beyond_the_queue_are_refused() {
+        let node = node(0);
+        node.pipelines.lock().push(node.open(None));
+        let pipeline = node.pipelines.lock()[0].clone();
+        let leases: Result<Vec<Lease>, _> = (0..MAX_QUEUE).map(|_| Lease::new(pipeline.clone())).collect();
+        assert!(leases.is_ok());
+        assert!(matches!(Lease::new(pipeline.clone()), Err(NodeError::QueueFull(MAX_QUEUE))));
+        drop(leases);
+        assert!(Lease::new(pipeline).is_ok());
+    }
+}
