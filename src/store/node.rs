@@ -76,7 +76,7 @@ impl Node {
         };
         let answer = lease.send(command, asking, deadline, self.place.options.read_timeout).await?;
         Ok(answer.map_err(|error| {
-            self.remove(&lease);
+            self.remove(&lease.0);
             self.failing().unwrap_or(error)
         }))
     }

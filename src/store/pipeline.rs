@@ -1,6 +1,5 @@
 //! One connection to Redis, which concurrent commands share.
 
-use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -77,16 +76,16 @@ impl Drop for Pipeline {
 }
 
 /// Counts a command of a pipeline until dropped.
-pub(super) struct Lease(Arc<Pipeline>);
+pub(super) struct Lease(pub(super) Arc<Pipeline>);
 
 impl Lease {
     /// Counts one more command, unless too many commands are waiting.
     pub(super) fn new(pipeline: Arc<Pipeline>) -> Result<Self, NodeError> {
         let lease = Self(pipeline);
-        if lease.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_QUEUE {
+        if lease.0.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_QUEUE {
             return Err(NodeError::QueueFull(MAX_QUEUE));
         }
-        lease.used.store(true, Ordering::Relaxed);
+        lease.0.used.store(true, Ordering::Relaxed);
         Ok(lease)
     }
 
@@ -99,14 +98,19 @@ impl Lease {
         deadline: Instant,
         read_timeout: Duration,
     ) -> Result<Result<Value, NodeError>, Elapsed> {
-        let opened = match self.commands.get() {
+        let opened = match self.0.commands.get() {
             Some(opened) => opened,
-            None => timeout_at(deadline, self.commands.wait()).await?,
+            None => timeout_at(deadline, self.0.commands.wait()).await?,
         };
         let Some(mut commands) = opened.clone() else { return Ok(Err(NodeError::Closed)) };
         let end = Instant::now() + read_timeout;
-        let work =
-            async { if asking { commands.send_asking(command).await } else { commands.send(command).await } };
+        let work = async {
+            match asking {
+                false => commands.send(command).await,
+                // Boxed, as it is rare and would make the future of each command larger.
+                true => Box::pin(commands.send_asking(command)).await,
+            }
+        };
         match timeout_at(end.min(deadline), work).await {
             Err(elapsed) if deadline <= end => Err(elapsed),
             Err(_) => Ok(Err(NodeError::ReadTimedOut(read_timeout))),
@@ -115,16 +119,8 @@ impl Lease {
     }
 }
 
-impl Deref for Lease {
-    type Target = Arc<Pipeline>;
-
-    fn deref(&self) -> &Arc<Pipeline> {
-        &self.0
-    }
-}
-
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
