@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Version};
 
-use crate::{Connection, Identity, Origin, Reason};
+use crate::{Connection, Identity, Origin, Reason, RequestCounters};
 
 /// Maximum number of attempts, pages, routes and identities recorded per request, of each kind.
 const MAX_ENTRIES: usize = 64;
@@ -64,6 +64,8 @@ pub struct RouteInfo {
     pub service: Arc<str>,
     /// `name@provider` of the middlewares, in order.
     pub middlewares: Box<[Arc<str>]>,
+    /// Counts the requests of the router, if metrics have its name.
+    pub counters: Option<Arc<RequestCounters>>,
 }
 
 /// A server, for readers of the exchange.
@@ -95,6 +97,7 @@ pub struct Attempt {
     /// Number of bytes received of the body.
     received: AtomicU64,
     headers: OnceLock<HeaderMap>,
+    counters: OnceLock<Arc<RequestCounters>>,
     /// The status that was replaced by another response; 0 if the client got it.
     replaced: AtomicU16,
 }
@@ -199,6 +202,11 @@ impl Exchange {
         self.inner_routes.last().or(self.route.as_ref())
     }
 
+    /// Returns the routes, outermost first.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<RouteInfo>> {
+        self.route.iter().chain(self.inner_routes.iter())
+    }
+
     /// Returns `name@provider` of the router; empty if none matched.
     pub fn router(&self) -> &str {
         self.route().map_or("", |route| &route.router)
@@ -237,6 +245,7 @@ impl Exchange {
             size: AtomicU64::new(UNKNOWN),
             received: AtomicU64::new(0),
             headers: OnceLock::new(),
+            counters: OnceLock::new(),
             replaced: AtomicU16::new(0),
         })
     }
@@ -277,6 +286,9 @@ impl Exchange {
     pub fn retry(&self, status: u16) {
         self.replace(status);
         self.retries.fetch_add(1, Ordering::Relaxed);
+        if let Some(counters) = self.last_attempt().and_then(Attempt::counters) {
+            counters.count_retry();
+        }
     }
 
     /// Returns the number of retries.
@@ -418,6 +430,27 @@ impl Attempt {
     pub fn keep_headers(&self, headers: &HeaderMap) {
         // Set only once, as there is only one response.
         let _ = self.headers.set(headers.clone());
+    }
+
+    /// Sets the counters of the service, if metrics have its name.
+    pub fn count_in(&self, counters: &Arc<RequestCounters>) {
+        // Set only once, when the attempt begins.
+        let _ = self.counters.set(counters.clone());
+    }
+
+    /// Returns the counters of the service.
+    pub fn counters(&self) -> Option<&RequestCounters> {
+        self.counters.get().map(|counters| &**counters)
+    }
+
+    /// Returns the number of bytes received of the server's body.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Returns the status that was replaced because another attempt followed.
+    pub fn replaced(&self) -> Option<u16> {
+        self.is_replaced().then(|| self.replaced.load(Ordering::Relaxed))
     }
 
     /// Records that no response will follow.

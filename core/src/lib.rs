@@ -15,6 +15,7 @@ pub mod expression;
 pub mod forwarded;
 pub mod identity;
 pub mod message;
+pub mod metrics;
 pub mod middleware;
 pub mod reason;
 pub mod reference;
@@ -36,5 +37,6 @@ pub use identity::{AuthMethod, Identity};
 pub use message::{
     ByteStream, ClientSide, Connection, Context, Interim, OriginalTarget, Request, Response, TlsInfo, Upgrade,
 };
+pub use metrics::RequestCounters;
 pub use middleware::{BoxFuture, Handler, Middleware, Next, boxed};
 pub use reason::{Origin, Reason};

@@ -52,6 +52,7 @@ fn exchange() -> Exchange {
         router: "r@file".into(),
         service: "s@file".into(),
         middlewares: Box::default(),
+        counters: None,
     }));
     exchange
 }
@@ -70,6 +71,7 @@ async fn pass(guards: Vec<(&str, Arc<dyn Middleware>)>) -> (Response, Arc<Exchan
         router: "r@file".into(),
         service: "s@file".into(),
         middlewares,
+        counters: None,
     }));
     let exchange = Arc::new(exchange);
     let (head, ()) = http::Request::new(()).into_parts();
@@ -187,6 +189,7 @@ fn routes_below_a_route_count_from_where_they_begin() {
         router: "r@file -> inner@file".into(),
         service: "inner@file".into(),
         middlewares: Box::default(),
+        counters: None,
     }));
     assert_eq!((exchange.router(), exchange.summary().service), ("r@file -> inner@file", None));
     exchange.reach_service();
