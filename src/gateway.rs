@@ -20,6 +20,7 @@ use crate::configuration::{Compiler, FirstStates, LastStates, Loop, QUEUE, Readi
 use crate::entrypoint::{self, EntryPoints};
 use crate::internal::{self, Surroundings};
 use crate::observability::access_log::AccessLog;
+use crate::observability::metrics::Metrics;
 use crate::opening::Opening;
 use crate::saved::{self, States, Store};
 use crate::service::Registry;
@@ -89,7 +90,7 @@ impl Gateway {
         let settings = Arc::new(settings);
         let workers = if options.workers == 0 { worker::count() } else { options.workers };
         let (updates, incoming) = mpsc::channel(QUEUE);
-        let around = surroundings(&settings, &sources, &updates);
+        let around = surroundings(&settings, &sources, &updates, workers);
         let environment = environment(&around, workers, control.handle());
         let client = environment.client.clone();
         let states = initial_states(&settings);
@@ -120,9 +121,8 @@ impl Gateway {
         control.spawn(configuration.run(incoming));
         let providers = start_providers(sources, &settings, &updates, &control);
         start_stapler(&settings, client, &snapshots, &generation, &control);
-        let log = access_log.clone();
-        let entry_options =
-            entrypoint::Options { workers, log, opening: opening.clone(), passed: options.passed };
+        let (log, metrics, passed) = (access_log.clone(), around.metrics.clone(), options.passed);
+        let entry_options = entrypoint::Options { workers, log, metrics, opening: opening.clone(), passed };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         around.cluster.start(&settings, &snapshots, &generation, &around.readiness, control.handle());
         acme::start(&around.acme, &settings, &snapshots, &generation, &opening, control.handle());
@@ -226,7 +226,12 @@ fn control_runtime() -> io::Result<Runtime> {
 }
 
 /// Returns what the gateway's own services depend on, before the first snapshot exists.
-fn surroundings(settings: &Arc<Settings>, sources: &[Source], updates: &Updates) -> Surroundings {
+fn surroundings(
+    settings: &Arc<Settings>,
+    sources: &[Source],
+    updates: &Updates,
+    workers: usize,
+) -> Surroundings {
     Surroundings {
         settings: settings.clone(),
         snapshots: Arc::new(OnceLock::new()),
@@ -236,6 +241,8 @@ fn surroundings(settings: &Arc<Settings>, sources: &[Source], updates: &Updates)
         providers: kinds_of(sources),
         acme: Acme::default(),
         cluster: Cluster::default(),
+        // The threads of HTTP/3 count as one more worker.
+        metrics: Metrics::new(settings, workers + 1),
     }
 }
 
@@ -359,6 +366,7 @@ pub(crate) fn compile_once(
         providers: Vec::new(),
         acme: Acme::default(),
         cluster: Cluster::default(),
+        metrics: Metrics::new(settings, 1),
     };
     let environment = environment(&around, 1, control);
     states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));
@@ -382,6 +390,7 @@ fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::
         control: control.clone(),
         clock: tidegate_core::Clock::System,
         default_certificate: crate::tls::DefaultCertificate::generate(time::OffsetDateTime::now_utc()),
+        metrics: around.metrics.clone(),
     }
 }
 

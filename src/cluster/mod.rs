@@ -282,6 +282,7 @@ mod tests {
             control: runtime.handle().clone(),
             clock: tidegate_core::Clock::System,
             default_certificate: crate::tls::DefaultCertificate::generate(time::OffsetDateTime::now_utc()),
+            metrics: None,
         };
         let (compiled, _) =
             compile(time::OffsetDateTime::now_utc(), Provided::default(), 7, None, &environment);

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
+use crate::observability::metrics::OpenConnections;
 use crate::worker::{self, Load};
 
 /// How long a new connection may send nothing before it counts as idle.
@@ -55,6 +56,12 @@ pub(super) struct ConnectionLimiter {
     waiting: AtomicUsize,
     freed: Notify,
     connections: Mutex<Vec<Arc<ConnectionLimit>>>,
+}
+
+impl OpenConnections for ConnectionLimit {
+    fn open(&self) -> usize {
+        Self::open(self)
+    }
 }
 
 impl ConnectionLimiter {

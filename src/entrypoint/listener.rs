@@ -21,8 +21,9 @@ use super::http1_2::header_budget::HeaderBudget;
 use super::http1_2::header_budget::MAX_HEADER_LINES;
 use super::http1_2::linger::CONNECTION_WINDOW;
 use super::shutdown::Shutdown;
+use crate::observability::metrics::{EntryPointMeter, Metrics};
 use crate::opening::Opening;
-use crate::settings::{EntryPoint, Settings};
+use crate::settings::{EntryPoint, EntryPointObservability, Settings};
 use crate::snapshot::SnapshotHandle;
 use crate::tcp::Routes;
 use crate::tls::TlsStore;
@@ -80,6 +81,9 @@ pub(super) struct Listener {
     /// Whether `/ping` and `/ready` are served before that.
     pub(super) early: bool,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
+    pub(super) meter: Option<EntryPointMeter>,
+    /// What is observed of requests without a route.
+    pub(super) observability: EntryPointObservability,
     pub(super) balance: Balance,
     pub(super) shutdown: Shutdown,
     /// Open connections and their limit.
@@ -102,6 +106,7 @@ pub(super) struct Shared {
     pub(super) snapshots: SnapshotHandle,
     pub(super) opening: Arc<Opening>,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
+    pub(super) metrics: Option<Arc<Metrics>>,
     pub(super) hostname: Option<HeaderValue>,
     pub(super) balance: Balance,
     pub(super) room: Arc<ConnectionLimiter>,
@@ -129,6 +134,12 @@ impl Listener {
             }),
         };
         let limits = limits(options);
+        // The threads of HTTP/3 count as one more worker.
+        let connections =
+            shared.room.connections(options.transport.max_connections, shared.balance.workers() + 1);
+        if let Some(metrics) = &shared.metrics {
+            metrics.watch_connections(name, connections.clone());
+        }
         let (accept_grace, grace) = options.transport.life_cycle.graces();
         Ok(Self {
             index,
@@ -157,12 +168,11 @@ impl Listener {
                 .as_ref()
                 .is_some_and(|ping| !ping.manual_routing && ping.entry_point == name),
             log: shared.log.clone(),
+            observability: options.observability.clone(),
+            meter: shared.metrics.as_ref().map(|metrics| EntryPointMeter::new(metrics, name)),
             balance: shared.balance.clone(),
             shutdown: Shutdown::default(),
-            // The threads of HTTP/3 count as one more worker.
-            connections: shared
-                .room
-                .connections(options.transport.max_connections, shared.balance.workers() + 1),
+            connections,
             heads: shared.heads.clone(),
             largest_head: options.http.max_header_bytes.saturating_add(HEADER_SLACK),
         })

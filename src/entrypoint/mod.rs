@@ -27,6 +27,7 @@ use std::time::Duration;
 use ::http::HeaderValue;
 use tokio::runtime::Handle;
 
+use crate::observability::metrics::Metrics;
 use crate::opening::Opening;
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
@@ -78,6 +79,8 @@ pub struct Options {
     pub workers: usize,
     /// The access log.
     pub log: Option<Arc<crate::observability::access_log::AccessLog>>,
+    /// Metrics, if there are any.
+    pub metrics: Option<Arc<Metrics>>,
     /// Decides when clients are first served.
     pub opening: Arc<Opening>,
     /// Sockets opened by a supervisor.
@@ -107,6 +110,7 @@ impl EntryPoints {
         let shared = Shared {
             snapshots,
             log: options.log,
+            metrics: options.metrics,
             opening: options.opening,
             hostname: hostname(),
             balance: workers.balance(),

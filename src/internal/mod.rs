@@ -6,6 +6,7 @@
 mod answers;
 mod api;
 mod dashboard;
+mod prometheus;
 mod provider;
 mod rest;
 
@@ -18,6 +19,7 @@ use tidegate_providers::Updates;
 use crate::acme::Acme;
 use crate::cluster::Cluster;
 use crate::configuration::Readiness;
+use crate::observability::metrics::Metrics;
 use crate::service::Service;
 use crate::settings::Settings;
 use crate::snapshot::WeakSnapshotHandle;
@@ -46,6 +48,8 @@ pub struct Surroundings {
     pub acme: Acme,
     /// The members of the cluster.
     pub cluster: Cluster,
+    /// Metrics, if there are any.
+    pub metrics: Option<Arc<Metrics>>,
 }
 
 /// Returns the services by qualified name.
@@ -65,6 +69,10 @@ pub fn services(around: &Surroundings) -> BTreeMap<String, Arc<dyn Service>> {
     let senders: Vec<Arc<str>> = around.settings.providers.rest().map(|(name, _)| name.into()).collect();
     if !senders.is_empty() {
         add("rest", Arc::new(rest::RestEndpoint::new(senders, around.updates.clone())));
+    }
+    if let Some(metrics) = &around.metrics {
+        let endpoint = prometheus::PrometheusEndpoint::new(metrics.clone(), around.snapshots.clone());
+        add("prometheus", Arc::new(endpoint));
     }
     if let Some(options) = &around.settings.api {
         add("api", Arc::new(api::Api::new(around.clone(), options)));

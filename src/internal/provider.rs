@@ -25,6 +25,7 @@ pub fn provided(settings: &Settings) -> Provided {
     ping(settings, &mut http);
     rest(settings, &mut http);
     api(settings, &mut http);
+    prometheus(settings, &mut http);
     acme(settings, &mut http);
     for (name, point) in &settings.entry_points {
         let redirection = point.http.redirections.as_ref().and_then(|to| to.entry_point.as_ref());
@@ -102,6 +103,15 @@ fn api(settings: &Settings, http: &mut Http) {
     let strip =
         StripPrefix { prefixes: vec!["/dashboard/".into(), "/dashboard".into()], ..StripPrefix::default() };
     http.middlewares.insert("dashboard_stripprefix".into(), Arc::new(Options::stripPrefix(strip).into()));
+}
+
+fn prometheus(settings: &Settings, http: &mut Http) {
+    let Some(options) = settings.prometheus() else { return };
+    http.services.insert("prometheus".into(), Arc::default());
+    if !options.manual_routing {
+        let router = router(&options.entry_point, "PathPrefix(`/metrics`)", "prometheus", i64::MAX);
+        http.routers.insert("prometheus".into(), Arc::new(router));
+    }
 }
 
 /// Adds the routers for challenges of certificate resolvers. With `allowACMEByPass`, other routers may take

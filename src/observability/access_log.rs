@@ -235,7 +235,7 @@ mod tests {
     }
 
     fn route(service: &str) -> Arc<RouteInfo> {
-        Arc::new(RouteInfo { router: "r@file".into(), service: service.into(), middlewares: Box::default() })
+        Arc::new(RouteInfo { router: "r@file".into(), service: service.into(), ..RouteInfo::default() })
     }
 
     struct Fixture {

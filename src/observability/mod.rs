@@ -2,5 +2,6 @@
 
 pub mod access_log;
 pub mod log;
+pub mod metrics;
 
 pub use access_log::AccessLog;

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use tidegate_config::service::{
     Failover, LoadBalancer as LoadBalancerOptions, Mirroring, Sticky as StickyOptions, Strategy,
 };
-use tidegate_core::{BuildError, BuildErrors};
+use tidegate_core::{BuildError, BuildErrors, RequestCounters};
 
 use super::Service;
 use super::balance::{Balance, Member};
 use super::check::Check;
 use super::failover::FailoverService;
 use super::health;
-use super::load_balancer::LoadBalancer;
+use super::load_balancer::{LoadBalancer, Outside};
 use super::mirror::MirrorService;
 use super::registry::{Registry, ServerKey};
 use super::server::Server;
@@ -84,6 +84,7 @@ impl Draft {
         name: &str,
         options: &LoadBalancerOptions,
         transport: Arc<Transport>,
+        counters: Option<Arc<RequestCounters>>,
     ) -> Result<Arc<dyn Service>, BuildError> {
         let mut errors = BuildErrors::default();
         let strategy = errors.check(strategy(options));
@@ -118,7 +119,7 @@ impl Draft {
         errors.finish()?;
         let balance = self.balance(name, strategy, members);
         self.checks.set(name, checks);
-        Ok(Arc::new(LoadBalancer::new(name, options, servers, balance, sticky)))
+        Ok(Arc::new(LoadBalancer::new(name, options, servers, balance, Outside { sticky, counters })))
     }
 
     /// Returns a service that distributes requests over `children` (name as configured, weight, service).

@@ -9,7 +9,10 @@ use http::uri::PathAndQuery;
 use http::{Uri, Version};
 use smallvec::SmallVec;
 use tidegate_config::service::{LoadBalancer as Options, PassiveHealthCheck, Strategy};
-use tidegate_core::{Attempt, BoxFuture, Context, Handler, Request, Response, UpstreamError, boxed, reply};
+use tidegate_core::{
+    Attempt, BoxFuture, Context, Exchange, Handler, Request, RequestCounters, Response, UpstreamError, boxed,
+    reply,
+};
 
 use super::Service;
 use super::balance::{Balance, Load};
@@ -26,6 +29,7 @@ pub(super) struct LoadBalancer {
     servers: Vec<Candidate>,
     balance: Arc<Balance>,
     sticky: Option<Sticky>,
+    counters: Option<Arc<RequestCounters>>,
     passive: Option<PassiveHealthCheck>,
     slow_start: Duration,
     pass_host: bool,
@@ -34,6 +38,12 @@ pub(super) struct LoadBalancer {
     prefixes: bool,
     /// URLs of servers without traffic (weight 0). They are not checked.
     unused: Box<[String]>,
+}
+
+/// What a service keeps about its requests besides its servers.
+pub(super) struct Outside {
+    pub(super) sticky: Option<Sticky>,
+    pub(super) counters: Option<Arc<RequestCounters>>,
 }
 
 struct Candidate {
@@ -47,7 +57,7 @@ impl LoadBalancer {
         options: &Options,
         servers: Vec<(Arc<Server>, bool)>,
         balance: Arc<Balance>,
-        sticky: Option<Sticky>,
+        Outside { sticky, counters }: Outside,
     ) -> Self {
         let servers: Vec<_> =
             servers.into_iter().map(|(server, preserve_path)| Candidate { server, preserve_path }).collect();
@@ -57,6 +67,7 @@ impl LoadBalancer {
             servers,
             balance,
             sticky,
+            counters,
             passive: options.passive_health_check.clone(),
             slow_start: options.slow_start.0,
             pass_host: options.pass_host_header,
@@ -97,7 +108,7 @@ impl LoadBalancer {
             }
         }
         if failed.is_empty() {
-            request.context.exchange.attempt(&self.name, None);
+            self.begin_attempt(&request.context.exchange, None);
         }
         let response = reply::upstream_failure(last);
         match failed.last() {
@@ -129,7 +140,7 @@ impl LoadBalancer {
             }
         }
         let exchange = context.exchange.clone();
-        let attempt = exchange.attempt(&self.name, Some(server.info()));
+        let attempt = self.begin_attempt(&exchange, Some(server));
         // Informational responses must not be sent to HTTP/1.0 clients (RFC 9110 section 15.2).
         let interim = context.interim.as_deref().filter(|_| head.version != Version::HTTP_10);
         let upgrade = context.upgrade.take();
@@ -168,6 +179,14 @@ impl LoadBalancer {
                 Err((failure.error, unsent))
             }
         }
+    }
+
+    fn begin_attempt<'a>(&self, exchange: &'a Exchange, server: Option<&Server>) -> Option<&'a Attempt> {
+        let attempt = exchange.attempt(&self.name, server.map(Server::info))?;
+        if let Some(counters) = &self.counters {
+            attempt.count_in(counters);
+        }
+        Some(attempt)
     }
 
     fn note_failure(&self, server: &Server, error: &UpstreamError) {

@@ -93,7 +93,7 @@ fn options(urls: &[&str]) -> LoadBalancer {
 }
 
 fn build(registry: &Arc<Registry>, options: &LoadBalancer) -> Arc<dyn Service> {
-    serve(registry, |draft| draft.load_balancer("s@file", options, transport()))
+    serve(registry, |draft| draft.load_balancer("s@file", options, transport(), None))
 }
 
 /// Builds a service and makes it live.
@@ -305,7 +305,7 @@ async fn a_dropped_draft_does_not_change_live_servers() {
     until(|| !service.is_up()).await;
     options.health_check = None;
     let draft = Draft::new(registry.clone());
-    let drafted = draft.load_balancer("s@file", &options, transport()).unwrap();
+    let drafted = draft.load_balancer("s@file", &options, transport(), None).unwrap();
     drop(draft.finish());
     assert!(!drafted.is_up() && !service.is_up(), "they share the server, whose check continues");
     a.status.store(200, Ordering::SeqCst);
@@ -323,7 +323,7 @@ async fn a_drafted_server_is_unproven_and_not_contacted() {
     until(|| a.count() > 3).await;
     options.servers.push(Server { url: b.url(), ..Default::default() });
     let draft = Draft::new(registry.clone());
-    let drafted = draft.load_balancer("s@file", &options, transport()).unwrap();
+    let drafted = draft.load_balancer("s@file", &options, transport(), None).unwrap();
     for _ in 0..4 {
         assert_eq!(who(&drafted, request("/")).await, "a");
     }
@@ -476,7 +476,11 @@ async fn invalid_options_are_reported() {
     let build = |change: fn(&mut LoadBalancer)| {
         let mut options = options(&["http://127.0.0.1:1"]);
         change(&mut options);
-        Draft::new(registry.clone()).load_balancer("s@file", &options, transport()).err().unwrap().to_string()
+        Draft::new(registry.clone())
+            .load_balancer("s@file", &options, transport(), None)
+            .err()
+            .unwrap()
+            .to_string()
     };
     assert!(build(|o| o.strategy = "best".into()).contains("\"best\""));
     assert!(build(|o| o.servers[0].url = "ftp://x".into()).contains("`ftp://x`"));

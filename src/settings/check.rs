@@ -10,7 +10,7 @@ use super::{
     AccessLogFormat, Address, CertificatesResolver, EntryPoint, FieldMode, HeaderMode, INTERNAL_ENTRY_POINT,
     KeyType, LogFormat, LogLevel, Ping, Settings, address, is_named,
 };
-use crate::observability::{access_log, log};
+use crate::observability::{access_log, log, metrics};
 
 /// The result of the validation.
 #[derive(Default)]
@@ -28,6 +28,7 @@ pub(super) fn check(settings: &mut Settings, node: &Node) -> Findings {
     check.core(settings);
     check.api(settings);
     check.logs(settings);
+    check.metrics(settings);
     check.entry_points(settings);
     check.resolvers(settings);
     for (path, message) in settings.cluster.iter().flat_map(super::Cluster::mistakes) {
@@ -73,6 +74,30 @@ impl Check<'_> {
             self.warn(&["serversTransport", "maxIdleConnsPerHost"], &message);
             *idle = -1;
         }
+    }
+
+    /// Drops labels that Prometheus would refuse together with all other metrics.
+    fn metrics(&mut self, settings: &mut Settings) {
+        let Some(options) = settings.metrics.as_mut().and_then(|metrics| metrics.prometheus.as_mut()) else {
+            return;
+        };
+        let at = ["metrics", "prometheus", "buckets"];
+        if metrics::bounds(&options.buckets).is_none() {
+            self.problem(&at, "expected positive numbers of seconds in ascending order");
+        }
+        options.header_labels.retain(|label, header| {
+            let at = ["metrics", "prometheus", "headerLabels", label];
+            let is_label = metrics::is_label(label);
+            if !is_label {
+                self.warn(&at, "is not a label, so it is left out: expected letters, digits and underscores");
+            } else if header.parse::<http::HeaderName>().is_err() {
+                self.warn(
+                    &at,
+                    &format!("`{header}` is not the name of a header, so the label is always empty"),
+                );
+            }
+            is_label
+        });
     }
 
     fn api(&mut self, settings: &mut Settings) {

@@ -399,7 +399,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::settings::EntryPoint;
+    use crate::settings::{EntryPoint, INTERNAL_ENTRY_POINT, Prometheus};
 
     fn try_load(
         arguments: &[&str],
@@ -594,7 +594,8 @@ mod tests {
     fn traefik_options_without_support_are_reported_by_name() {
         for (argument, name) in [
             ("--certificatesResolvers.le.tailscale=true", "certificatesResolvers.le.tailscale"),
-            ("--metrics.prometheus=true", "metrics"),
+            ("--metrics.statsD=true", "metrics.statsD"),
+            ("--metrics.otlp.pushInterval=1s", "metrics.otlp"),
             ("--tracing=true", "tracing"),
             ("--experimental.plugins.p.moduleName=m", "experimental"),
             ("--providers.nomad", "providers.nomad"),
@@ -623,6 +624,34 @@ mod tests {
             "--tracing=false",
         ]);
         assert_eq!(loaded(&["--providers.nomad.watch=false"]).settings.problems.len(), 1);
+    }
+
+    #[test]
+    fn metrics_are_off_or_served_where_the_options_say() {
+        assert!(loaded(&["--metrics.prometheus=false"]).settings.prometheus().is_none());
+        let settings = loaded(&["--metrics.prometheus=true"]).settings;
+        assert_eq!(settings.prometheus(), Some(&Prometheus::default()));
+        assert_eq!(settings.entry_points[INTERNAL_ENTRY_POINT].address, ":8080");
+        let arguments = [
+            "--entryPoints.web.address=:80",
+            "--metrics.prometheus.entryPoint=web",
+            "--metrics.prometheus.buckets=0.1,2.5",
+            "--metrics.prometheus.headerLabels.agent=User-Agent",
+            "--metrics.prometheus.headerLabels.odd=a b",
+            "--metrics.prometheus.headerLabels.a-b=X",
+        ];
+        let Settings { metrics, entry_points, problems, .. } = loaded(&arguments).settings;
+        let options = metrics.unwrap().prometheus.unwrap();
+        assert_eq!(options.buckets, [0.1, 2.5]);
+        assert_eq!(options.header_labels.keys().collect::<Vec<_>>(), ["agent", "odd"]);
+        assert!(!entry_points.contains_key(INTERNAL_ENTRY_POINT));
+        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert!(
+            told.len() == 2 && told[0].contains("letters, digits") && told[1].contains("`a b`"),
+            "{told:?}"
+        );
+        let descending = refused(&["--metrics.prometheus.buckets=2,1"]);
+        assert!(descending[0].contains("metrics.prometheus.buckets") && descending[0].contains("ascending"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod entry_point;
 mod expand;
 mod load;
 mod logs;
+mod metrics;
 mod providers;
 mod traefik;
 
@@ -31,6 +32,7 @@ pub use cluster::*;
 pub use entry_point::*;
 pub use load::{Loaded, load};
 pub use logs::*;
+pub use metrics::{Metrics, Prometheus};
 pub use providers::{LastState, Providers};
 
 /// The entry point for the gateway's own services: the API and `/ping`.
@@ -72,6 +74,9 @@ pub struct Settings {
     /// The access log; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLog>,
+    /// Metrics; disabled if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
     /// Settings without effect, reported as long as the gateway runs.
     #[serde(skip)]
     pub problems: Vec<Problem>,
@@ -79,7 +84,7 @@ pub struct Settings {
 
 impl Settings {
     /// Adds implicit entry points: `http` on `:80` if there are none, and `traefik` on `:8080` if the API,
-    /// `/ping` or the REST provider uses it.
+    /// `/ping`, `/metrics` or the REST provider uses it.
     pub(crate) fn complete(&mut self) {
         let on = |address: &str| EntryPoint { address: address.into(), ..EntryPoint::default() };
         if self.entry_points.is_empty() {
@@ -91,9 +96,17 @@ impl Settings {
             .as_ref()
             .is_some_and(|ping| !ping.manual_routing && ping.entry_point == INTERNAL_ENTRY_POINT);
         let rest = self.providers.rest().any(|(_, rest)| rest.insecure);
-        if api || ping || rest {
+        let metrics = self
+            .prometheus()
+            .is_some_and(|options| !options.manual_routing && options.entry_point == INTERNAL_ENTRY_POINT);
+        if api || ping || rest || metrics {
             self.entry_points.entry(INTERNAL_ENTRY_POINT.into()).or_insert_with(|| on(":8080"));
         }
+    }
+
+    /// Returns the options of metrics for Prometheus, if they are enabled.
+    pub fn prometheus(&self) -> Option<&Prometheus> {
+        self.metrics.as_ref()?.prometheus.as_ref()
     }
 
     /// Returns the names of the entry points for routers that name none: those with `asDefault`, or else all

@@ -96,7 +96,10 @@ const UNSUPPORTED: &[&str] = &[
     "log.maxBackups",
     "log.maxSize",
     "log.otlp",
-    "metrics",
+    "metrics.datadog",
+    "metrics.influxDB2",
+    "metrics.otlp",
+    "metrics.statsD",
     "providers.ecs",
     "providers.knative",
     "providers.kubernetesCRD",
@@ -117,7 +120,7 @@ const UNSUPPORTED: &[&str] = &[
 const GUARDS: &[&str] = &["serversTransport.spiffe", "tcpServersTransport.tls.spiffe"];
 
 /// Those among them that are only groups: writing one does not enable anything.
-const GROUPS: &[&str] = &["experimental", "hostResolver", "metrics"];
+const GROUPS: &[&str] = &["experimental", "hostResolver"];
 
 /// Traefik's options of supported providers: those that are not implemented are reported as such.
 const OF_PROVIDERS: &[&str] = &[

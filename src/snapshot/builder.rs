@@ -10,12 +10,13 @@ use std::sync::{Arc, Weak};
 
 use tidegate_config::{Config, Kind, Object, ObjectRef};
 use tidegate_core::building::{State as ObjectState, StateKey};
-use tidegate_core::{BuildError, Middleware};
+use tidegate_core::{BuildError, Middleware, RequestCounters};
 
 use super::diagnostics::{Broken, Diagnostics};
 use super::files::Content;
 use super::tasks::{Slot, Tasks};
 use super::{Effects, Environment, files};
+use crate::observability::metrics::CountedObject;
 use crate::service::Service;
 use crate::upstream::Transport;
 use crate::{service, store, tcp, udp};
@@ -163,6 +164,21 @@ pub(super) struct Instances {
     pub(super) udp_services: Pool<udp::Service>,
     /// State of middlewares that outlives changes of their options.
     pub(super) states: HashMap<StateKey, ObjectState>,
+    /// Counters of routers and services.
+    pub(super) counters: BTreeMap<CountedObject, Arc<RequestCounters>>,
+}
+
+impl Instances {
+    /// Keeps the counters of services that were reused, which did not ask for them.
+    fn keep_counters(&mut self, before: &Self) {
+        for (object, counters) in &before.counters {
+            if let CountedObject::Service(name) = object
+                && self.services.names().contains(name)
+            {
+                self.counters.entry(object.clone()).or_insert_with(|| counters.clone());
+            }
+        }
+    }
 }
 
 /// Builds the objects of one configuration.
@@ -222,7 +238,10 @@ impl<'a> Builder<'a> {
 
     /// Returns the instances, the diagnostics, and the effects to apply once the instances are live.
     pub(super) fn finish(self) -> (Instances, Diagnostics, Effects) {
-        let state = self.state.into_inner();
+        let mut state = self.state.into_inner();
+        if let Some((_, before)) = self.previous {
+            state.now.keep_counters(before);
+        }
         let effects = Effects {
             http: self.http.finish(),
             tcp: self.tcp.finish(),
@@ -325,6 +344,17 @@ impl<'a> Builder<'a> {
         if !state.unused {
             state.tasks.push(slot);
         }
+    }
+
+    /// Returns the counters of an object, those of the previous snapshot if it has any; `None` if metrics do not
+    /// have its name.
+    pub(super) fn counters(&self, object: CountedObject) -> Option<Arc<RequestCounters>> {
+        let metrics = self.environment.metrics.as_ref().filter(|metrics| metrics.counts(&object))?;
+        let before = self.previous.and_then(|(_, before)| before.counters.get(&object).cloned());
+        let mut state = self.state.borrow_mut();
+        let counters =
+            state.now.counters.entry(object).or_insert_with(|| before.unwrap_or_else(|| metrics.counters()));
+        Some(counters.clone())
     }
 
     /// Returns the router that the current object is built for.

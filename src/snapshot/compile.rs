@@ -23,6 +23,7 @@ use super::report;
 use super::routers::Rules;
 use super::routes::Router;
 use super::{tcp, udp};
+use crate::observability::metrics::Metrics;
 use crate::service::{Registry, Service};
 use crate::settings::Settings;
 use crate::store::Stores;
@@ -50,6 +51,8 @@ pub struct Environment {
     pub clock: Clock,
     /// The certificate served when no other matches.
     pub default_certificate: DefaultCertificate,
+    /// Metrics, if there are any.
+    pub metrics: Option<Arc<Metrics>>,
 }
 
 /// A snapshot, and what the next one can reuse.
@@ -118,6 +121,8 @@ pub fn compile(
         services: instances.services.built(),
         tcp_services: instances.tcp_services.built(),
         report: Arc::new(report),
+        counters: instances.counters.clone(),
+        compiled: now,
     };
     (Compiled { snapshot: Arc::new(snapshot), qualified, instances, rules, tls }, effects)
 }

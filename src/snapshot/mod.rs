@@ -26,8 +26,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tidegate_core::{Next, RouteInfo};
+use tidegate_core::{Next, RequestCounters, RouteInfo};
+use time::OffsetDateTime;
 
+use crate::observability::metrics::CountedObject;
 use crate::router::Index;
 use crate::service::Service;
 use crate::settings::EntryPointObservability;
@@ -51,6 +53,10 @@ pub struct Snapshot {
     pub tcp_services: BTreeMap<String, Arc<dyn crate::tcp::Service>>,
     /// The status of each object.
     pub report: Arc<Report>,
+    /// Counters of routers and services, for metrics.
+    pub counters: BTreeMap<CountedObject, Arc<RequestCounters>>,
+    /// When it was compiled.
+    pub compiled: OffsetDateTime,
 }
 
 /// The routes of one entry point.

@@ -22,6 +22,7 @@ use super::routers::{self, MAX_PRIORITY, Rules, check_priority, check_resolver, 
 use super::syntax::syntax_error;
 use super::{Route, Routes, Timeouts, tls_hosts};
 use crate::entrypoint::http::forwarded::append_for;
+use crate::observability::metrics::CountedObject;
 use crate::router::{Entry, Index, Rule};
 use crate::settings::EntryPointObservability;
 use crate::tcp::HttpsNames;
@@ -180,6 +181,9 @@ impl<'a, 'b> Router<'a, 'b> {
         let tls_options = named.filter(|name| parts.is_some() && self.tls.is_checked(name));
         let (middlewares, service) = parts.unwrap_or_else(|| (Vec::new(), Arc::new(Unavailable)));
         let (chain, middlewares) = Next::route(middlewares, end(service, above.is_empty()));
+        let counted =
+            CountedObject::Router { router: name.clone(), service: router.service.as_str().to_owned() };
+        let counters = self.builder.counters(counted);
         let mut label: Vec<&str> = above.iter().map(|&outer| self.attached[outer].name.as_str()).collect();
         label.push(name);
         Arc::new(Route {
@@ -187,6 +191,7 @@ impl<'a, 'b> Router<'a, 'b> {
                 router: Arc::from(label.join(" -> ")),
                 service: Arc::from(router.service.as_str()),
                 middlewares,
+                counters,
             }),
             chain,
             timeouts: Timeouts::from_options(router.timeouts.as_ref()),

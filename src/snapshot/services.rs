@@ -10,6 +10,7 @@ use tidegate_core::reference::Reference;
 use tidegate_core::{BoxFuture, BuildError, BuildErrors, Handler, Next, Request, Response};
 
 use super::builder::{Builder, Component, Instances, Pool, Scope};
+use crate::observability::metrics::CountedObject;
 use crate::service::Service;
 use crate::upstream::Transport;
 
@@ -159,7 +160,8 @@ fn load_balancer(
         transport => transport,
     };
     let transport = builder.instance::<ServersTransport>(wanted)?;
-    builder.http.load_balancer(name, options, transport)
+    let counters = builder.counters(CountedObject::Service(name.to_owned()));
+    builder.http.load_balancer(name, options, transport, counters)
 }
 
 /// Builds a child service by name.

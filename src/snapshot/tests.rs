@@ -43,6 +43,7 @@ impl World {
             control: runtime.handle().clone(),
             clock: tidegate_core::Clock::System,
             default_certificate: DefaultCertificate::generate(OffsetDateTime::now_utc()),
+            metrics: None,
         };
         Self { runtime, environment }
     }

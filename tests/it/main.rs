@@ -32,6 +32,7 @@ mod http2_attacks;
 mod http3;
 mod http3_limits;
 mod import_cycles;
+mod metrics;
 mod middleware_attacks;
 mod packaging;
 mod pausing_clients;

@@ -140,6 +140,9 @@ impl HttpBody for ResponseBody {
                 }
                 if let Some(closing) = &mut this.closing {
                     closing.add_sent(length);
+                    if let Some(trailers) = frame.trailers_ref() {
+                        closing.record_fields(trailers);
+                    }
                     if this.body.is_end_stream() {
                         closing.finish(End::Complete);
                     }

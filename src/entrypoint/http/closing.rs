@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use tidegate_core::{End, Exchange, Guard, Reason, Response};
 
 use crate::observability::access_log::{Aborted, Line};
+use crate::observability::metrics::Meter;
 
 /// The status of a request whose client disconnected before there was a response.
 const CLIENT_CLOSED: u16 = 499;
@@ -13,13 +15,23 @@ const CLIENT_CLOSED: u16 = 499;
 pub(in crate::entrypoint) struct Closing {
     exchange: Arc<Exchange>,
     line: Option<Box<Line>>,
+    meter: Option<Meter>,
     is_over: bool,
 }
 
 impl Closing {
-    /// Creates the end of an exchange. `line` is its line of the access log, if it has one.
-    pub(in crate::entrypoint) fn new(exchange: Arc<Exchange>, line: Option<Box<Line>>) -> Self {
-        Self { exchange, line, is_over: false }
+    /// Creates the end of an exchange that is neither logged nor counted.
+    pub(in crate::entrypoint) fn new(exchange: Arc<Exchange>) -> Self {
+        Self::observed(exchange, None, None)
+    }
+
+    /// Creates the end of an exchange with its line of the access log and its meter, if it has them.
+    pub(in crate::entrypoint) fn observed(
+        exchange: Arc<Exchange>,
+        line: Option<Box<Line>>,
+        meter: Option<Meter>,
+    ) -> Self {
+        Self { exchange, line, meter, is_over: false }
     }
 
     /// Records the head of the response to the client.
@@ -27,6 +39,14 @@ impl Closing {
         self.exchange.answer(response.status().as_u16(), response.reason);
         if let Some(line) = &mut self.line {
             line.record_response(response.headers());
+        }
+        self.record_fields(response.headers());
+    }
+
+    /// Records headers or trailers of the response, for metrics.
+    pub(in crate::entrypoint) fn record_fields(&mut self, fields: &HeaderMap) {
+        if let Some(meter) = &mut self.meter {
+            meter.record_headers(fields);
         }
     }
 
@@ -42,6 +62,9 @@ impl Closing {
         }
         if self.exchange.status() == 0 {
             self.exchange.answer(CLIENT_CLOSED, Some(Reason::ClientGone));
+        }
+        if let Some(meter) = self.meter.take() {
+            meter.count(&self.exchange);
         }
         if let Some(line) = self.line.take() {
             line.write(&self.exchange, Aborted::by(end));
@@ -80,14 +103,14 @@ mod tests {
     #[test]
     fn a_client_that_disconnects_is_recorded_as_499() {
         let exchange = exchange();
-        drop(Closing::new(exchange.clone(), None));
+        drop(Closing::new(exchange.clone()));
         assert_eq!((exchange.status(), exchange.origin()), (499, Some(Origin::Client)));
     }
 
     #[tokio::test]
     async fn bytes_sent_to_the_client_are_counted() {
         let exchange = exchange();
-        let mut closing = Closing::new(exchange.clone(), None);
+        let mut closing = Closing::new(exchange.clone());
         let response = Response::new(Body::full("hello"));
         closing.record_response(&response);
         let body = response.into_body().with_guard(Box::new(closing));

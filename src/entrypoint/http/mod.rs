@@ -259,7 +259,7 @@ async fn route_request(
     // Held until there is a response.
     let _held = match client.progress.has_large().then(|| hold_head(listener, &head.headers)) {
         Some(None) => {
-            *closing = Some(Closing::new(exchange, None));
+            *closing = Some(Closing::new(exchange));
             return reply::status_text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HeadTooLarge);
         }
         held => held,
@@ -267,7 +267,7 @@ async fn route_request(
     let original_target = match prepare(client, &mut head, presence) {
         Ok(original) => original.map(Arc::new),
         Err(response) => {
-            *closing = Some(Closing::new(exchange, None));
+            *closing = Some(Closing::new(exchange));
             return *response;
         }
     };
@@ -279,7 +279,7 @@ async fn route_request(
         snapshot = listener.snapshots.load();
     }
     if is_misdirected(client, &snapshot, &request) {
-        *closing = Some(Closing::new(request.context.exchange, None));
+        *closing = Some(Closing::new(request.context.exchange));
         return misdirected();
     }
     let routes = snapshot.entry_points.get(listener.index);
@@ -287,7 +287,8 @@ async fn route_request(
         routes.map(|routes| if client.connection.tls.is_some() { &routes.tls } else { &routes.plain });
     let route = index.and_then(|index| index.find(&request));
     let timed = timeouts::begin(client, &mut request, route.and_then(|route| route.timeouts.as_ref()));
-    *closing = Some(begin_exchange(listener, &mut request, route.map(|route| &**route)));
+    let begun = begin_exchange(listener, &mut request, route.map(|route| &**route), presence);
+    *closing = Some(begun);
     let Some(route) = route else { return reply::not_found(Reason::NoRouter) };
     if client.tls_options.as_ref().is_some_and(|chosen| chosen.differ_for_route(route)) {
         return misdirected();
@@ -313,9 +314,14 @@ fn is_early(listener: &Listener, snapshot: &Snapshot, request: &Request) -> bool
 }
 
 /// Completes the exchange once the route is known, and starts its access log line if one will be written.
-fn begin_exchange(listener: &Listener, request: &mut Request, route: Option<&Route>) -> Closing {
-    let logged = route.is_none_or(|route| route.observability.access_logs);
-    let log = listener.log.as_ref().filter(|_| logged);
+fn begin_exchange(
+    listener: &Listener,
+    request: &mut Request,
+    route: Option<&Route>,
+    presence: Presence,
+) -> Closing {
+    let observability = route.map_or(&listener.observability, |route| &route.observability);
+    let log = listener.log.as_ref().filter(|_| observability.access_logs);
     // The exchange is not shared yet.
     if let Some(exchange) = Arc::get_mut(&mut request.context.exchange) {
         exchange.keep_headers = log.is_some_and(|log| log.keeps_headers());
@@ -328,7 +334,9 @@ fn begin_exchange(listener: &Listener, request: &mut Request, route: Option<&Rou
         let received = Box::new(ReceivedGuard(exchange.clone()));
         request.body = std::mem::take(&mut request.body).with_guard(received);
     }
-    Closing::new(exchange, log.map(|log| Box::new(log.begin(request))))
+    let meter = listener.meter.as_ref().filter(|_| observability.metrics);
+    let meter = meter.and_then(|meter| meter.begin(request, presence.upgrade));
+    Closing::observed(exchange, log.map(|log| Box::new(log.begin(request))), meter)
 }
 
 /// Counts the bytes of a request body.

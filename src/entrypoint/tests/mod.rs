@@ -139,6 +139,7 @@ fn gate_with_hosts(
                 router: "r@test".into(),
                 service: "s@test".into(),
                 middlewares: Box::default(),
+                counters: None,
             }),
             chain: end(service.clone(), true),
             timeouts: None,
@@ -161,6 +162,8 @@ fn gate_with_hosts(
         services: BTreeMap::new(),
         tcp_services: BTreeMap::new(),
         report: Arc::default(),
+        counters: BTreeMap::new(),
+        compiled: time::OffsetDateTime::UNIX_EPOCH,
     };
     let mut entry_point = EntryPoint { address: "127.0.0.1:0".into(), ..EntryPoint::default() };
     change(&mut entry_point);
@@ -475,6 +478,8 @@ fn an_address_in_use_is_an_error_that_names_it() {
         services: BTreeMap::new(),
         tcp_services: BTreeMap::new(),
         report: Arc::default(),
+        counters: BTreeMap::new(),
+        compiled: time::OffsetDateTime::UNIX_EPOCH,
     }));
     let error = EntryPoints::start(&settings, handle, Options::default()).err().unwrap().to_string();
     assert!(error.contains("entryPoints.second") && error.contains(&gate.address.to_string()), "{error}");

@@ -39,7 +39,8 @@ pub(super) fn overview(snapshot: &Snapshot, settings: &Settings, providers: &[St
     let certificates = certificates::all(&snapshot.tls);
     let with = |status| certificates.iter().filter(|certificate| certificate.status == status).count();
     add(&mut all, "certificates", totals(certificates.len(), with("warning"), with("expired")));
-    let features = json!({"tracing": "", "metrics": "", "accessLog": settings.access_log.is_some()});
+    let metrics = if settings.prometheus().is_some() { "Prometheus" } else { "" };
+    let features = json!({"tracing": "", "metrics": metrics, "accessLog": settings.access_log.is_some()});
     add(&mut all, "features", features);
     if !providers.is_empty() {
         add(&mut all, "providers", providers);

@@ -1,0 +1,177 @@
+//! `/metrics` for Prometheus: which series there are, and what they count.
+
+use crate::support::{Backend, Client, Gateway, eventually, get, get_with, raw};
+
+const ALL: &[&str] = &["--metrics.prometheus.addRoutersLabels=true"];
+
+/// Returns the samples whose name begins with this.
+fn samples(gateway: &Gateway, name: &str) -> Vec<String> {
+    let text = get(gateway.address("traefik"), "h", "/metrics").text();
+    text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect()
+}
+
+fn routes(router: &str, url: &str) -> String {
+    format!(
+        "http:\n  routers:\n    {router}: {{rule: 'PathPrefix(`/`)', service: {router}}}\n  services:\n    {router}: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}\n"
+    )
+}
+
+#[test]
+fn requests_are_counted_by_entry_point_router_and_service() {
+    let backend = Backend::echo("a");
+    let gateway = Gateway::with(ALL, &routes("a", &backend.url()));
+    for _ in 0..3 {
+        get(gateway.web(), "h", "/");
+    }
+    raw(gateway.web(), "BREW / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").unwrap();
+    eventually("four requests have ended", || {
+        samples(&gateway, "traefik_service_requests_total").len() == 2
+            && samples(&gateway, "traefik_service_requests_total").concat().contains("} 3")
+    });
+    for (name, labels) in [
+        (
+            "traefik_entrypoint_requests_total",
+            r#"code="200",entrypoint="web",method="METHOD",protocol="http""#,
+        ),
+        (
+            "traefik_router_requests_total",
+            r#"code="200",method="METHOD",protocol="http",router="a@file",service="a@file""#,
+        ),
+        ("traefik_service_requests_total", r#"code="200",method="METHOD",protocol="http",service="a@file""#),
+    ] {
+        let line =
+            |method: &str, count: u64| format!("{name}{{{}}} {count}", labels.replace("METHOD", method));
+        let mut found = samples(&gateway, name);
+        found.sort();
+        assert_eq!(found, [line("EXTENSION_METHOD", 1), line("GET", 3)]);
+    }
+    let buckets = samples(&gateway, "traefik_router_request_duration_seconds_bucket");
+    let bounds: Vec<&str> = buckets.iter().filter_map(|line| line.split("le=\"").nth(1)).collect();
+    assert_eq!(bounds.len(), 10, "{buckets:?}");
+    assert!(bounds[4].starts_with("+Inf\"} "), "{buckets:?}");
+    assert!(samples(&gateway, "traefik_entrypoint_requests_tls_total").is_empty());
+}
+
+#[test]
+fn internal_requests_are_counted_on_demand() {
+    for (flags, counted) in [(&[][..], false), (&["--metrics.addInternals=true"], true)] {
+        let gateway = Gateway::with(&[ALL, flags].concat(), "http: {}\n");
+        get(gateway.address("traefik"), "h", "/ping");
+        let found = || samples(&gateway, "traefik_router_requests_total").concat();
+        if counted {
+            eventually("the ping is counted", || found().contains("ping@internal"));
+        } else {
+            assert_eq!(found(), "");
+        }
+    }
+}
+
+#[test]
+fn removed_objects_are_shown_once_more() {
+    let backend = Backend::echo("a");
+    let gateway = Gateway::with(ALL, &routes("a", &backend.url()));
+    get(gateway.web(), "h", "/");
+    eventually("the request has ended", || samples(&gateway, "traefik_router_requests_total").len() == 1);
+    gateway.write("routes.yml", &routes("b", &backend.url()));
+    eventually("the configuration has changed", || {
+        get(gateway.web(), "h", "/").status == 200 && {
+            gateway.config().http.routers.keys().any(|name| name == "b@file")
+        }
+    });
+    assert!(samples(&gateway, "traefik_router_requests_total").concat().contains("a@file"));
+    let later = samples(&gateway, "traefik_router_requests_total").concat();
+    assert!(!later.contains("a@file"), "{later}");
+}
+
+#[test]
+fn counts_outlive_changes_of_an_object() {
+    let (one, other) = (Backend::echo("a"), Backend::echo("b"));
+    let gateway = Gateway::with(ALL, &routes("a", &one.url()));
+    get(gateway.web(), "h", "/");
+    gateway.write("routes.yml", &routes("a", &other.url()));
+    eventually("the other server is used", || get(gateway.web(), "h", "/").header("x-backend") == Some("b"));
+    eventually("no request is lost", || {
+        let total = samples(&gateway, "traefik_service_requests_total");
+        total.len() == 1 && !total[0].ends_with(" 1")
+    });
+}
+
+#[test]
+fn strangers_add_no_series() {
+    let backend = Backend::echo("a");
+    let gateway = Gateway::with(ALL, &routes("a", &backend.url()));
+    let series = |number: u32| {
+        for host in 0..number {
+            let method = format!("M{host}");
+            let head = format!(
+                "{method} /{host} HTTP/1.1\r\nhost: h{host}\r\naccept: a/{host}\r\nconnection: close\r\n\r\n"
+            );
+            raw(gateway.web(), head).unwrap();
+        }
+        samples(&gateway, "traefik_").len()
+    };
+    series(2);
+    eventually("two requests have ended", || !samples(&gateway, "traefik_service_requests_total").is_empty());
+    let before = series(0);
+    assert_eq!(series(50), before);
+}
+
+#[test]
+fn headers_become_labels_if_configured() {
+    let backend = Backend::echo("a");
+    let flags = ["--metrics.prometheus.headerLabels.agent=User-Agent"];
+    let gateway = Gateway::with(&flags, &routes("a", &backend.url()));
+    get_with(gateway.web(), "h", "/", "user-agent: a\"b\r\n");
+    eventually("the request has ended", || {
+        samples(&gateway, "traefik_service_requests_total")
+            .concat()
+            .starts_with(r#"traefik_service_requests_total{agent="a\"b",code="200""#)
+    });
+    assert!(!samples(&gateway, "traefik_service_responses_bytes_total").concat().contains("agent"));
+}
+
+#[test]
+fn routers_and_entry_points_can_be_left_out() {
+    let backend = Backend::echo("a");
+    let routes =
+        routes("a", &backend.url()).replace("service: a}", "service: a, observability: {metrics: false}}");
+    let gateway = Gateway::with(&["--entryPoints.web.observability.metrics=false"], &routes);
+    assert_eq!(get(gateway.web(), "h", "/").status, 200);
+    assert!(
+        samples(&gateway, "traefik_entrypoint").is_empty()
+            && samples(&gateway, "traefik_service_req").is_empty()
+    );
+}
+
+#[test]
+fn scrapers_choose_the_format() {
+    let gateway = Gateway::with(ALL, "http: {}\n");
+    let address = gateway.address("traefik");
+    let plain = get(address, "h", "/metrics");
+    assert_eq!(plain.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert!(plain.text().contains("# TYPE traefik_config_reloads_total counter\n"), "{}", plain.text());
+    let open = get_with(
+        address,
+        "h",
+        "/metrics",
+        "accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n",
+    );
+    assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert!(
+        open.text().contains("# TYPE traefik_config_reloads counter\n") && open.text().ends_with("# EOF\n")
+    );
+    assert!(open.text().contains("\nprocess_resident_memory_bytes "));
+}
+
+#[test]
+fn open_connections_go_up_and_down() {
+    let gateway = Gateway::with(ALL, "http: {}\n");
+    let open = |count: u32| {
+        let wanted = format!("traefik_open_connections{{entrypoint=\"web\",protocol=\"TCP\"}} {count}");
+        samples(&gateway, "traefik_open_connections").contains(&wanted)
+    };
+    let connection = Client::connect(gateway.web());
+    eventually("a connection is open", || open(1));
+    drop(connection);
+    eventually("it is closed", || open(0));
+}
