@@ -187,7 +187,8 @@ async fn prove(request: &Request, placed: &mut Placed, proofs: &[Proof]) -> Resu
     let Placed { order, transport } = placed;
     let wrong = |error| error_from("authorization", error);
     let is_proved = |challenge: &Challenge| {
-        kind_of(challenge) == request.prover.kind() && proofs.iter().any(|proof| proof.token == challenge.token)
+        kind_of(challenge) == request.prover.kind()
+            && proofs.iter().any(|proof| proof.token == challenge.token)
     };
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
