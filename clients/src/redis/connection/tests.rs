@@ -85,6 +85,31 @@ async fn a_reply_that_is_too_large_is_not_kept() {
 }
 
 #[tokio::test]
+async fn messages_that_nobody_reads_are_limited() {
+    let (sent, all_sent) = tokio::sync::oneshot::channel();
+    let connector = server(|mut stream| async move {
+        let _ = stream.read(&mut [0; 256]).await;
+        let confirmed = "*3\r\n$10\r\npsubscribe\r\n$1\r\np\r\n:1\r\n";
+        let text = "x".repeat(4096);
+        let message = format!("*4\r\n$8\r\npmessage\r\n$1\r\np\r\n$1\r\nc\r\n$4096\r\n{text}\r\n");
+        let _ = stream.write_all(confirmed.as_bytes()).await;
+        let _ = stream.write_all(message.as_bytes()).await;
+        while stream.write_all(message.as_bytes()).await.is_ok() {}
+        let _ = sent.send(());
+    })
+    .await;
+    let secret = Secret::default();
+    let login = Login { username: "", password: &secret, db: 0 };
+    let mut messages = Subscription::open(&connector, login, &["p".into()]).await.expect("subscribed");
+    assert_eq!(messages.next().await.expect("a message"), "c");
+    all_sent.await.expect("the connection is closed");
+    // As if they were read at once.
+    while messages.messages.on_message().next().await.is_some() {}
+    let error = messages.next().await.unwrap_err();
+    assert_eq!(error.to_string(), "the server has sent more than 16 MiB at once");
+}
+
+#[tokio::test]
 async fn a_server_that_accepts_no_data_is_given_up() {
     let connector = server(|stream| async move {
         std::future::pending::<()>().await;
