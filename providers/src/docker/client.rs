@@ -35,7 +35,7 @@ const MAX_RESPONSE: usize = 64 << 20;
 /// Failure of a request to an engine.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
-    /// There is no successful response.
+    /// The engine is unreachable, or responds with an error.
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// The stream of events failed.
