@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Version};
 
-use crate::{Connection, Identity, Origin, Reason, RequestCounters};
+use crate::{Connection, Identity, Origin, Reason, RequestCounters, TraceContext};
 
 /// Maximum number of attempts, pages, routes and identities recorded per request, of each kind.
 const MAX_ENTRIES: usize = 64;
@@ -53,6 +53,8 @@ pub struct Exchange {
     status: AtomicU16,
     /// A [`Reason`] plus 1, or 0 if a server responded.
     reason: AtomicU8,
+    request_id: OnceLock<Box<str>>,
+    trace: OnceLock<TraceContext>,
 }
 
 /// A route, for readers of the exchange.
@@ -176,6 +178,8 @@ impl Exchange {
             answered: AtomicU64::new(0),
             status: AtomicU16::new(0),
             reason: AtomicU8::new(0),
+            request_id: OnceLock::new(),
+            trace: OnceLock::new(),
         }
     }
 
@@ -335,6 +339,26 @@ impl Exchange {
     /// Returns the user name that the client claims.
     pub fn user(&self) -> Option<&str> {
         self.users.last().map(|user| &**user)
+    }
+
+    /// Sets the identifier of the request (`requestId`). Only the first call has an effect.
+    pub fn set_request_id(&self, id: &str) {
+        let _ = self.request_id.set(id.into());
+    }
+
+    /// Returns the identifier of the request, if it has one.
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.get().map(|id| &**id)
+    }
+
+    /// Sets the trace that the request belongs to. Only the first call has an effect.
+    pub fn set_trace(&self, trace: TraceContext) {
+        let _ = self.trace.set(trace);
+    }
+
+    /// Returns the trace that the request belongs to, if there is tracing.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.trace.get()
     }
 
     /// Counts bytes of the request's body.

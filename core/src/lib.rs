@@ -22,6 +22,7 @@ pub mod reference;
 pub mod reply;
 pub mod store;
 pub mod tls_version;
+pub mod trace_context;
 pub mod values;
 pub mod word;
 
@@ -40,3 +41,4 @@ pub use message::{
 pub use metrics::RequestCounters;
 pub use middleware::{BoxFuture, Handler, Middleware, Next, boxed};
 pub use reason::{Origin, Reason};
+pub use trace_context::TraceContext;

@@ -3,5 +3,7 @@
 pub mod access_log;
 pub mod log;
 pub mod metrics;
+pub(crate) mod observers;
 
 pub use access_log::AccessLog;
+pub(crate) use observers::Observers;

@@ -1,12 +1,11 @@
-//! The end of an exchange: counts the bytes sent to the client, and writes the access log.
+//! The end of an exchange: counts the bytes sent to the client, and lets the observers of the request read it.
 
 use std::sync::Arc;
 
 use http::HeaderMap;
 use tidegate_core::{End, Exchange, Guard, Reason, Response};
 
-use crate::observability::access_log::{Aborted, Line};
-use crate::observability::metrics::Meter;
+use crate::observability::Observers;
 
 /// The status of a request whose client disconnected before there was a response.
 const CLIENT_CLOSED: u16 = 499;
@@ -14,40 +13,30 @@ const CLIENT_CLOSED: u16 = 499;
 /// An open exchange. It ends with the body of its response, or when it is dropped because the client disconnected.
 pub(in crate::entrypoint) struct Closing {
     exchange: Arc<Exchange>,
-    line: Option<Box<Line>>,
-    meter: Option<Meter>,
+    observers: Observers,
     is_over: bool,
 }
 
 impl Closing {
-    /// Creates the end of an exchange that is neither logged nor counted.
+    /// Creates the end of an exchange that nothing observes.
     pub(in crate::entrypoint) fn new(exchange: Arc<Exchange>) -> Self {
-        Self::observed(exchange, None, None)
+        Self::observed(exchange, Observers::default())
     }
 
-    /// Creates the end of an exchange with its line of the access log and its meter, if it has them.
-    pub(in crate::entrypoint) fn observed(
-        exchange: Arc<Exchange>,
-        line: Option<Box<Line>>,
-        meter: Option<Meter>,
-    ) -> Self {
-        Self { exchange, line, meter, is_over: false }
+    /// Creates the end of an exchange with its observers.
+    pub(in crate::entrypoint) fn observed(exchange: Arc<Exchange>, observers: Observers) -> Self {
+        Self { exchange, observers, is_over: false }
     }
 
     /// Records the head of the response to the client.
     pub(in crate::entrypoint) fn record_response(&mut self, response: &Response) {
         self.exchange.answer(response.status().as_u16(), response.reason);
-        if let Some(line) = &mut self.line {
-            line.record_response(response.headers());
-        }
-        self.record_fields(response.headers());
+        self.observers.record_response(response.headers());
     }
 
-    /// Records headers or trailers of the response, for metrics.
+    /// Records trailers of the response.
     pub(in crate::entrypoint) fn record_fields(&mut self, fields: &HeaderMap) {
-        if let Some(meter) = &mut self.meter {
-            meter.record_headers(fields);
-        }
+        self.observers.record_fields(fields);
     }
 
     /// Counts bytes of the response's body.
@@ -63,12 +52,7 @@ impl Closing {
         if self.exchange.status() == 0 {
             self.exchange.answer(CLIENT_CLOSED, Some(Reason::ClientGone));
         }
-        if let Some(meter) = self.meter.take() {
-            meter.count(&self.exchange);
-        }
-        if let Some(line) = self.line.take() {
-            line.write(&self.exchange, Aborted::by(end));
-        }
+        self.observers.finish(&self.exchange, end);
     }
 }
 

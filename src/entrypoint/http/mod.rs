@@ -47,6 +47,7 @@ use crate::entrypoint::http1_2::linger;
 use crate::entrypoint::listener::Listener;
 use crate::entrypoint::shutdown::Phase;
 use crate::internal::PROVIDER;
+use crate::observability::Observers;
 use crate::snapshot::report::Status;
 use crate::snapshot::{Route, Snapshot};
 
@@ -335,8 +336,11 @@ fn begin_exchange(
         request.body = std::mem::take(&mut request.body).with_guard(received);
     }
     let meter = listener.meter.as_ref().filter(|_| observability.metrics);
-    let meter = meter.and_then(|meter| meter.begin(request, presence.upgrade));
-    Closing::observed(exchange, log.map(|log| Box::new(log.begin(request))), meter)
+    let observers = Observers {
+        line: log.map(|log| Box::new(log.begin(request))),
+        meter: meter.and_then(|meter| meter.begin(request, presence.upgrade)),
+    };
+    Closing::observed(exchange, observers)
 }
 
 /// Counts the bytes of a request body.

@@ -1,0 +1,44 @@
+//! What watches one request: its access log line and its counters. Each reads the request's exchange when it ends.
+
+use http::HeaderMap;
+use tidegate_core::{End, Exchange};
+
+use super::access_log::{Aborted, Line};
+use super::metrics::Meter;
+
+/// The observers of one request.
+#[derive(Default)]
+pub(crate) struct Observers {
+    /// Writes its line of the access log.
+    pub(crate) line: Option<Box<Line>>,
+    /// Counts it for metrics.
+    pub(crate) meter: Option<Meter>,
+}
+
+impl Observers {
+    /// Records the headers of the response to the client.
+    pub(crate) fn record_response(&mut self, headers: &HeaderMap) {
+        if let Some(line) = &mut self.line {
+            line.record_response(headers);
+        }
+        self.record_fields(headers);
+    }
+
+    /// Records headers or trailers of the response.
+    pub(crate) fn record_fields(&mut self, fields: &HeaderMap) {
+        if let Some(meter) = &mut self.meter {
+            meter.record_headers(fields);
+        }
+    }
+
+    /// Lets each observer read the exchange, which has ended. Further calls do nothing.
+    pub(crate) fn finish(&mut self, exchange: &Exchange, end: End) {
+        let Self { line, meter } = std::mem::take(self);
+        if let Some(meter) = meter {
+            meter.count(exchange);
+        }
+        if let Some(line) = line {
+            line.write(exchange, Aborted::by(end));
+        }
+    }
+}
