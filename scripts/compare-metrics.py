@@ -37,15 +37,21 @@ http:
     denied: {{entryPoints: [web], rule: "Path(`/denied`)", service: plain, middlewares: [deny]}}
     retried: {{entryPoints: [web], rule: "Path(`/retried`)", service: dead, middlewares: [retry]}}
     page: {{entryPoints: [web], rule: "Path(`/page`)", service: plain, middlewares: [page]}}
+    paged: {{entryPoints: [web], rule: "Path(`/503`)", service: plain, middlewares: [pages]}}
+    mirrored: {{entryPoints: [web], rule: "PathPrefix(`/mirrored`)", service: mirrored}}
     tls: {{entryPoints: [secure], rule: "PathPrefix(`/`)", service: checked, tls: {{}}}}
   middlewares:
     deny: {{ipAllowList: {{sourceRange: ["10.9.9.9"]}}}}
     retry: {{retry: {{attempts: 3}}}}
     page: {{errors: {{status: ["500-599"], service: plain, query: /ok}}}}
+    pages: {{errors: {{status: ["500-599"], service: pages, query: /big}}}}
   services:
     plain: {{loadBalancer: {{servers: [{{url: "http://127.0.0.1:{server}"}}]}}}}
     dead: {{loadBalancer: {{servers: [{{url: "http://127.0.0.1:{dead}"}}]}}}}
     weighted: {{weighted: {{services: [{{name: plain, weight: 1}}]}}}}
+    pages: {{loadBalancer: {{servers: [{{url: "http://127.0.0.1:{server}"}}]}}}}
+    copy: {{loadBalancer: {{servers: [{{url: "http://127.0.0.1:{server}"}}]}}}}
+    mirrored: {{mirroring: {{service: plain, mirrors: [{{name: copy, percent: 100}}]}}}}
     checked: {{loadBalancer: {{servers: [{{url: "http://127.0.0.1:{server}"}}], healthCheck: {{path: /ok, interval: 1s}}}}}}
 tls:
   certificates: [{{certFile: "{folder}/cert.pem", keyFile: "{folder}/key.pem"}}]
@@ -82,6 +88,10 @@ REQUESTS = [
     ("POST", "web", "/ok", {"Content-Type": "application/grpc"}, b"00000"),
     ("GET", "web", "/ws", {"Connection": "Upgrade", "Upgrade": "websocket"}, b""),
     ("GET", "web", "/big", {}, b""),
+    ("GET", "web", "/503", {}, b""),
+    ("POST", "web", "/503", {}, b"0123456789"),
+    ("GET", "web", "/mirrored", {}, b""),
+    ("POST", "web", "/mirrored", {}, b"0123456789"),
     ("GET", "secure", "/ok", {}, b""),
     ("GET", "secure", "/nobody", {"Host": "other.test"}, b""),
 ]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Version};
 
+use crate::metrics::Counted;
 use crate::{Connection, Identity, Origin, Reason, RequestCounters, TraceContext};
 
 /// Maximum number of attempts, pages, routes and identities recorded per request, of each kind.
@@ -32,6 +33,8 @@ pub struct Exchange {
     pub started: Instant,
     /// Whether headers of servers' responses are kept for a reader.
     pub keep_headers: bool,
+    /// How metrics count the request; `None` if they do not.
+    pub counted: Option<Counted>,
     route: Option<Arc<RouteInfo>>,
     /// The routes after the first, where routers are nested.
     inner_routes: Log<Arc<RouteInfo>>,
@@ -108,6 +111,8 @@ pub struct Attempt {
 #[derive(Debug)]
 struct Page {
     exchange: Arc<Exchange>,
+    /// Status of the response that it replaces.
+    of: u16,
     /// As in [`Attempt`].
     replaced: AtomicU16,
 }
@@ -163,6 +168,7 @@ impl Exchange {
             version,
             started: Instant::now(),
             keep_headers: false,
+            counted: None,
             route: None,
             inner_routes: Log::default(),
             routed: AtomicU64::new(0),
@@ -186,7 +192,8 @@ impl Exchange {
     /// Creates an exchange for a separate request of the gateway, such as a mirrored copy.
     #[must_use]
     pub fn aside(&self) -> Arc<Self> {
-        Arc::new(Self::begin(self.connection.clone(), self.version))
+        let counted = self.counted.clone();
+        Arc::new(Self { counted, ..Self::begin(self.connection.clone(), self.version) })
     }
 
     /// Records the route, before the exchange is shared.
@@ -305,6 +312,7 @@ impl Exchange {
     pub fn begin_page(&self, service: Arc<str>, status: u16, size: Option<u64>) -> Arc<Self> {
         let mut page = Self::begin(self.connection.clone(), self.version);
         page.keep_headers = self.keep_headers;
+        page.counted = self.counted.as_ref().map(Counted::as_get);
         page.route = Some(Arc::new(RouteInfo { service, ..RouteInfo::default() }));
         *page.reached.get_mut() = true;
         let page = Arc::new(page);
@@ -316,8 +324,26 @@ impl Exchange {
                 }
             }
         }
-        self.pages.push(Page { exchange: page.clone(), replaced: AtomicU16::new(0) });
+        self.pages.push(Page { exchange: page.clone(), of: status, replaced: AtomicU16::new(0) });
         page
+    }
+
+    /// Returns the requests for pages that replace responses, oldest first, at most 64.
+    pub fn pages(&self) -> impl Iterator<Item = &Self> {
+        self.pages.iter().map(|page| &*page.exchange)
+    }
+
+    /// Returns the status of the route's response if a page replaces it.
+    pub fn behind_page(&self) -> Option<u16> {
+        let mut status = None;
+        for page in self.pages.iter() {
+            // The first page since the last retry replaces it; others replace pages.
+            match page.replaced.load(Ordering::Relaxed) {
+                DROPPED => status = None,
+                _ => status = status.or(Some(page.of)),
+            }
+        }
+        status
     }
 
     /// Records who the client is.

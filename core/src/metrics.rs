@@ -75,6 +75,27 @@ impl Protocol {
     }
 }
 
+/// How a request is counted.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// What it asks for.
+    pub kind: RequestKind,
+    /// The values of the configured headers.
+    pub labels: Box<[Box<str>]>,
+}
+
+impl Counted {
+    /// Returns how a request of the gateway with the same headers is counted: with GET, and without an upgrade.
+    #[must_use]
+    pub fn as_get(&self) -> Self {
+        let protocol = match self.kind.protocol {
+            Protocol::WebSocket => Protocol::Http,
+            other => other,
+        };
+        Self { kind: RequestKind::new(&Method::GET, protocol), labels: self.labels.clone() }
+    }
+}
+
 /// A request that has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample<'a> {

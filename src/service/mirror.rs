@@ -11,6 +11,7 @@ use tidegate_core::{BoxFuture, BuildError, Collected, Handler, Request, Response
 use tokio::sync::Semaphore;
 
 use super::Service;
+use crate::observability::metrics::count_aside;
 
 /// Default limit for bodies that are copied, in bytes.
 const MAX_BODY: u64 = 64 * 1024 * 1024;
@@ -90,10 +91,12 @@ impl MirrorService {
         // If the client goes away, this future is dropped and nothing is copied.
         let response = self.main.call(Request::new(head, body, context)).await;
         let mirrors: Vec<_> = due.iter().map(|index| self.mirrors[*index].clone()).collect();
+        let length = copied.bytes.len();
         tokio::spawn(async move {
             for mirror in mirrors {
                 let request = Request::new(copy.clone(), copied.clone().into(), copy_context.aside());
-                let _ = tokio::time::timeout(COPY_TIMEOUT, send_copy(&*mirror, request)).await;
+                // A copy that takes too long is not counted.
+                let _ = tokio::time::timeout(COPY_TIMEOUT, send_copy(&*mirror, request, length)).await;
             }
             drop(permit);
         });
@@ -102,9 +105,17 @@ impl MirrorService {
 }
 
 /// Sends a copy to a mirror and discards the response, so that the connection can be reused.
-async fn send_copy(mirror: &dyn Service, request: Request) {
-    let mut body = mirror.call(request).await.into_body();
-    while let Some(Ok(_)) = body.frame().await {}
+async fn send_copy(mirror: &dyn Service, request: Request, length: usize) {
+    let exchange = request.context.exchange.clone();
+    exchange.add_received(length);
+    let response = mirror.call(request).await;
+    exchange.answer(response.status().as_u16(), response.reason);
+    let headers = response.headers().clone();
+    let mut body = response.into_body();
+    while let Some(Ok(frame)) = body.frame().await {
+        exchange.add_sent(frame.data_ref().map_or(0, |data| data.len()));
+    }
+    count_aside(&exchange, &headers);
 }
 
 fn copy_head(head: &request::Parts, with_body: bool) -> request::Parts {

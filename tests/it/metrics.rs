@@ -175,3 +175,41 @@ fn open_connections_go_up_and_down() {
     drop(connection);
     eventually("it is closed", || open(0));
 }
+
+#[test]
+fn requests_for_pages_and_mirrors_are_counted_for_their_services() {
+    let backend = Backend::echo("a");
+    let url = backend.url();
+    let routes = format!(
+        "http:\n  routers:\n    \
+         paged: {{rule: 'Path(`/paged`)', service: none, middlewares: [pages]}}\n    \
+         mirrored: {{rule: 'Path(`/mirrored`)', service: mirrored}}\n  middlewares:\n    \
+         pages: {{errors: {{status: ['500-599'], service: pages, query: /}}}}\n  services:\n    \
+         none: {{loadBalancer: {{servers: []}}}}\n    \
+         pages: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}\n    \
+         main: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}\n    \
+         copy: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}\n    \
+         mirrored: {{mirroring: {{service: main, mirrors: [{{name: copy, percent: 100}}]}}}}\n"
+    );
+    let gateway = Gateway::with(ALL, &routes);
+    let post = "POST /paged HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\nconnection: close\r\n\r\nab";
+    raw(gateway.web(), post).unwrap();
+    get(gateway.web(), "h", "/mirrored");
+    let line = |code: u32, method: &str, service: &str| {
+        format!(
+            "traefik_service_requests_total{{code=\"{code}\",method=\"{method}\",protocol=\"http\",service=\"{service}@file\"}} 1"
+        )
+    };
+    let mut expected = vec![
+        line(503, "POST", "none"),
+        line(200, "GET", "pages"),
+        line(200, "GET", "main"),
+        line(200, "GET", "copy"),
+    ];
+    expected.sort();
+    eventually("all four are counted", || {
+        let mut found = samples(&gateway, "traefik_service_requests_total");
+        found.sort();
+        found == expected
+    });
+}

@@ -323,8 +323,13 @@ fn begin_exchange(
 ) -> Closing {
     let observability = route.map_or(&listener.observability, |route| &route.observability);
     let log = listener.log.as_ref().filter(|_| observability.access_logs);
+    let meter = listener.meter.as_ref().filter(|_| observability.metrics);
+    let info = route.map(|route| &*route.info);
+    let counted = meter.and_then(|meter| meter.counted(request, info, presence.upgrade));
+    let meter = meter.zip(counted.as_ref()).map(|(meter, counted)| meter.begin(counted));
     // The exchange is not shared yet.
     if let Some(exchange) = Arc::get_mut(&mut request.context.exchange) {
+        exchange.counted = counted;
         exchange.keep_headers = log.is_some_and(|log| log.keeps_headers());
         if let Some(route) = route {
             exchange.set_route(route.info.clone());
@@ -335,11 +340,7 @@ fn begin_exchange(
         let received = Box::new(ReceivedGuard(exchange.clone()));
         request.body = std::mem::take(&mut request.body).with_guard(received);
     }
-    let meter = listener.meter.as_ref().filter(|_| observability.metrics);
-    let observers = Observers {
-        line: log.map(|log| Box::new(log.begin(request))),
-        meter: meter.and_then(|meter| meter.begin(request, presence.upgrade)),
-    };
+    let observers = Observers { line: log.map(|log| Box::new(log.begin(request))), meter };
     Closing::observed(exchange, observers)
 }
 

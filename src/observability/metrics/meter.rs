@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName};
-use tidegate_core::metrics::{Protocol, RequestKind, Sample};
-use tidegate_core::{Attempt, Exchange, Request, RequestCounters};
+use http::{HeaderMap, HeaderName, Method};
+use tidegate_core::metrics::{Counted, Protocol, RequestKind, Sample};
+use tidegate_core::{Attempt, Exchange, Request, RequestCounters, RouteInfo};
 
 use super::{Metrics, is_internal};
 use crate::worker;
@@ -29,9 +29,14 @@ impl EntryPointMeter {
         Self { metrics: metrics.clone(), counters: metrics.entry_points.get(entry_point).cloned() }
     }
 
-    /// Begins to count a request; `None` if it is not counted. `upgrades` is whether it has the header `Upgrade`.
-    pub(crate) fn begin(&self, request: &Request, upgrades: bool) -> Option<Meter> {
-        let route = request.context.exchange.route();
+    /// Returns how a request is counted, given its route; `None` if it is not. `upgrades` is whether it has the header
+    /// `Upgrade`.
+    pub(crate) fn counted(
+        &self,
+        request: &Request,
+        route: Option<&RouteInfo>,
+        upgrades: bool,
+    ) -> Option<Counted> {
         let is_internal = route.is_some_and(|route| is_internal(&route.router, &route.service));
         if is_internal && !self.metrics.add_internals {
             return None;
@@ -43,24 +48,28 @@ impl EntryPointMeter {
             let value = value.map(|value| String::from_utf8_lossy(value.as_bytes()));
             Box::from(value.unwrap_or_default())
         };
-        let labels = self.metrics.header_labels.iter().map(value).collect();
-        Some(Meter { counters: self.counters.clone(), kind, labels, grpc_status: None })
+        Some(Counted { kind, labels: self.metrics.header_labels.iter().map(value).collect() })
+    }
+
+    /// Begins to count a request.
+    pub(crate) fn begin(&self, counted: &Counted) -> Meter {
+        Meter { counters: self.counters.clone(), is_grpc: counted.kind.protocol.is_grpc(), grpc_status: None }
     }
 }
 
-/// A request that is counted when it ends.
+/// A request that is counted when it ends, as its exchange says.
+#[derive(Default)]
 pub(crate) struct Meter {
     /// The counters of the entry point.
     counters: Option<Arc<RequestCounters>>,
-    kind: RequestKind,
-    labels: Box<[Box<str>]>,
+    is_grpc: bool,
     grpc_status: Option<u16>,
 }
 
 impl Meter {
     /// Records headers or trailers of the response, which have the status of gRPC.
     pub(crate) fn record_headers(&mut self, headers: &HeaderMap) {
-        if self.kind.protocol.is_grpc()
+        if self.is_grpc
             && let Some(status) = headers.get(GRPC_STATUS).and_then(|value| value.to_str().ok())
         {
             self.grpc_status = status.parse().ok().filter(|status| *status <= GRPC_MAX);
@@ -69,16 +78,17 @@ impl Meter {
 
     /// Counts the request, which has ended.
     pub(crate) fn count(&self, exchange: &Exchange) {
+        let Some(counted) = &exchange.counted else { return };
         let worker = worker::index();
         let now = Instant::now();
         let sample = Sample {
-            kind: self.kind,
+            kind: counted.kind,
             code: self.code(exchange.status()),
             duration: now.saturating_duration_since(exchange.started),
             received: exchange.received(),
             sent: exchange.sent(),
             tls: exchange.connection.tls.as_ref().map(|tls| (tls.version, tls.cipher)),
-            labels: &self.labels,
+            labels: &counted.labels,
         };
         let routers = exchange.routes().filter_map(|route| route.counters.as_ref());
         for counters in self.counters.iter().chain(routers) {
@@ -86,27 +96,69 @@ impl Meter {
         }
         for attempt in exchange.attempts() {
             if let Some(counters) = attempt.counters() {
-                counters.count(worker, &self.of_attempt(attempt, sample, now));
+                counters.count(worker, &self.of_attempt(exchange, attempt, sample, now));
+            }
+        }
+        for page in exchange.pages() {
+            self.count_page(page, &sample, worker, now);
+        }
+    }
+
+    /// Counts the request for a page for the services that it was sent to.
+    #[cold]
+    fn count_page(&self, page: &Exchange, client: &Sample<'_>, worker: usize, now: Instant) {
+        let Some(counted) = &page.counted else { return };
+        let whole = Sample {
+            kind: counted.kind,
+            code: self.code(page.status()),
+            duration: client.duration,
+            // As in Traefik, although the page's request has no body.
+            received: client.received,
+            sent: 0,
+            tls: page.connection.tls.as_ref().map(|tls| (tls.version, tls.cipher)),
+            labels: &counted.labels,
+        };
+        for attempt in page.attempts() {
+            if let Some(counters) = attempt.counters() {
+                let sent = attempt.received();
+                counters.count(worker, &Sample { sent, ..self.of_attempt(page, attempt, whole, now) });
             }
         }
     }
 
-    /// Returns what one attempt adds to its service. The last one has the response that the client gets.
-    fn of_attempt<'a>(&self, attempt: &Attempt, whole: Sample<'a>, now: Instant) -> Sample<'a> {
-        let Some(replaced) = attempt.replaced() else {
+    /// Returns what one attempt adds to its service. The last one has the response that the client gets, unless a
+    /// page replaces it.
+    fn of_attempt<'a>(
+        &self,
+        exchange: &'a Exchange,
+        attempt: &Attempt,
+        whole: Sample<'a>,
+        now: Instant,
+    ) -> Sample<'a> {
+        let Some(replaced) = attempt.replaced().or_else(|| exchange.behind_page()) else {
             return Sample { duration: now.saturating_duration_since(attempt.sent), ..whole };
         };
         let code = attempt.status().unwrap_or(replaced);
         let duration = attempt.took().unwrap_or(Duration::ZERO);
-        Sample { code: self.code(code), duration, sent: attempt.received(), ..whole }
+        let sent = attempt.size().filter(|_| whole.kind.method() != Method::HEAD.as_str());
+        Sample { code: self.code(code), duration, sent: sent.unwrap_or_default(), ..whole }
     }
 
     fn code(&self, status: u16) -> u16 {
-        match self.kind.protocol.is_grpc() {
+        match self.is_grpc {
             true => self.grpc_status.unwrap_or(GRPC_UNKNOWN),
             false => status,
         }
     }
+}
+
+/// Counts a request of the gateway on behalf of a client's for the services that it was sent to, once it has ended.
+/// `headers` are those of its response.
+pub(crate) fn count_aside(exchange: &Exchange, headers: &HeaderMap) {
+    let is_grpc = exchange.counted.as_ref().is_some_and(|counted| counted.kind.protocol.is_grpc());
+    let mut meter = Meter { is_grpc, ..Meter::default() };
+    meter.record_headers(headers);
+    meter.count(exchange);
 }
 
 fn protocol(headers: &HeaderMap, upgrades: bool) -> Protocol {

@@ -14,7 +14,7 @@ use tidegate_core::RequestCounters;
 
 use crate::settings::{Prometheus, Settings};
 
-pub(crate) use meter::{EntryPointMeter, Meter};
+pub(crate) use meter::{EntryPointMeter, Meter, count_aside};
 pub(crate) use scrape::{Format, scrape};
 
 /// Suffix of the names of the gateway's own objects.
