@@ -117,6 +117,27 @@ impl Connector {
         Self::parse(syntax, endpoint, false, config, server_name)
     }
 
+    /// Like [`new`](Self::new), but the scheme alone decides about TLS.
+    pub fn by_scheme(syntax: &Syntax, endpoint: &str, tls: &Tls) -> Result<Self, OptionError> {
+        Self::parse(syntax, endpoint, false, || client_config(tls), "")
+    }
+
+    /// Offers only this application protocol in TLS handshakes.
+    #[must_use]
+    pub fn with_alpn(mut self, protocol: &[u8]) -> Self {
+        if let Address::Tcp { tls: Some((connector, _)), .. } = &mut self.address {
+            let mut config = ClientConfig::clone(connector.config());
+            config.alpn_protocols = vec![protocol.to_vec()];
+            *connector = TlsConnector::from(Arc::new(config));
+        }
+        self
+    }
+
+    /// Returns true if the connections use TLS.
+    pub fn is_secure(&self) -> bool {
+        matches!(&self.address, Address::Tcp { tls: Some(_), .. })
+    }
+
     /// `secure` asks for TLS where the scheme leaves it open.
     fn parse(
         syntax: &Syntax,

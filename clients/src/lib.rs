@@ -8,6 +8,7 @@ pub mod consul;
 pub mod dial;
 pub mod http;
 pub mod loopback;
+pub mod otlp;
 pub mod redis;
 pub mod tls;
 
