@@ -37,6 +37,7 @@ pub mod redirect_scheme;
 pub mod replace_path;
 pub mod replace_path_regex;
 mod replay;
+pub mod request_id;
 pub mod retry;
 pub mod runtime;
 mod sniff;
@@ -73,6 +74,7 @@ registry! {
     redirectScheme: redirect_scheme::RedirectScheme,
     replacePath: replace_path::ReplacePath,
     replacePathRegex: replace_path_regex::ReplacePathRegex,
+    requestId: request_id::RequestId,
     retry: retry::Retry,
     stripPrefix: strip_prefix::StripPrefix,
     stripPrefixRegex: strip_prefix_regex::StripPrefixRegex,

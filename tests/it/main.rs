@@ -46,6 +46,7 @@ mod reference;
 mod reload;
 mod request_attacks;
 mod request_framing;
+mod request_id;
 mod request_targets;
 mod response_framing;
 mod router_options;

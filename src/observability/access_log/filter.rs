@@ -67,12 +67,13 @@ const TIMES: [(&str, Time); 4] = [
     ("ErrorPageDuration", Time::ErrorPageDuration),
     ("Overhead", Time::Overhead),
 ];
-const TEXTS: [(&str, Text); 24] = [
+const TEXTS: [(&str, Text); 25] = [
     ("ClientAddr", Text::ClientAddr),
     ("ClientHost", Text::ClientHost),
     ("ClientUsername", Text::ClientUsername),
     ("RequestAddr", Text::RequestAddr),
     ("RequestHost", Text::RequestHost),
+    ("RequestId", Text::RequestId),
     ("RequestMethod", Text::RequestMethod),
     ("RequestPath", Text::RequestPath),
     ("RequestProtocol", Text::RequestProtocol),

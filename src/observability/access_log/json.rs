@@ -94,6 +94,7 @@ impl Entry<'_> {
             Field::RequestContentSize => push_number(line, self.exchange.received()),
             Field::RequestCount => push_number(line, self.count),
             Field::RequestHost => push_json(line, host_and_port(self.host()).0),
+            Field::RequestId => push_json(line, self.exchange.request_id()?.as_bytes()),
             Field::RequestMethod => push_word(line, self.seen.method.as_str()),
             Field::RequestPath => push_json(line, self.path(modes).as_bytes()),
             Field::RequestPort => push_json(line, host_and_port(self.host()).1),

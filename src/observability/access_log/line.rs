@@ -82,6 +82,7 @@ impl Entry<'_> {
             Text::ClientUsername => summary.user.unwrap_or("-").into(),
             Text::RequestAddr => String::from_utf8_lossy(self.host()),
             Text::RequestHost => String::from_utf8_lossy(host_and_port(self.host()).0),
+            Text::RequestId => self.exchange.request_id().unwrap_or("").into(),
             Text::RequestMethod => seen.method.as_str().into(),
             Text::RequestPath => self.path(modes).into(),
             Text::RequestProtocol => protocol(self.exchange.version).into(),
