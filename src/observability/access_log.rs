@@ -12,7 +12,9 @@ mod filter;
 mod json;
 mod line;
 mod modes;
+mod sampling;
 mod stamp;
+mod template;
 mod writer;
 
 use std::io;
@@ -25,19 +27,24 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 use tidegate_core::forwarded::X_FORWARDED_FOR;
 use tidegate_core::{BodyErrorKind, End, Exchange, Request};
 
+use super::log_file::Rotation;
 use crate::settings::{self, AccessLogFormat as Format};
-pub use error::ExpressionError;
+pub use error::{ExpressionError, SamplingError, TemplateError};
 use filter::Filter;
 use modes::{Filters, Modes};
+use sampling::Sampling;
+use template::Template;
 use writer::Writer;
-pub(crate) use writer::open as open_file;
 
 /// An open access log.
 pub struct AccessLog {
     format: Format,
+    /// Only for the format `template`.
+    template: Option<Template>,
     modes: Modes,
     filters: Filters,
     expression: Option<Filter>,
+    sampling: Option<Sampling>,
     add_internals: bool,
     requests: AtomicU64,
     writer: Writer,
@@ -46,6 +53,16 @@ pub struct AccessLog {
 /// Checks `accessLog.filters.expression`. The error names what was expected, and where.
 pub fn check_expression(text: &str) -> Result<(), ExpressionError> {
     if text.is_empty() { Ok(()) } else { Filter::parse(text).map(drop) }
+}
+
+/// Checks `accessLog.template`. The error names what was expected, and where.
+pub fn check_template(text: &str) -> Result<(), TemplateError> {
+    Template::parse(text).map(drop)
+}
+
+/// Checks `accessLog.sampling`.
+pub fn check_sampling(sampling: &settings::AccessLogSampling) -> Result<(), SamplingError> {
+    Sampling::new(sampling).map(drop)
 }
 
 impl AccessLog {
@@ -63,13 +80,25 @@ impl AccessLog {
                 Some(Filter::parse(text).map_err(|reason| invalid(format!("filters.expression: {reason}")))?)
             }
         };
-        let writer = Writer::start(&settings.file_path, settings.buffering_size)?;
+        let template = match format {
+            Format::Template => Some(
+                Template::parse(&settings.template).map_err(|error| invalid(format!("template: {error}")))?,
+            ),
+            _ => None,
+        };
+        let sampling = settings.sampling.as_ref().map(Sampling::new).transpose();
+        let sampling = sampling.map_err(|error| invalid(format!("sampling.{error}")))?;
+        let settings::AccessLog { max_size, max_age, max_backups, compress, .. } = *settings;
+        let rotation = Rotation::new(max_size, max_age, max_backups, compress);
+        let writer = Writer::start(&settings.file_path, rotation, settings.buffering_size)?;
         let add_internals = settings.add_internals;
         Ok(Arc::new(Self {
             format,
+            template,
             modes,
             filters,
             expression,
+            sampling,
             add_internals,
             requests: AtomicU64::new(0),
             writer,
@@ -90,18 +119,24 @@ impl AccessLog {
             forwarded: head.headers.get(X_FORWARDED_FOR).cloned(),
             headers: self.keeps_headers().then(|| head.headers.clone()),
             facts: self.expression.as_ref().map_or(0, |filter| filter.ask(request)),
+            sampling_facts: self.sampling.as_ref().map(|sampling| sampling.ask(request)).unwrap_or_default(),
         };
         Line { log: self.clone(), seen, headers: None }
     }
 
     /// Returns true if headers must be kept, because they may be logged or filtered by.
     pub fn keeps_headers(&self) -> bool {
-        self.modes.keeps_headers() || self.expression.as_ref().is_some_and(Filter::needs_headers)
+        self.modes.keeps_headers()
+            || self.expression.as_ref().is_some_and(Filter::needs_headers)
+            || self.template.as_ref().is_some_and(Template::needs_headers)
+            || self.sampling.as_ref().is_some_and(Sampling::needs_headers)
     }
 
     /// Returns true if the `Host` header must be kept.
     fn needs_host(&self) -> bool {
-        self.format == Format::Json || self.expression.is_some()
+        matches!(self.format, Format::Json | Format::Template)
+            || self.expression.is_some()
+            || self.sampling.is_some()
     }
 
     /// Reopens the file after it was moved (`SIGUSR1`).
@@ -137,8 +172,10 @@ struct Seen {
     host: Option<HeaderValue>,
     forwarded: Option<HeaderValue>,
     headers: Option<HeaderMap>,
-    /// The results of the rules in the filter.
+    /// The results of the matchers in the filter.
     facts: u64,
+    /// The same for each rule of the sampling.
+    sampling_facts: Box<[u64]>,
 }
 
 /// Who ended a response before it was complete.
@@ -200,12 +237,18 @@ impl Line {
             duration,
             count,
         };
-        if self.log.expression.as_ref().is_some_and(|filter| !filter.keeps(&entry, &self.log.modes)) {
+        let (log, modes) = (&*self.log, &self.log.modes);
+        if log.expression.as_ref().is_some_and(|filter| !filter.keeps(&entry, modes, self.seen.facts)) {
             return;
         }
-        self.log.writer.write(match self.log.format {
-            Format::Json => entry.json(&self.log.modes),
-            format => entry.clf(&self.log.modes, format == Format::Common),
+        let facts = &self.seen.sampling_facts;
+        if log.sampling.as_ref().is_some_and(|sampling| !sampling.keeps(&entry, modes, facts)) {
+            return;
+        }
+        log.writer.write(match (&log.template, log.format) {
+            (Some(template), _) => template.line(&entry, modes),
+            (None, Format::Json) => entry.json(modes),
+            (None, format) => entry.clf(modes, format == Format::Common),
         });
     }
 }
@@ -393,6 +436,102 @@ mod tests {
             error.to_string().starts_with("accessLog.filters.expression: column 1: Staus is not a field"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_template_determines_the_line() {
+        let log = Fixture::open(|settings| {
+            settings.format = "template".into();
+            settings.template = "{{{RequestHost}}} \"{request_User-Agent}\" {RequestPath} {DownstreamStatus} \
+                                 {request_Cookie} {request_none} {ClientUsername} {duration} {DownstreamAborted}"
+                .into();
+            settings.fields.headers.names.insert("cookie".into(), "redact".into());
+        });
+        log.answer(request("/p?q=1", &[("user-agent", "a\" \tb"), ("cookie", "secret")]), 201, "");
+        let text = log.text();
+        let (start, end) = text.split_once(" eve").unwrap();
+        assert_eq!(start, "{h.test} \"a\\\" \\tb\" /p?q=1 201 REDACTED -");
+        let rest = end.strip_prefix("\\n\\\" x ").unwrap().strip_suffix(" false\n").unwrap();
+        assert!(rest.parse::<u64>().is_ok(), "{rest}");
+    }
+
+    fn sampled(rate: f64, rules: &[(&str, f64)]) -> Fixture {
+        let rules = rules.iter().map(|(expression, rate)| settings::AccessLogSamplingRule {
+            expression: (*expression).to_owned(),
+            rate: *rate,
+        });
+        let sampling = settings::AccessLogSampling { rate, rules: rules.collect() };
+        Fixture::open(|settings| settings.sampling = Some(sampling))
+    }
+
+    #[test]
+    fn sampling_logs_a_part_evenly_and_rules_determine_other_rates() {
+        let rules = [("DownstreamStatus >= 500", 1.0), ("PathPrefix(`/health`)", 0.0)];
+        let log = sampled(0.1, &rules);
+        for number in 0..1000 {
+            log.answer(request(&format!("/page/{number}"), &[]), 200, "");
+            log.answer(request("/health", &[]), if number == 7 { 503 } else { 200 }, "");
+        }
+        let text = log.text();
+        let pages = text.matches("/page/").count();
+        assert!((95..=105).contains(&pages), "{pages}");
+        assert_eq!(text.matches("/health").count(), 1);
+        assert!(!sampled(1.0, &[]).log.keeps_headers());
+    }
+
+    #[test]
+    fn a_request_with_an_identifier_is_sampled_alike_everywhere() {
+        let logs = [sampled(0.5, &[]), sampled(0.5, &[])];
+        let paths = logs.each_ref().map(|log| {
+            // The numbers of requests differ.
+            if std::ptr::eq(log, &logs[1]) {
+                log.answer(request("/other", &[]), 200, "");
+            }
+            for number in 0..400 {
+                let request = request(&format!("/page/{number}"), &[]);
+                request.context.exchange.set_request_id(&format!("id-{number}"));
+                log.answer(request, 200, "");
+            }
+            let path = |line: &str| line.split(' ').find(|word| word.starts_with("/page")).map(str::to_owned);
+            log.text().lines().filter_map(path).collect::<Vec<_>>()
+        });
+        assert_eq!(paths[0], paths[1]);
+        assert!((150..=250).contains(&paths[0].len()), "{}", paths[0].len());
+    }
+
+    #[test]
+    fn rates_out_of_range_are_refused() {
+        for rate in [-0.1, 1.1, f64::NAN] {
+            let sampling = settings::AccessLogSampling { rate, ..Default::default() };
+            let error = check_sampling(&sampling).unwrap_err().to_string();
+            assert!(error.starts_with("rate: ") && error.contains("from 0 to 1"), "{error}");
+        }
+        let rule = settings::AccessLogSamplingRule { expression: "Staus > 1".into(), rate: 1.0 };
+        let sampling = settings::AccessLogSampling { rules: vec![rule], ..Default::default() };
+        let error = check_sampling(&sampling).unwrap_err().to_string();
+        assert!(error.starts_with("rules[0].expression: column 1: Staus is not a field"), "{error}");
+    }
+
+    #[test]
+    fn the_file_is_rotated() {
+        let log = Fixture::open(|settings| {
+            settings.max_size = 1;
+            settings.compress = true;
+        });
+        let path = format!("/{}", "a".repeat(16_000));
+        for _ in 0..70 {
+            log.answer(request(&path, &[]), 200, "");
+        }
+        log.log.flush();
+        let Fixture { log, directory } = log;
+        // The writer ends, and with it the thread that compresses.
+        drop(log);
+        let files = std::fs::read_dir(directory.path().join("logs")).unwrap();
+        let mut names: Vec<String> =
+            files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort_unstable();
+        let [rotated, current] = &*names else { panic!("{names:?}") };
+        assert!(rotated.starts_with("access-2") && rotated.ends_with(".log.gz") && current == "access.log");
     }
 
     #[test]

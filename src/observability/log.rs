@@ -1,9 +1,7 @@
 //! The log of the process itself, in Traefik's formats.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -19,7 +17,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::access_log::open_file;
+use super::log_file::{LogFile, Rotation};
 use crate::settings::{self, LogFormat, LogLevel};
 
 /// Prefix of the targets of our own crates.
@@ -31,7 +29,7 @@ const INDISCREET: &str = "bollard";
 /// The running log, which can reopen its file.
 #[derive(Clone)]
 pub struct ProcessLog {
-    file: Option<(PathBuf, Arc<Mutex<File>>)>,
+    file: Option<Arc<Mutex<LogFile>>>,
 }
 
 impl ProcessLog {
@@ -43,10 +41,14 @@ impl ProcessLog {
         let json = settings.format.known() == Some(LogFormat::Json);
         let file = match settings.file_path.as_str() {
             "" => None,
-            path => Some((PathBuf::from(path), Arc::new(Mutex::new(open_file(path.as_ref())?)))),
+            path => {
+                let settings::Log { max_size, max_age, max_backups, compress, .. } = *settings;
+                let rotation = Rotation::new(max_size, max_age, max_backups, compress);
+                Some(Arc::new(Mutex::new(LogFile::open(path.as_ref(), rotation)?)))
+            }
         };
         let colour = !json && !settings.no_color && file.is_none() && io::stdout().is_terminal();
-        let shared = file.as_ref().map(|(_, file)| file.clone());
+        let shared = file.clone();
         let lines = tracing_subscriber::fmt::layer()
             .event_format(Format { json, colour })
             .with_writer(move || Out(shared.clone()));
@@ -60,10 +62,7 @@ impl ProcessLog {
 
     /// Reopens the file after it was moved (`SIGUSR1`).
     pub fn reopen(&self) -> io::Result<()> {
-        if let Some((path, file)) = &self.file {
-            *file.lock() = open_file(path)?;
-        }
-        Ok(())
+        self.file.as_ref().map_or(Ok(()), |file| file.lock().reopen())
     }
 }
 
@@ -103,7 +102,7 @@ fn level_filter(level: LogLevel) -> LevelFilter {
 }
 
 /// Writes to the file, or to standard output.
-struct Out(Option<Arc<Mutex<File>>>);
+struct Out(Option<Arc<Mutex<LogFile>>>);
 
 impl Write for Out {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -247,7 +246,7 @@ mod tests {
     /// Returns an event in one of the formats.
     fn written(json: bool, log: impl FnOnce()) -> String {
         let path = tempfile::NamedTempFile::new().unwrap();
-        let out = Arc::new(Mutex::new(open_file(path.path()).unwrap()));
+        let out = Arc::new(Mutex::new(LogFile::open(path.path(), None).unwrap()));
         let subscriber = tracing_subscriber::fmt()
             .event_format(Format { json, colour: false })
             .with_writer(move || Out(Some(out.clone())))

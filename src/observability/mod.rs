@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod log;
+pub(crate) mod log_file;
 pub mod metrics;
 pub(crate) mod observers;
 

@@ -10,7 +10,7 @@ use super::{
     AccessLogFormat, Address, CertificatesResolver, EntryPoint, FieldMode, HeaderMode, INTERNAL_ENTRY_POINT,
     KeyType, LogFormat, LogLevel, Ping, Settings, address, is_named,
 };
-use crate::observability::{access_log, log, metrics};
+use crate::observability::{access_log, log, log_file, metrics};
 
 /// The result of the validation.
 #[derive(Default)]
@@ -159,6 +159,17 @@ impl Check<'_> {
         }
         if let Err(error) = access_log::check_expression(&log.filters.expression) {
             self.problem(&["accessLog", "filters", "expression"], &error.to_string());
+        }
+        if log.format.known() == Some(AccessLogFormat::Template) {
+            if let Err(error) = access_log::check_template(&log.template) {
+                self.problem(&["accessLog", "template"], &error.to_string());
+            }
+        } else if !log.template.is_empty() {
+            let message = "has no effect without `accessLog.format: template`";
+            self.warn(&["accessLog", "template"], message);
+        }
+        if let Some(Err(error)) = log.sampling.as_ref().map(access_log::check_sampling) {
+            self.problem(&["accessLog", "sampling"], &error.to_string());
         }
         let wrong = log.filters.status_codes.iter().position(|code| !is_status_range(code));
         if let Some(index) = wrong {
@@ -387,7 +398,7 @@ fn unusable(path: &str) -> Option<String> {
         return None;
     }
     let was_there = std::fs::exists(path).unwrap_or(true);
-    let opened = access_log::open_file(path.as_ref());
+    let opened = log_file::open(path.as_ref());
     if opened.is_ok() && !was_there {
         // Created only by the attempt.
         let _ = std::fs::remove_file(path);

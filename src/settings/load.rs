@@ -591,6 +591,38 @@ mod tests {
     }
 
     #[test]
+    fn templates_sampling_and_rotation_of_logs_are_read_and_checked() {
+        let entry = "--entryPoints.web.address=:80";
+        let settings = loaded(&[
+            entry,
+            "--log.maxSize=5",
+            "--log.compress=true",
+            "--accesslog.format=template",
+            "--accesslog.template={RequestHost} {DownstreamStatus}",
+            "--accesslog.maxBackups=3",
+            "--accesslog.sampling.rate=0.1",
+            "--accesslog.sampling.rules[0].expression=DownstreamStatus >= 500",
+            "--accesslog.sampling.rules[0].rate=0.5",
+        ]);
+        assert!(settings.settings.problems.is_empty(), "{:?}", settings.settings.problems);
+        let (log, access) = (settings.settings.log, settings.settings.access_log.unwrap());
+        assert_eq!((log.max_size, log.compress, access.max_backups), (5, true, 3));
+        let sampling = access.sampling.unwrap();
+        assert_eq!((sampling.rate, sampling.rules[0].rate), (0.1, 0.5));
+        for (arguments, expected) in [
+            (&["--accesslog.format=template"][..], "is empty: expected a line"),
+            (
+                &["--accesslog.format=template", "--accesslog.template={RequestHots}"],
+                "column 2: RequestHots is not a field of the access log; did you mean RequestHost?",
+            ),
+            (&["--accesslog.sampling.rate=2"], "rate: `2` is not a rate: expected a number from 0 to 1"),
+        ] {
+            let problems = refused(&[&[entry], arguments].concat()).join("\n");
+            assert!(problems.contains(expected), "{problems}");
+        }
+    }
+
+    #[test]
     fn traefik_options_without_support_are_reported_by_name() {
         for (argument, name) in [
             ("--certificatesResolvers.le.tailscale=true", "certificatesResolvers.le.tailscale"),
@@ -601,7 +633,7 @@ mod tests {
             ("--providers.nomad", "providers.nomad"),
             ("--providers.kubernetescrd", "providers.kubernetesCRD"),
             ("--accesslog.otlp", "accessLog.otlp"),
-            ("--log.maxSize=5", "log.maxSize"),
+            ("--log.otlp=true", "log.otlp"),
             ("--tcpServersTransport.tls.spiffe=true", "tcpServersTransport.tls.spiffe"),
         ] {
             let expected = match name.contains("spiffe") {
@@ -619,7 +651,7 @@ mod tests {
         // `false` is accepted for them, and options below them are not: those enable them in Traefik.
         loaded(&[
             "--experimental.otlpLogs=false",
-            "--log.compress=false",
+            "--log.otlp=false",
             "--metrics.prometheus=false",
             "--tracing=false",
         ]);

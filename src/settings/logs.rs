@@ -18,6 +18,14 @@ pub struct Log {
     pub file_path: String,
     /// Disables colours.
     pub no_color: bool,
+    /// Maximum size of the file in megabytes; with 0, 100 if another option of the rotation is set.
+    pub max_size: i64,
+    /// Number of days after which rotated files are removed; 0 for never.
+    pub max_age: i64,
+    /// Number of rotated files that are kept; 0 for all.
+    pub max_backups: i64,
+    /// Compresses rotated files.
+    pub compress: bool,
     /// Levels of single targets: `h2=DEBUG,rustls=TRACE`. Third-party crates are logged at INFO at most
     /// unless they are listed here. Not in Traefik.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -31,6 +39,10 @@ impl Default for Log {
             format: LogFormat::Common.into(),
             file_path: String::new(),
             no_color: false,
+            max_size: 0,
+            max_age: 0,
+            max_backups: 0,
+            compress: false,
             filter: String::new(),
         }
     }
@@ -90,12 +102,26 @@ pub struct AccessLog {
     pub file_path: String,
     /// The format of a line.
     pub format: Word<AccessLogFormat>,
+    /// The line of the format `template`. Not in Traefik.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub template: String,
     /// Number of buffered lines; 0 for none.
     pub buffering_size: usize,
+    /// Maximum size of the file in megabytes; with 0, 100 if another option of the rotation is set. Not in Traefik.
+    pub max_size: i64,
+    /// Number of days after which rotated files are removed; 0 for never. Not in Traefik.
+    pub max_age: i64,
+    /// Number of rotated files that are kept; 0 for all. Not in Traefik.
+    pub max_backups: i64,
+    /// Compresses rotated files. Not in Traefik.
+    pub compress: bool,
     /// Includes requests to internal services.
     pub add_internals: bool,
     /// Which requests are logged.
     pub filters: AccessLogFilters,
+    /// Which part of those is logged. Not in Traefik.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<AccessLogSampling>,
     /// Which fields are logged.
     pub fields: AccessLogFields,
 }
@@ -105,9 +131,15 @@ impl Default for AccessLog {
         Self {
             file_path: String::new(),
             format: AccessLogFormat::Common.into(),
+            template: String::new(),
             buffering_size: 0,
+            max_size: 0,
+            max_age: 0,
+            max_backups: 0,
+            compress: false,
             add_internals: false,
             filters: AccessLogFilters::default(),
+            sampling: None,
             fields: AccessLogFields::default(),
         }
     }
@@ -122,11 +154,17 @@ pub enum AccessLogFormat {
     GenericClf,
     /// `json`: an object.
     Json,
+    /// `template`: as described by `accessLog.template`. Not in Traefik.
+    Template,
 }
 
 impl Vocabulary for AccessLogFormat {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("common", Self::Common), ("genericCLF", Self::GenericClf), ("json", Self::Json)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("common", Self::Common),
+        ("genericCLF", Self::GenericClf),
+        ("json", Self::Json),
+        ("template", Self::Template),
+    ];
     const IGNORES_CASE: bool = true;
 }
 
@@ -142,6 +180,39 @@ pub struct AccessLogFilters {
     pub min_duration: Duration,
     /// Which of those are logged: an expression over the fields of the log. Not in Traefik.
     pub expression: String,
+}
+
+/// `accessLog.sampling`. Not in Traefik.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct AccessLogSampling {
+    /// The part of the requests that is logged, from 0 to 1.
+    pub rate: f64,
+    /// Other rates for some requests: the first rule that matches determines the rate.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<AccessLogSamplingRule>,
+}
+
+impl Default for AccessLogSampling {
+    fn default() -> Self {
+        Self { rate: 1.0, rules: Vec::new() }
+    }
+}
+
+/// An element of `accessLog.sampling.rules`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct AccessLogSamplingRule {
+    /// The requests: an expression over the fields of the log.
+    pub expression: String,
+    /// The part of them that is logged, from 0 to 1.
+    pub rate: f64,
+}
+
+impl Default for AccessLogSamplingRule {
+    fn default() -> Self {
+        Self { expression: String::new(), rate: 1.0 }
+    }
 }
 
 /// How a field is logged.

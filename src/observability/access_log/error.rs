@@ -118,3 +118,54 @@ pub(super) enum OptionError {
     #[error("filters.statusCodes: `{0}` is neither a status nor a range like 400-499")]
     Statuses(String),
 }
+
+/// Why `accessLog.template` is invalid.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// There is no template, or only white space.
+    #[error("is empty: expected a line like `{{StartUTC}} {{RequestHost}} {{DownstreamStatus}}`")]
+    Empty,
+    /// The template has a line feed or another control character.
+    #[error("expected one line without control characters")]
+    Control,
+    /// A brace stands alone.
+    #[error("{place}: `{brace}` has no match: expected `{{Field}}`, or the brace twice for itself")]
+    Brace {
+        /// Line and column.
+        place: String,
+        /// The brace.
+        brace: String,
+    },
+    /// There is no such field.
+    #[error("{place}: {source}")]
+    Field {
+        /// Line and column.
+        place: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Why `accessLog.sampling` is invalid.
+#[derive(Debug, thiserror::Error)]
+pub enum SamplingError {
+    /// There are too many rules.
+    #[error("rules: at most {0} are allowed")]
+    TooMany(usize),
+    /// A rate is not between 0 and 1.
+    #[error("{option}: `{rate}` is not a rate: expected a number from 0 to 1, like 0.1")]
+    Rate {
+        /// The option.
+        option: String,
+        /// The value.
+        rate: f64,
+    },
+    /// The expression of a rule is invalid.
+    #[error("rules[{number}].expression: {source}")]
+    Expression {
+        /// Number of the rule, from 0.
+        number: usize,
+        /// The cause.
+        source: ExpressionError,
+    },
+}

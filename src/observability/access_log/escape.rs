@@ -20,12 +20,17 @@ pub(super) fn push_plain(line: &mut Vec<u8>, text: &str) {
 /// Appends a text in double quotes, escaped as Go's `strconv.Quote` does.
 pub(super) fn push_quoted(line: &mut Vec<u8>, text: &str) {
     line.push(b'"');
+    push_escaped(line, text);
+    line.push(b'"');
+}
+
+/// Appends the contents of a text in double quotes; see [`push_quoted`].
+pub(super) fn push_escaped(line: &mut Vec<u8>, text: &str) {
     if is_ordinary::<0x20>(text.as_bytes()) {
         line.extend_from_slice(text.as_bytes());
     } else {
         text.chars().for_each(|c| push_clf_char(line, c));
     }
-    line.push(b'"');
 }
 
 /// Appends a JSON string. Unlike JSON requires, all control characters are escaped, since terminals interpret some, and

@@ -40,7 +40,7 @@ enum Tree {
 }
 
 /// What a name refers to.
-enum Known {
+pub(super) enum Known {
     Number(Number),
     Time(Time),
     Text(Text),
@@ -118,9 +118,9 @@ impl Filter {
         answers.fold(0, |bits, (place, rule)| bits | (u64::from(rule.matches(request)) << place))
     }
 
-    /// Returns true if the line should be written.
-    pub(super) fn keeps(&self, entry: &Entry<'_>, modes: &Modes) -> bool {
-        self.tree.holds(entry, modes)
+    /// Returns true if the line should be written. `facts` are the results of the matchers.
+    pub(super) fn keeps(&self, entry: &Entry<'_>, modes: &Modes, facts: u64) -> bool {
+        self.tree.holds(entry, modes, facts)
     }
 
     fn compile(&mut self, expression: &Expression) -> Result<Tree, (usize, Fault)> {
@@ -196,12 +196,12 @@ impl Filter {
 }
 
 impl Tree {
-    fn holds(&self, entry: &Entry<'_>, modes: &Modes) -> bool {
+    fn holds(&self, entry: &Entry<'_>, modes: &Modes, facts: u64) -> bool {
         match self {
-            Self::And(left, right) => left.holds(entry, modes) && right.holds(entry, modes),
-            Self::Or(left, right) => left.holds(entry, modes) || right.holds(entry, modes),
-            Self::Not(inner) => !inner.holds(entry, modes),
-            Self::Rule(place) => entry.seen.facts >> place & 1 == 1,
+            Self::And(left, right) => left.holds(entry, modes, facts) && right.holds(entry, modes, facts),
+            Self::Or(left, right) => left.holds(entry, modes, facts) || right.holds(entry, modes, facts),
+            Self::Not(inner) => !inner.holds(entry, modes, facts),
+            Self::Rule(place) => facts >> place & 1 == 1,
             Self::Aborted => entry.aborted.is_some(),
             Self::Number(field, operator, number) => compares(entry.number(*field), *operator, *number),
             Self::Time(field, operator, time) => compares(entry.time(*field).as_nanos(), *operator, *time),
@@ -223,7 +223,7 @@ fn compares<T: PartialOrd>(value: T, operator: Comparison, with: T) -> bool {
 }
 
 /// Returns what a name refers to, or `None` if it is not a field.
-fn known(name: &str) -> Result<Option<Known>, Fault> {
+pub(super) fn known(name: &str) -> Result<Option<Known>, Fault> {
     fn in_list<T: Clone>(list: &[(&str, T)], name: &str) -> Option<T> {
         list.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, field)| field.clone())
     }
@@ -251,7 +251,7 @@ fn known(name: &str) -> Result<Option<Known>, Fault> {
 }
 
 /// Returns the error for an unknown field.
-fn unknown(written: &str) -> Fault {
+pub(super) fn unknown(written: &str) -> Fault {
     let numbers = NUMBERS.iter().map(|(name, _)| *name);
     let names = numbers.chain(TIMES.iter().map(|(name, _)| *name)).chain(TEXTS.iter().map(|(name, _)| *name));
     let name = written.to_owned();

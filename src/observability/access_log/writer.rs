@@ -1,13 +1,14 @@
 //! Writes lines to a file or to standard output, on a separate thread.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use crate::observability::log_file::{LogFile, Rotation};
 
 /// Minimum number of lines that the queue holds; `bufferingSize` may be larger.
 const MIN_QUEUE: usize = 8192;
@@ -31,10 +32,10 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Opens the file (standard output for an empty path) and starts the thread.
-    pub(super) fn start(path: &str, buffering: usize) -> io::Result<Self> {
+    pub(super) fn start(path: &str, rotation: Option<Rotation>, buffering: usize) -> io::Result<Self> {
         let target = match path {
-            "" => Target { path: None, out: Box::new(io::stdout()) },
-            path => Target { path: Some(path.into()), out: Box::new(open(Path::new(path))?) },
+            "" => Target::Stdout,
+            path => Target::File(LogFile::open(Path::new(path), rotation)?),
         };
         let (queue, messages) = sync_channel(buffering.max(MIN_QUEUE));
         let lost = Arc::new(AtomicU64::new(0));
@@ -81,9 +82,9 @@ impl Drop for Writer {
     }
 }
 
-struct Target {
-    path: Option<PathBuf>,
-    out: Box<dyn Write + Send>,
+enum Target {
+    Stdout,
+    File(LogFile),
 }
 
 impl Target {
@@ -126,7 +127,14 @@ impl Target {
         if batch.is_empty() {
             return;
         }
-        if let Err(error) = self.out.write_all(batch).and_then(|()| self.out.flush()) {
+        let written = match self {
+            Self::Stdout => {
+                let mut out = io::stdout();
+                out.write_all(batch).and_then(|()| out.flush())
+            }
+            Self::File(file) => file.write_all(batch).and_then(|()| file.flush()),
+        };
+        if let Err(error) = written {
             tracing::error!(%error, "access log: cannot write");
         }
         batch.clear();
@@ -134,21 +142,10 @@ impl Target {
     }
 
     fn reopen(&mut self) {
-        let Some(path) = &self.path else { return };
-        match open(path) {
-            Ok(file) => self.out = Box::new(file),
-            Err(error) => {
-                tracing::error!(%error, path = %path.display(), "access log: cannot reopen: keeping the old file");
-            }
+        let Self::File(file) = self else { return };
+        if let Err(error) = file.reopen() {
+            let path = file.path().display();
+            tracing::error!(%error, %path, "access log: cannot reopen: keeping the old file");
         }
     }
-}
-
-/// Opens a log file for appending, readable by owner and group only, and creates its directory.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    let made = directory.map_or(Ok(()), std::fs::create_dir_all);
-    let file = made.and_then(|()| OpenOptions::new().append(true).create(true).mode(0o640).open(path));
-    file.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
