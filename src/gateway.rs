@@ -20,7 +20,7 @@ use crate::configuration::{Compiler, FirstStates, LastStates, Loop, QUEUE, Readi
 use crate::entrypoint::{self, EntryPoints};
 use crate::internal::{self, Surroundings};
 use crate::observability::access_log::AccessLog;
-use crate::observability::metrics::Metrics;
+use crate::observability::metrics::{Metrics, push};
 use crate::opening::Opening;
 use crate::saved::{self, States, Store};
 use crate::service::Registry;
@@ -120,6 +120,9 @@ impl Gateway {
         around.readiness.expect(sources.iter().map(|(instance, _)| instance.name.clone()));
         control.spawn(configuration.run(incoming));
         let providers = start_providers(sources, &settings, &updates, &control);
+        if let (Some(metrics), Some(options)) = (&around.metrics, &settings.metrics) {
+            push::start(metrics, options, &snapshots.downgrade(), &client, control.handle());
+        }
         start_stapler(&settings, client, &snapshots, &generation, &control);
         let (log, metrics, passed) = (access_log.clone(), around.metrics.clone(), options.passed);
         let entry_options = entrypoint::Options { workers, log, metrics, opening: opening.clone(), passed };

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Version};
 
+use crate::exchange_log::Log;
 use crate::metrics::Counted;
 use crate::{Connection, Identity, Origin, Reason, RequestCounters, TraceContext};
 
-/// Maximum number of attempts, pages, routes and identities recorded per request, of each kind.
-const MAX_ENTRIES: usize = 64;
 /// Maximum number of failed attempts in a [`Summary`].
 const MAX_FAILED: usize = 16;
 /// An unknown length.
@@ -586,53 +585,4 @@ fn since(start: Instant) -> u64 {
 /// Converts nanoseconds; `None` for 0.
 fn duration(nanoseconds: &AtomicU64) -> Option<Duration> {
     Some(nanoseconds.load(Ordering::Relaxed)).filter(|nanos| *nanos != 0).map(Duration::from_nanos)
-}
-
-/// An append-only list for concurrent writers that holds up to 64 entries. The first needs no allocation,
-/// since most exchanges have at most one.
-#[derive(Debug)]
-struct Log<T> {
-    first: OnceLock<T>,
-    more: OnceLock<Box<Log<T>>>,
-}
-
-impl<T> Default for Log<T> {
-    fn default() -> Self {
-        Self { first: OnceLock::new(), more: OnceLock::new() }
-    }
-}
-
-impl<T> Log<T> {
-    /// Appends an entry. Returns `None` when the list is full.
-    fn push(&self, mut entry: T) -> Option<&T> {
-        let mut at = self;
-        for _ in 0..MAX_ENTRIES {
-            match at.first.set(entry) {
-                Ok(()) => return at.first.get(),
-                Err(back) => entry = back,
-            }
-            at = at.more.get_or_init(Box::default);
-        }
-        None
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &T> {
-        let mut at = Some(self);
-        std::iter::from_fn(move || {
-            let log = at?;
-            at = log.more.get().map(|more| &**more);
-            log.first.get()
-        })
-    }
-
-    fn last(&self) -> Option<&T> {
-        let mut log = self;
-        while let Some(more) = log.more.get() {
-            if more.first.get().is_none() {
-                break;
-            }
-            log = more;
-        }
-        log.first.get()
-    }
 }

@@ -11,6 +11,7 @@ mod client_tls;
 pub mod clock;
 pub mod error;
 pub mod exchange;
+mod exchange_log;
 pub mod expression;
 pub mod forwarded;
 pub mod identity;

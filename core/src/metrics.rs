@@ -190,7 +190,7 @@ impl RequestCounters {
             || Series::new(code, kind, self.bounds.len()),
         );
         let nanoseconds = u64::try_from(sample.duration.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = self.bounds.iter().position(|bound| nanoseconds <= *bound).unwrap_or(self.bounds.len());
+        let bucket = self.bounds.partition_point(|bound| *bound < nanoseconds);
         add(&series.buckets[bucket], 1);
         add(&series.nanoseconds, nanoseconds);
         add(&series.received, sample.received);

@@ -70,7 +70,7 @@ pub fn services(around: &Surroundings) -> BTreeMap<String, Arc<dyn Service>> {
     if !senders.is_empty() {
         add("rest", Arc::new(rest::RestEndpoint::new(senders, around.updates.clone())));
     }
-    if let Some(metrics) = &around.metrics {
+    if let Some(metrics) = around.metrics.as_ref().filter(|metrics| metrics.is_scraped()) {
         let endpoint = prometheus::PrometheusEndpoint::new(metrics.clone(), around.snapshots.clone());
         add("prometheus", Arc::new(endpoint));
     }

@@ -78,6 +78,7 @@ impl Check<'_> {
 
     /// Drops labels that Prometheus would refuse together with all other metrics.
     fn metrics(&mut self, settings: &mut Settings) {
+        self.pushes(settings);
         let Some(options) = settings.metrics.as_mut().and_then(|metrics| metrics.prometheus.as_mut()) else {
             return;
         };
@@ -98,6 +99,23 @@ impl Check<'_> {
             }
             is_label
         });
+    }
+
+    /// Replaces intervals of metrics that cannot be kept.
+    fn pushes(&mut self, settings: &mut Settings) {
+        let Some(options) = settings.metrics.as_mut() else { return };
+        let intervals = [
+            ("statsD", options.stats_d.as_mut().map(|options| &mut options.push_interval)),
+            ("datadog", options.datadog.as_mut().map(|options| &mut options.push_interval)),
+            ("influxDB2", options.influx_db2.as_mut().map(|options| &mut options.push_interval)),
+        ];
+        for (name, interval) in intervals {
+            if let Some(interval) = interval.filter(|interval| interval.is_zero()) {
+                let message = "`0` is not an interval, so 10s is used: expected a duration like `10s`";
+                self.warn(&["metrics", name, "pushInterval"], message);
+                *interval = super::metrics::PUSH_INTERVAL;
+            }
+        }
     }
 
     fn api(&mut self, settings: &mut Settings) {

@@ -626,7 +626,7 @@ mod tests {
     fn traefik_options_without_support_are_reported_by_name() {
         for (argument, name) in [
             ("--certificatesResolvers.le.tailscale=true", "certificatesResolvers.le.tailscale"),
-            ("--metrics.statsD=true", "metrics.statsD"),
+            ("--metrics.otlp=true", "metrics.otlp"),
             ("--metrics.otlp.pushInterval=1s", "metrics.otlp"),
             ("--tracing=true", "tracing"),
             ("--experimental.plugins.p.moduleName=m", "experimental"),

@@ -1,8 +1,10 @@
 //! Metrics.
 
 use std::collections::BTreeMap;
+use std::time;
 
 use serde::{Deserialize, Serialize};
+use tidegate_core::values::{Duration, Secret};
 
 use super::INTERNAL_ENTRY_POINT;
 
@@ -15,6 +17,22 @@ pub struct Metrics {
     /// Metrics for Prometheus; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<Prometheus>,
+    /// Metrics pushed to StatsD; disabled if absent.
+    #[serde(rename = "statsD", skip_serializing_if = "Option::is_none")]
+    pub stats_d: Option<StatsD>,
+    /// Metrics pushed to a Datadog agent; disabled if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub datadog: Option<Datadog>,
+    /// Metrics pushed to InfluxDB 2; disabled if absent.
+    #[serde(rename = "influxDB2", skip_serializing_if = "Option::is_none")]
+    pub influx_db2: Option<InfluxDb2>,
+}
+
+impl Metrics {
+    /// Returns true if metrics are pushed to a system.
+    pub fn is_pushed(&self) -> bool {
+        self.stats_d.is_some() || self.datadog.is_some() || self.influx_db2.is_some()
+    }
 }
 
 /// `metrics.prometheus`.
@@ -49,6 +67,117 @@ impl Default for Prometheus {
             entry_point: INTERNAL_ENTRY_POINT.into(),
             manual_routing: false,
             header_labels: BTreeMap::new(),
+        }
+    }
+}
+
+/// Default time between two pushes.
+pub(super) const PUSH_INTERVAL: Duration = Duration(time::Duration::from_secs(10));
+
+/// `metrics.statsD`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct StatsD {
+    /// `host:port`, or the URL of a socket: `unix://`, `unixgram://`, `unixstream://`.
+    pub address: String,
+    /// What the names begin with.
+    pub prefix: String,
+    /// Time between two pushes.
+    pub push_interval: Duration,
+    /// Counts the requests of each entry point.
+    pub add_entry_points_labels: bool,
+    /// Counts the requests of each router.
+    pub add_routers_labels: bool,
+    /// Counts the requests of each service.
+    pub add_services_labels: bool,
+}
+
+impl Default for StatsD {
+    fn default() -> Self {
+        Self {
+            address: "localhost:8125".into(),
+            prefix: "traefik".into(),
+            push_interval: PUSH_INTERVAL,
+            add_entry_points_labels: true,
+            add_routers_labels: false,
+            add_services_labels: true,
+        }
+    }
+}
+
+/// `metrics.datadog`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Datadog {
+    /// `host:port`, or the URL of a socket: `unix://`, `unixgram://`, `unixstream://`. If empty, the environment
+    /// variables `DD_AGENT_HOST` and `DD_DOGSTATSD_PORT`, or `localhost:8125`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub address: String,
+    /// What the names begin with.
+    pub prefix: String,
+    /// Time between two pushes.
+    pub push_interval: Duration,
+    /// Counts the requests of each entry point.
+    pub add_entry_points_labels: bool,
+    /// Counts the requests of each router.
+    pub add_routers_labels: bool,
+    /// Counts the requests of each service.
+    pub add_services_labels: bool,
+}
+
+impl Default for Datadog {
+    fn default() -> Self {
+        Self {
+            address: String::new(),
+            prefix: "traefik".into(),
+            push_interval: PUSH_INTERVAL,
+            add_entry_points_labels: true,
+            add_routers_labels: false,
+            add_services_labels: true,
+        }
+    }
+}
+
+/// `metrics.influxDB2`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct InfluxDb2 {
+    /// URL of the server.
+    pub address: String,
+    /// The token, or a file that contains it.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub token: Secret,
+    /// The organization.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub org: String,
+    /// The bucket.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub bucket: String,
+    /// Tags of all series.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub additional_labels: BTreeMap<String, String>,
+    /// Time between two pushes.
+    pub push_interval: Duration,
+    /// Counts the requests of each entry point.
+    pub add_entry_points_labels: bool,
+    /// Counts the requests of each router.
+    pub add_routers_labels: bool,
+    /// Counts the requests of each service.
+    pub add_services_labels: bool,
+}
+
+impl Default for InfluxDb2 {
+    fn default() -> Self {
+        Self {
+            address: "http://localhost:8086".into(),
+            token: Secret::default(),
+            org: String::new(),
+            bucket: String::new(),
+            additional_labels: BTreeMap::new(),
+            push_interval: PUSH_INTERVAL,
+            add_entry_points_labels: true,
+            add_routers_labels: false,
+            add_services_labels: true,
         }
     }
 }

@@ -32,7 +32,7 @@ pub use cluster::*;
 pub use entry_point::*;
 pub use load::{Loaded, load};
 pub use logs::*;
-pub use metrics::{Metrics, Prometheus};
+pub use metrics::{Datadog, InfluxDb2, Metrics, Prometheus, StatsD};
 pub use providers::{LastState, Providers};
 
 /// The entry point for the gateway's own services: the API and `/ping`.

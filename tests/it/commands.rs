@@ -53,7 +53,7 @@ fn invalid_settings_are_refused_with_their_place() {
             ["flag --providers.providersThrottleDuration", "soon"],
         ),
         // Options of Traefik that are not there are named, and refused with `--strict`.
-        ("--metrics.statsD=true", ["metrics.statsD", "does not support"]),
+        ("--metrics.otlp=true", ["metrics.otlp", "does not support"]),
         ("--tracing.otlp=true", ["tracing", "does not support"]),
         (
             "--certificatesResolvers.le.tailscale=true",

@@ -1,5 +1,8 @@
 //! `/metrics` for Prometheus: which series there are, and what they count.
 
+use std::net::UdpSocket;
+use std::time::Duration;
+
 use crate::support::{Backend, Client, Gateway, eventually, get, get_with, raw};
 
 const ALL: &[&str] = &["--metrics.prometheus.addRoutersLabels=true"];
@@ -212,4 +215,56 @@ fn requests_for_pages_and_mirrors_are_counted_for_their_services() {
         found.sort();
         found == expected
     });
+}
+
+#[test]
+fn metrics_are_pushed_to_statsd_datadog_and_influxdb() {
+    let (statsd, datadog) =
+        (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    for socket in [&statsd, &datadog] {
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "secret\n").unwrap();
+    let influx = Backend::echo("influx");
+    let backend = Backend::echo("a");
+    let flags = [
+        format!("--metrics.statsD.address={}", statsd.local_addr().unwrap()),
+        "--metrics.statsD.pushInterval=100ms".into(),
+        format!("--metrics.datadog.address={}", datadog.local_addr().unwrap()),
+        "--metrics.datadog.pushInterval=100ms".into(),
+        "--metrics.datadog.prefix=gate".into(),
+        format!("--metrics.influxDB2.address={}", influx.url()),
+        format!("--metrics.influxDB2.token={}", token.display()),
+        "--metrics.influxDB2.pushInterval=100ms".into(),
+        "--metrics.prometheus=true".into(),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let gateway = Gateway::with(&flags, &routes("a", &backend.url()));
+    get(gateway.web(), "h", "/");
+    let next = |socket: &UdpSocket, wanted: &str| {
+        let mut packet = [0; 2048];
+        loop {
+            let length = socket.recv(&mut packet).unwrap();
+            let text = String::from_utf8(packet[..length].to_vec()).unwrap();
+            if let Some(line) = text.lines().find(|line| line.starts_with(wanted)) {
+                return line.to_owned();
+            }
+        }
+    };
+    assert_eq!(next(&statsd, "traefik.service.request.total"), "traefik.service.request.total:1.000000|c");
+    assert_eq!(
+        next(&datadog, "gate.service.request.total"),
+        "gate.service.request.total:1.000000|c|#code:200,method:GET,protocol:http,service:a@file"
+    );
+    // What InfluxDB accepts is not lost.
+    let lost = |system: &str, count: u32| {
+        let line = format!("tidegate_metrics_lost_pushes_total{{system=\"{system}\"}} {count}");
+        samples(&gateway, "tidegate_metrics_lost_pushes_total").contains(&line)
+    };
+    assert!(lost("influxDB2", 0) && lost("datadog", 0));
+    drop(statsd);
+    eventually("a receiver that is away is counted", || !lost("statsD", 0));
+    assert_eq!(get(gateway.web(), "h", "/").status, 200);
 }

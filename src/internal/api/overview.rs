@@ -39,13 +39,25 @@ pub(super) fn overview(snapshot: &Snapshot, settings: &Settings, providers: &[St
     let certificates = certificates::all(&snapshot.tls);
     let with = |status| certificates.iter().filter(|certificate| certificate.status == status).count();
     add(&mut all, "certificates", totals(certificates.len(), with("warning"), with("expired")));
-    let metrics = if settings.prometheus().is_some() { "Prometheus" } else { "" };
+    let metrics = metrics(settings);
     let features = json!({"tracing": "", "metrics": metrics, "accessLog": settings.access_log.is_some()});
     add(&mut all, "features", features);
     if !providers.is_empty() {
         add(&mut all, "providers", providers);
     }
     all.into()
+}
+
+/// Returns the system that gets metrics; the first in Traefik's order if there are several.
+fn metrics(settings: &Settings) -> &'static str {
+    let Some(options) = &settings.metrics else { return "" };
+    let all = [
+        ("Prometheus", options.prometheus.is_some()),
+        ("Datadog", options.datadog.is_some()),
+        ("StatsD", options.stats_d.is_some()),
+        ("InfluxDB2", options.influx_db2.is_some()),
+    ];
+    all.into_iter().find(|(_, is_enabled)| *is_enabled).map_or("", |(name, _)| name)
 }
 
 /// `/api/problems`, which does not exist in Traefik: all current problems with the place where they were

@@ -2,56 +2,58 @@
 
 use std::fmt::{Display, Write as _};
 
-/// The type of a metric.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Type {
-    Counter,
-    Gauge,
-    Histogram,
-}
+use super::metric::{Durations, Metric, Type, Value, Writer};
 
 /// A text that metrics are written to.
-pub(super) struct Exposition {
+pub(super) struct Exposition<'a> {
     text: String,
     open_metrics: bool,
+    /// Upper bounds of the buckets that are shown, in nanoseconds and as text.
+    bounds: &'a [(u64, String)],
+    /// The name of the current metric.
+    name: String,
 }
 
-impl Exposition {
+impl<'a> Exposition<'a> {
     /// Starts a text. OpenMetrics names counters without `_total`, and has an end.
-    pub(super) fn new(open_metrics: bool) -> Self {
-        Self { text: String::with_capacity(16 * 1024), open_metrics }
+    pub(super) fn new(open_metrics: bool, bounds: &'a [(u64, String)]) -> Self {
+        Self { text: String::with_capacity(16 * 1024), open_metrics, bounds, name: String::new() }
     }
 
-    /// Starts a metric. Samples follow.
-    pub(super) fn metric(&mut self, name: &str, kind: Type, help: &str) {
-        let name = match self.open_metrics && kind == Type::Counter {
-            true => name.strip_suffix("_total").unwrap_or(name),
-            false => name,
-        };
-        let kind = match kind {
-            Type::Counter => "counter",
-            Type::Gauge => "gauge",
-            Type::Histogram => "histogram",
-        };
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    /// Adds a sample. Labels are in the order of their names.
-    pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.text.push_str(name);
-        for (index, (label, text)) in labels.iter().enumerate() {
-            self.text.push(if index == 0 { '{' } else { ',' });
+    /// Adds a sample: `suffix` follows the metric's name, and `le` is the last label of a bucket.
+    fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], le: Option<&str>, value: impl Display) {
+        self.text.push_str(&self.name);
+        self.text.push_str(suffix);
+        let labels = labels.iter().copied().chain(le.map(|le| ("le", le)));
+        let mut separator = '{';
+        for (label, text) in labels {
+            self.text.push(separator);
+            separator = ',';
             self.text.push_str(label);
             self.text.push_str("=\"");
             escape(&mut self.text, text);
             self.text.push('"');
         }
-        if !labels.is_empty() {
+        if separator == ',' {
             self.text.push('}');
         }
-        // As above.
+        // Writing to a string cannot fail.
         let _ = writeln!(self.text, " {value}");
+    }
+
+    fn durations(&mut self, labels: &[(&str, &str)], durations: Durations<'_>) {
+        let mut counts = durations.bounds.iter().zip(durations.counts).peekable();
+        let mut sum = 0;
+        for (bound, text) in self.bounds {
+            while let Some((_, count)) = counts.next_if(|(upper, _)| *upper <= bound) {
+                sum += count;
+            }
+            self.sample("_bucket", labels, Some(text), sum);
+        }
+        let all: u64 = durations.counts.iter().sum();
+        self.sample("_bucket", labels, Some("+Inf"), all);
+        self.sample("_sum", labels, None, durations.nanoseconds as f64 / 1e9);
+        self.sample("_count", labels, None, all);
     }
 
     /// Returns the text.
@@ -60,6 +62,31 @@ impl Exposition {
             self.text.push_str("# EOF\n");
         }
         self.text
+    }
+}
+
+impl Writer for Exposition<'_> {
+    fn metric(&mut self, metric: Metric<'_>) {
+        self.name = metric.name.to_owned();
+        let name = match self.open_metrics && metric.kind == Type::Counter {
+            true => metric.name.strip_suffix("_total").unwrap_or(metric.name),
+            false => metric.name,
+        };
+        let kind = match metric.kind {
+            Type::Counter => "counter",
+            Type::Gauge => "gauge",
+            Type::Histogram => "histogram",
+        };
+        // As above.
+        let _ = writeln!(self.text, "# HELP {name} {}\n# TYPE {name} {kind}", metric.help);
+    }
+
+    fn series(&mut self, labels: &[(&str, &str)], value: Value<'_>) {
+        match value {
+            Value::Count(count) => self.sample("", labels, None, count),
+            Value::Number(number) => self.sample("", labels, None, number),
+            Value::Durations(durations) => self.durations(labels, durations),
+        }
     }
 }
 
@@ -90,11 +117,27 @@ mod tests {
                 "# HELP a Help.\n# TYPE a counter\na_total{b=\"c\\\"\\\\\\n\",d=\"\"} 7\na_total 0.5\n# EOF\n",
             ),
         ] {
-            let mut out = Exposition::new(open_metrics);
-            out.metric("a_total", Type::Counter, "Help.");
-            out.sample("a_total", &[("b", "c\"\\\n"), ("d", "")], 7);
-            out.sample("a_total", &[], 0.5);
+            let mut out = Exposition::new(open_metrics, &[]);
+            out.metric(Metric::counter("a_total", "Help."));
+            out.series(&[("b", "c\"\\\n"), ("d", "")], Value::Count(7));
+            out.series(&[], Value::Number(0.5));
             assert_eq!(out.finish(), expected);
         }
+    }
+
+    #[test]
+    fn only_the_configured_buckets_are_shown() {
+        let bounds = [(20, "0.00000002".to_owned()), (40, "0.00000004".to_owned())];
+        let mut out = Exposition::new(false, &bounds);
+        out.metric(Metric { kind: Type::Histogram, ..Metric::gauge("a", "Help.") });
+        let durations =
+            Durations { bounds: &[10, 20, 30, 40], counts: &[1, 2, 3, 4, 5], nanoseconds: 500_000_000 };
+        out.series(&[("b", "c")], Value::Durations(durations));
+        let samples: String = out.finish().lines().skip(2).map(|line| format!("{line}\n")).collect();
+        assert_eq!(
+            samples,
+            "a_bucket{b=\"c\",le=\"0.00000002\"} 3\na_bucket{b=\"c\",le=\"0.00000004\"} 10\n\
+             a_bucket{b=\"c\",le=\"+Inf\"} 15\na_sum{b=\"c\"} 0.5\na_count{b=\"c\"} 15\n"
+        );
     }
 }

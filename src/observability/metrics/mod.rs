@@ -1,21 +1,24 @@
 //! Metrics: what is counted, and by which names.
 
+mod collect;
 mod exposition;
 mod meter;
+mod metric;
 mod process;
-mod scrape;
+pub(crate) mod push;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use http::HeaderName;
 use parking_lot::Mutex;
 use tidegate_core::RequestCounters;
 
-use crate::settings::{Prometheus, Settings};
+use crate::settings::{self, Datadog, InfluxDb2, Prometheus, Settings, StatsD};
 
+pub(crate) use collect::{Format, scrape};
 pub(crate) use meter::{EntryPointMeter, Meter, count_aside};
-pub(crate) use scrape::{Format, scrape};
 
 /// Suffix of the names of the gateway's own objects.
 const INTERNAL: &str = "@internal";
@@ -40,51 +43,119 @@ pub(crate) trait OpenConnections: Send + Sync {
     fn open(&self) -> usize;
 }
 
+/// Objects whose requests are counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Levels {
+    entry_points: bool,
+    routers: bool,
+    services: bool,
+}
+
+impl Levels {
+    fn or(self, other: Self) -> Self {
+        Self {
+            entry_points: self.entry_points || other.entry_points,
+            routers: self.routers || other.routers,
+            services: self.services || other.services,
+        }
+    }
+}
+
+/// Converts the options that each system has.
+macro_rules! levels_from {
+    ($($options:ty)*) => {$(
+        impl From<&$options> for Levels {
+            fn from(options: &$options) -> Self {
+                Self {
+                    entry_points: options.add_entry_points_labels,
+                    routers: options.add_routers_labels,
+                    services: options.add_services_labels,
+                }
+            }
+        }
+    )*};
+}
+
+levels_from!(Prometheus StatsD Datadog InfluxDb2);
+
+/// What Prometheus gets.
+struct PrometheusView {
+    levels: Levels,
+    /// Upper bounds of the buckets, in nanoseconds and as text.
+    bounds: Vec<(u64, String)>,
+    /// The objects of the last scrape. Those that have been removed since are shown once more.
+    shown: Mutex<BTreeMap<CountedObject, Arc<RequestCounters>>>,
+}
+
 /// The metrics of a gateway.
 pub struct Metrics {
-    options: Prometheus,
+    prometheus: Option<PrometheusView>,
+    /// The objects that any reader shows.
+    levels: Levels,
     add_internals: bool,
     workers: usize,
-    /// Upper bounds of buckets in nanoseconds.
+    /// Upper bounds of buckets in nanoseconds: those of all readers.
     bounds: Arc<[u64]>,
     /// The labels whose values are request headers; `None` for a header that cannot exist.
     header_labels: Box<[(String, Option<HeaderName>)]>,
     entry_points: BTreeMap<String, Arc<RequestCounters>>,
     connections: Mutex<BTreeMap<String, Arc<dyn OpenConnections>>>,
-    /// The objects of the last scrape. Those that have been removed since are shown once more.
-    shown: Mutex<BTreeMap<CountedObject, Arc<RequestCounters>>>,
+    /// Number of lost pushes by system.
+    lost: BTreeMap<&'static str, AtomicU64>,
 }
 
 impl Metrics {
     /// Creates the metrics that the settings ask for; `None` if they ask for none.
     pub fn new(settings: &Settings, workers: usize) -> Option<Arc<Self>> {
-        let options = settings.prometheus()?;
+        let options = settings.metrics.as_ref()?;
+        if options.prometheus.is_none() && !options.is_pushed() {
+            return None;
+        }
+        let prometheus = options.prometheus.as_ref();
         // The settings are checked, so there are bounds.
-        let bounds: Arc<[u64]> = bounds(&options.buckets).unwrap_or_default().into();
-        let names = settings.entry_points.iter().filter(|_| options.add_entry_points_labels);
+        let shown = prometheus.map(|options| bounds(&options.buckets).unwrap_or_default());
+        let fine = options.is_pushed().then(fine_bounds).into_iter().flatten();
+        let mut all: Vec<u64> = shown.iter().flatten().copied().chain(fine).collect();
+        all.sort_unstable();
+        all.dedup();
+        let levels = pushed_levels(options);
+        let levels = prometheus.map_or(levels, |options| levels.or(Levels::from(options)));
+        let bounds: Arc<[u64]> = all.into();
+        let names = settings.entry_points.iter().filter(|_| levels.entry_points);
         let entry_points = names
             .filter(|(_, point)| !point.is_udp())
             .map(|(name, _)| (name.clone(), Arc::new(RequestCounters::new(workers, bounds.clone()))));
         let label = |(label, header): (&String, &String)| (label.clone(), header.parse().ok());
+        let header_labels = prometheus.into_iter().flat_map(|options| &options.header_labels);
         Some(Arc::new(Self {
             entry_points: entry_points.collect(),
-            options: options.clone(),
-            add_internals: settings.metrics.as_ref().is_some_and(|metrics| metrics.add_internals),
+            prometheus: prometheus.map(|options| PrometheusView {
+                levels: Levels::from(options),
+                bounds: shown.into_iter().flatten().zip(options.buckets.iter().map(f64::to_string)).collect(),
+                shown: Mutex::default(),
+            }),
+            levels,
+            add_internals: options.add_internals,
             workers,
             bounds,
-            header_labels: options.header_labels.iter().map(label).collect(),
+            header_labels: header_labels.map(label).collect(),
             connections: Mutex::default(),
-            shown: Mutex::default(),
+            lost: lost(options),
         }))
+    }
+
+    /// Returns true if Prometheus can scrape them.
+    pub(crate) fn is_scraped(&self) -> bool {
+        self.prometheus.is_some()
     }
 
     /// Returns true if the requests of this object are counted.
     pub fn counts(&self, object: &CountedObject) -> bool {
         match object {
             CountedObject::Router { router, service } => {
-                self.options.add_routers_labels && (self.add_internals || !is_internal(router, service))
+                self.levels.routers && (self.add_internals || !is_internal(router, service))
             }
-            CountedObject::Service(_) => self.options.add_services_labels,
+            CountedObject::Service(_) => self.levels.services,
         }
     }
 
@@ -97,6 +168,32 @@ impl Metrics {
     pub(crate) fn watch_connections(&self, entry_point: &str, connections: Arc<dyn OpenConnections>) {
         self.connections.lock().insert(entry_point.to_owned(), connections);
     }
+}
+
+/// Returns the objects that systems get that metrics are pushed to.
+fn pushed_levels(options: &settings::Metrics) -> Levels {
+    let all = [
+        options.stats_d.as_ref().map(Levels::from),
+        options.datadog.as_ref().map(Levels::from),
+        options.influx_db2.as_ref().map(Levels::from),
+    ];
+    all.into_iter().flatten().fold(Levels::default(), Levels::or)
+}
+
+/// Returns a counter of lost pushes for each system.
+fn lost(options: &settings::Metrics) -> BTreeMap<&'static str, AtomicU64> {
+    let all = [
+        ("statsD", options.stats_d.is_some()),
+        ("datadog", options.datadog.is_some()),
+        ("influxDB2", options.influx_db2.is_some()),
+    ];
+    let enabled = all.into_iter().filter(|(_, is_enabled)| *is_enabled);
+    enabled.map(|(name, _)| (name, AtomicU64::new(0))).collect()
+}
+
+/// Returns bounds from 60 µs to 64 s that each exceed the previous one by a fifth, for systems that get single durations.
+fn fine_bounds() -> impl Iterator<Item = u64> {
+    (-56..=24).map(|step| ((f64::from(step) / 4.0).exp2() * 1e9) as u64)
 }
 
 /// Returns true if a router or its service is the gateway's own.

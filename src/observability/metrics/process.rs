@@ -4,18 +4,18 @@ use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::exposition::{Exposition, Type};
+use super::metric::{Metric, Type, Value, Writer};
 
 /// Clock ticks per second in `/proc` (`USER_HZ`, the same on all architectures).
 const TICKS: f64 = 100.0;
 
 /// Writes the metrics of this process. Those that the system does not tell are missing.
-pub(super) fn write(out: &mut Exposition) {
+pub(super) fn write(out: &mut dyn Writer) {
     let mut gauge = |name: &str, help: &str, value: Option<f64>| {
         if let Some(value) = value {
             let kind = if name.ends_with("_total") { Type::Counter } else { Type::Gauge };
-            out.metric(name, kind, help);
-            out.sample(name, &[], value);
+            out.metric(Metric { kind, ..Metric::gauge(name, help) });
+            out.series(&[], Value::Number(value));
         }
     };
     let stat = Stat::read();

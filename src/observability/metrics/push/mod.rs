@@ -1,0 +1,131 @@
+//! Pushes metrics to StatsD, Datadog and InfluxDB, from the control plane.
+//!
+//! Each system gets what has changed since its last push. A push that fails is lost and counted: nothing is kept for
+//! later.
+
+mod deltas;
+mod influx;
+mod lines;
+mod statsd;
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tidegate_core::HttpClient;
+use tokio::runtime::Handle;
+use tokio::time::MissedTickBehavior;
+
+use super::collect::{Objects, View, collect, shown};
+use super::metric::Writer;
+use super::{Levels, Metrics};
+use crate::settings;
+use crate::snapshot::{Snapshot, WeakSnapshotHandle};
+
+/// Maximum time for one push.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a push was lost.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PushError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the token cannot be read: {0}")]
+    Token(io::Error),
+    #[error("`{0}` is not a URL")]
+    Url(String),
+    #[error("{0}")]
+    Upstream(#[from] tidegate_core::UpstreamError),
+    #[error("it answered {0}")]
+    Status(http::StatusCode),
+    #[error("no answer within {} s", TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// A system that metrics are pushed to.
+trait System: Send + 'static {
+    /// What was written since the last push.
+    type Batch: Send;
+
+    /// Collects what has changed.
+    fn render(&mut self, collect: &mut dyn FnMut(&mut dyn Writer)) -> Self::Batch;
+
+    /// Sends it.
+    fn send(&mut self, batch: Self::Batch) -> impl Future<Output = Result<(), PushError>> + Send;
+}
+
+/// When to push what.
+struct Plan {
+    /// The name of the system in the settings.
+    name: &'static str,
+    levels: Levels,
+    interval: Duration,
+}
+
+/// Starts to push to the systems in the settings.
+pub(crate) fn start(
+    metrics: &Arc<Metrics>,
+    options: &settings::Metrics,
+    snapshots: &WeakSnapshotHandle,
+    client: &Arc<dyn HttpClient>,
+    control: &Handle,
+) {
+    let plan =
+        |name, levels, interval: tidegate_core::values::Duration| Plan { name, levels, interval: interval.0 };
+    if let Some(options) = &options.stats_d {
+        let plan = plan("statsD", Levels::from(options), options.push_interval);
+        control.spawn(run(plan, statsd::plain(options), metrics.clone(), snapshots.clone()));
+    }
+    if let Some(options) = &options.datadog {
+        let plan = plan("datadog", Levels::from(options), options.push_interval);
+        control.spawn(run(plan, statsd::datadog(options), metrics.clone(), snapshots.clone()));
+    }
+    if let Some(options) = &options.influx_db2 {
+        let plan = plan("influxDB2", Levels::from(options), options.push_interval);
+        let system = influx::Influx::new(options, client.clone());
+        control.spawn(run(plan, system, metrics.clone(), snapshots.clone()));
+    }
+}
+
+/// Pushes until the gateway is dropped.
+async fn run<S: System>(plan: Plan, mut system: S, metrics: Arc<Metrics>, snapshots: WeakSnapshotHandle) {
+    let mut ticks = tokio::time::interval(plan.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick is immediate.
+    ticks.tick().await;
+    let mut last = Objects::new();
+    let mut is_lost = false;
+    loop {
+        ticks.tick().await;
+        let Some(snapshots) = snapshots.upgrade() else { return };
+        let batch = batch(&plan, &mut system, &metrics, &snapshots.load(), &mut last);
+        drop(snapshots);
+        let sent = tokio::time::timeout(TIMEOUT, system.send(batch)).await;
+        let error = sent.unwrap_or(Err(PushError::Timeout)).err();
+        if error.is_some()
+            && let Some(lost) = metrics.lost.get(plan.name)
+        {
+            lost.fetch_add(1, Ordering::Relaxed);
+        }
+        match &error {
+            Some(error) if !is_lost => tracing::warn!(system = plan.name, "metrics were not pushed: {error}"),
+            None if is_lost => tracing::info!(system = plan.name, "metrics are pushed again"),
+            _ => {}
+        }
+        is_lost = error.is_some();
+    }
+}
+
+fn batch<S: System>(
+    plan: &Plan,
+    system: &mut S,
+    metrics: &Metrics,
+    snapshot: &Snapshot,
+    last: &mut Objects,
+) -> S::Batch {
+    let view = View { levels: plan.levels, header_labels: &[] };
+    let shown = shown(last, snapshot);
+    system.render(&mut |out| collect(metrics, snapshot, &view, &shown, out))
+}
