@@ -21,6 +21,7 @@ use crate::entrypoint::{self, EntryPoints};
 use crate::internal::{self, Surroundings};
 use crate::observability::access_log::AccessLog;
 use crate::observability::metrics::{Metrics, push};
+use crate::observability::tracing::Tracer;
 use crate::opening::Opening;
 use crate::saved::{self, States, Store};
 use crate::service::Registry;
@@ -73,6 +74,7 @@ pub struct Gateway {
     updates: Updates,
     providers: Vec<providers::Handle>,
     access_log: Option<Arc<AccessLog>>,
+    tracer: Option<Arc<Tracer>>,
     readiness: Arc<Readiness>,
     terminating: Arc<AtomicBool>,
     acme: Acme,
@@ -125,7 +127,10 @@ impl Gateway {
         }
         start_stapler(&settings, client, &snapshots, &generation, &control);
         let (log, metrics, passed) = (access_log.clone(), around.metrics.clone(), options.passed);
-        let entry_options = entrypoint::Options { workers, log, metrics, opening: opening.clone(), passed };
+        let tracer = Tracer::start(&settings, control.handle());
+        let own_tracer = tracer.clone();
+        let entry_options =
+            entrypoint::Options { workers, log, metrics, tracer, opening: opening.clone(), passed };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         around.cluster.start(&settings, &snapshots, &generation, &around.readiness, control.handle());
         acme::start(&around.acme, &settings, &snapshots, &generation, &opening, control.handle());
@@ -139,6 +144,7 @@ impl Gateway {
             updates,
             providers,
             access_log,
+            tracer: own_tracer,
             readiness: around.readiness,
             terminating: around.terminating,
             acme: around.acme,
@@ -213,6 +219,9 @@ impl Gateway {
         };
         tokio::join!(self.cluster.leave(), drained);
         self.acme.stop().await;
+        if let Some(tracer) = &self.tracer {
+            tracer.stop().await;
+        }
         if let Some(log) = self.access_log.clone() {
             let _ = tokio::task::spawn_blocking(move || log.flush()).await;
         }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Version};
 
-use crate::exchange_log::Log;
+use crate::append_log::Log;
 use crate::metrics::Counted;
-use crate::{Connection, Identity, Origin, Reason, RequestCounters, TraceContext};
+use crate::{Connection, Identity, Origin, Reason, RequestCounters, Spans, TraceContext};
 
 /// Maximum number of failed attempts in a [`Summary`].
 const MAX_FAILED: usize = 16;
@@ -57,6 +57,7 @@ pub struct Exchange {
     reason: AtomicU8,
     request_id: OnceLock<Box<str>>,
     trace: OnceLock<TraceContext>,
+    spans: Option<Arc<Spans>>,
 }
 
 /// A route, for readers of the exchange.
@@ -68,6 +69,10 @@ pub struct RouteInfo {
     pub service: Arc<str>,
     /// `name@provider` of the middlewares, in order.
     pub middlewares: Box<[Arc<str>]>,
+    /// The names of the middlewares' spans, in order; empty for one without a span. None without tracing.
+    pub middleware_types: Box<[Arc<str>]>,
+    /// The rule of the router; empty without tracing.
+    pub rule: Arc<str>,
     /// Counts the requests of the router, if metrics have its name.
     pub counters: Option<Arc<RequestCounters>>,
 }
@@ -185,14 +190,17 @@ impl Exchange {
             reason: AtomicU8::new(0),
             request_id: OnceLock::new(),
             trace: OnceLock::new(),
+            spans: None,
         }
     }
 
     /// Creates an exchange for a separate request of the gateway, such as a mirrored copy.
     #[must_use]
     pub fn aside(&self) -> Arc<Self> {
-        let counted = self.counted.clone();
-        Arc::new(Self { counted, ..Self::begin(self.connection.clone(), self.version) })
+        let mut aside = Self::begin(self.connection.clone(), self.version);
+        aside.counted = self.counted.clone();
+        aside.spans = self.spans.as_ref().map(|spans| spans.aside());
+        Arc::new(aside)
     }
 
     /// Records the route, before the exchange is shared.
@@ -312,6 +320,7 @@ impl Exchange {
         let mut page = Self::begin(self.connection.clone(), self.version);
         page.keep_headers = self.keep_headers;
         page.counted = self.counted.as_ref().map(Counted::as_get);
+        page.spans = self.spans.clone();
         page.route = Some(Arc::new(RouteInfo { service, ..RouteInfo::default() }));
         *page.reached.get_mut() = true;
         let page = Arc::new(page);
@@ -384,6 +393,22 @@ impl Exchange {
     /// Returns the trace that the request belongs to, if there is tracing.
     pub fn trace(&self) -> Option<&TraceContext> {
         self.trace.get()
+    }
+
+    /// Sets the spans of the request and their trace, before the exchange is shared.
+    pub fn set_spans(&mut self, spans: Arc<Spans>) {
+        self.set_trace(*spans.trace());
+        self.spans = Some(spans);
+    }
+
+    /// Returns the spans of the request, if there is tracing.
+    pub fn spans(&self) -> Option<&Arc<Spans>> {
+        self.spans.as_ref()
+    }
+
+    /// Returns the spans if routers, middlewares and services are recorded.
+    pub fn detailed_spans(&self) -> Option<&Arc<Spans>> {
+        self.spans.as_ref().filter(|spans| spans.is_detailed())
     }
 
     /// Counts bytes of the request's body.

@@ -4,6 +4,7 @@
 //! which returns a [`Response`]. This crate knows no particular middleware, provider, file or socket.
 
 pub mod access;
+mod append_log;
 pub mod body;
 pub mod building;
 pub mod client_ip;
@@ -11,7 +12,6 @@ mod client_tls;
 pub mod clock;
 pub mod error;
 pub mod exchange;
-mod exchange_log;
 pub mod expression;
 pub mod forwarded;
 pub mod identity;
@@ -21,6 +21,7 @@ pub mod middleware;
 pub mod reason;
 pub mod reference;
 pub mod reply;
+pub mod spans;
 pub mod store;
 pub mod tls_version;
 pub mod trace_context;
@@ -42,4 +43,5 @@ pub use message::{
 pub use metrics::RequestCounters;
 pub use middleware::{BoxFuture, Handler, Middleware, Next, boxed};
 pub use reason::{Origin, Reason};
-pub use trace_context::TraceContext;
+pub use spans::{OpenSpan, SpanKind, Spans};
+pub use trace_context::{Propagator, TraceContext};

@@ -7,7 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::{Request, Response};
+use crate::{OpenSpan, Request, Response, SpanKind};
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -134,10 +134,26 @@ impl Next {
             Stage::Middleware { middleware, next, left } => {
                 if *left != 0 {
                     request.context.exchange.pass_on(*left);
+                    if let Some(span) = begin_span(&request, *left) {
+                        return boxed(move || async move {
+                            let response = middleware.handle(request, next).await;
+                            span.finish(response.status().as_u16());
+                            response
+                        });
+                    }
                 }
                 middleware.handle(request, next)
             }
             Stage::Service(service) => service.call(request),
         }
     }
+}
+
+/// Begins the span of a middleware, if its kind has one. `retry` has one for each attempt instead.
+fn begin_span(request: &Request, left: u16) -> Option<OpenSpan> {
+    let exchange = &request.context.exchange;
+    let (spans, route) = (exchange.detailed_spans()?, exchange.route()?);
+    let index = route.middlewares.len().checked_sub(usize::from(left))?;
+    route.middleware_types.get(index).filter(|kind| !matches!(&***kind, "" | "Retry"))?;
+    spans.begin(SpanKind::Middleware(route.clone(), index))
 }

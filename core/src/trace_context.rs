@@ -22,3 +22,9 @@ impl TraceContext {
         format!("{:016x}", self.span_id)
     }
 }
+
+/// Writes the identifiers of a trace into the headers of a request.
+pub trait Propagator: std::fmt::Debug + Send + Sync {
+    /// Replaces the headers of the configured formats.
+    fn inject(&self, trace: &TraceContext, headers: &mut http::HeaderMap);
+}

@@ -51,8 +51,7 @@ fn exchange() -> Exchange {
     exchange.set_route(Arc::new(RouteInfo {
         router: "r@file".into(),
         service: "s@file".into(),
-        middlewares: Box::default(),
-        counters: None,
+        ..RouteInfo::default()
     }));
     exchange
 }
@@ -71,7 +70,7 @@ async fn pass(guards: Vec<(&str, Arc<dyn Middleware>)>) -> (Response, Arc<Exchan
         router: "r@file".into(),
         service: "s@file".into(),
         middlewares,
-        counters: None,
+        ..RouteInfo::default()
     }));
     let exchange = Arc::new(exchange);
     let (head, ()) = http::Request::new(()).into_parts();
@@ -188,8 +187,7 @@ fn routes_below_a_route_count_from_where_they_begin() {
     exchange.enter_route(Arc::new(RouteInfo {
         router: "r@file -> inner@file".into(),
         service: "inner@file".into(),
-        middlewares: Box::default(),
-        counters: None,
+        ..RouteInfo::default()
     }));
     assert_eq!((exchange.router(), exchange.summary().service), ("r@file -> inner@file", None));
     exchange.reach_service();

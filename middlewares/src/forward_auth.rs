@@ -13,7 +13,7 @@ use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
 use tidegate_core::{
     Access, AuthMethod, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, CollectError,
-    HttpClient, Identity, Middleware, Next, Reason, Request, Response, reply,
+    Exchange, HttpClient, Identity, Middleware, Next, OpenSpan, Reason, Request, Response, SpanKind, reply,
 };
 
 use crate::{auth, pattern};
@@ -220,6 +220,18 @@ struct Authenticator {
     signin: Option<HeaderValue>,
 }
 
+/// Begins the span of the request to the authentication server, and writes it into its headers.
+fn begin_span(exchange: &Exchange, auth_request: &mut Request) -> Option<OpenSpan> {
+    let spans = exchange.spans()?;
+    let head = &mut auth_request.head;
+    let span = spans.is_recording().then(|| {
+        let (method, url) = (head.method.clone(), head.uri.to_string().into());
+        spans.begin(SpanKind::Call { name: "AuthRequest", method, url })
+    });
+    spans.inject(&mut head.headers);
+    span.flatten()
+}
+
 /// The complete response of the authentication server.
 struct AuthResponse {
     status: StatusCode,
@@ -243,7 +255,9 @@ impl Authenticator {
     async fn decide(&self, request: Request) -> Result<(Request, Vec<HeaderValue>), Box<Response>> {
         let (mut request, auth_request) = self.auth_request(request).await?;
         let method = auth_request.head.method.clone();
-        let response = match tokio::time::timeout(TIMEOUT, self.ask(auth_request)).await {
+        let response = match tokio::time::timeout(TIMEOUT, self.ask(&request.context.exchange, auth_request))
+            .await
+        {
             Ok(response) => response?,
             Err(_) => {
                 tracing::error!(address = %self.location_base, "forwardAuth: the authentication server timed out");
@@ -290,12 +304,20 @@ impl Authenticator {
         Ok((request, auth_request))
     }
 
-    async fn ask(&self, auth_request: Request) -> Result<AuthResponse, Box<Response>> {
+    async fn ask(
+        &self,
+        exchange: &Exchange,
+        mut auth_request: Request,
+    ) -> Result<AuthResponse, Box<Response>> {
+        let span = begin_span(exchange, &mut auth_request);
         let response = self.client.send(auth_request, &self.tls, TIMEOUT).await.map_err(|error| {
             tracing::error!(address = %self.location_base, %error, "forwardAuth: the authentication server is unreachable");
             unavailable()
         })?;
         let (head, body) = response.into_parts();
+        if let Some(span) = span {
+            span.finish(head.status.as_u16());
+        }
         let body = body.collect(self.response_limit).await.map_err(|error| match error {
             CollectError::TooLarge { limit, .. } => {
                 tracing::warn!(address = %self.location_base, limit, "forwardAuth: response longer than maxResponseBodySize");

@@ -7,8 +7,8 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
-    UpstreamError, boxed,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Exchange, Middleware, Next, OpenSpan, Request,
+    Response, SpanKind, UpstreamError, boxed,
 };
 
 use crate::replay::Replay;
@@ -104,7 +104,11 @@ impl Retrier {
         let mut body = replay.next().unwrap_or_default();
         let mut attempt = 1;
         loop {
+            let span = begin_span(&context.exchange, attempt);
             let response = next.run(Request::new(head.clone(), body, context.clone())).await;
+            if let Some(span) = span {
+                span.finish(response.status().as_u16());
+            }
             if attempt >= self.attempts
                 || !self.wants_another(&head.method, &response)
                 || self.timed_out(started)
@@ -164,6 +168,12 @@ impl Retrier {
         let growth = f64::from(attempt - 2) / f64::from(self.attempts - 1);
         self.interval.mul_f64(2f64.powf(growth) * (0.5 + fastrand::f64()))
     }
+}
+
+/// Begins the span of an attempt, if it is recorded.
+fn begin_span(exchange: &Exchange, attempt: u32) -> Option<OpenSpan> {
+    let spans = exchange.detailed_spans()?;
+    spans.begin(SpanKind::Retry(exchange.middleware()?.clone(), attempt - 1))
 }
 
 /// Returns true for methods that Traefik considers non-idempotent.

@@ -22,6 +22,7 @@ use super::http1_2::header_budget::MAX_HEADER_LINES;
 use super::http1_2::linger::CONNECTION_WINDOW;
 use super::shutdown::Shutdown;
 use crate::observability::metrics::{EntryPointMeter, Metrics};
+use crate::observability::tracing::Tracer;
 use crate::opening::Opening;
 use crate::settings::{EntryPoint, EntryPointObservability, Settings};
 use crate::snapshot::SnapshotHandle;
@@ -82,6 +83,7 @@ pub(super) struct Listener {
     pub(super) early: bool,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
     pub(super) meter: Option<EntryPointMeter>,
+    pub(super) tracer: Option<Arc<Tracer>>,
     /// What is observed of requests without a route.
     pub(super) observability: EntryPointObservability,
     pub(super) balance: Balance,
@@ -107,6 +109,7 @@ pub(super) struct Shared {
     pub(super) opening: Arc<Opening>,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
     pub(super) metrics: Option<Arc<Metrics>>,
+    pub(super) tracer: Option<Arc<Tracer>>,
     pub(super) hostname: Option<HeaderValue>,
     pub(super) balance: Balance,
     pub(super) room: Arc<ConnectionLimiter>,
@@ -169,6 +172,7 @@ impl Listener {
                 .is_some_and(|ping| !ping.manual_routing && ping.entry_point == name),
             log: shared.log.clone(),
             observability: options.observability.clone(),
+            tracer: shared.tracer.clone(),
             meter: shared.metrics.as_ref().map(|metrics| EntryPointMeter::new(metrics, name)),
             balance: shared.balance.clone(),
             shutdown: Shutdown::default(),

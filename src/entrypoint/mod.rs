@@ -28,6 +28,7 @@ use ::http::HeaderValue;
 use tokio::runtime::Handle;
 
 use crate::observability::metrics::Metrics;
+use crate::observability::tracing::Tracer;
 use crate::opening::Opening;
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
@@ -81,6 +82,8 @@ pub struct Options {
     pub log: Option<Arc<crate::observability::access_log::AccessLog>>,
     /// Metrics, if there are any.
     pub metrics: Option<Arc<Metrics>>,
+    /// Traces requests, if there is tracing.
+    pub tracer: Option<Arc<Tracer>>,
     /// Decides when clients are first served.
     pub opening: Arc<Opening>,
     /// Sockets opened by a supervisor.
@@ -111,6 +114,7 @@ impl EntryPoints {
             snapshots,
             log: options.log,
             metrics: options.metrics,
+            tracer: options.tracer,
             opening: options.opening,
             hostname: hostname(),
             balance: workers.balance(),

@@ -5,6 +5,7 @@ pub mod log;
 pub(crate) mod log_file;
 pub mod metrics;
 pub(crate) mod observers;
+pub mod tracing;
 
 pub use access_log::AccessLog;
 pub(crate) use observers::Observers;

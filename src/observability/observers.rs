@@ -5,6 +5,7 @@ use tidegate_core::{End, Exchange};
 
 use super::access_log::{Aborted, Line};
 use super::metrics::Meter;
+use super::tracing::Draft;
 
 /// The observers of one request.
 #[derive(Default)]
@@ -13,6 +14,8 @@ pub(crate) struct Observers {
     pub(crate) line: Option<Box<Line>>,
     /// Counts it for metrics.
     pub(crate) meter: Option<Meter>,
+    /// Builds its spans.
+    pub(crate) trace: Option<Box<Draft>>,
 }
 
 impl Observers {
@@ -20,6 +23,9 @@ impl Observers {
     pub(crate) fn record_response(&mut self, headers: &HeaderMap) {
         if let Some(line) = &mut self.line {
             line.record_response(headers);
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.record_response(headers);
         }
         self.record_fields(headers);
     }
@@ -33,12 +39,15 @@ impl Observers {
 
     /// Lets each observer read the exchange, which has ended. Further calls do nothing.
     pub(crate) fn finish(&mut self, exchange: &Exchange, end: End) {
-        let Self { line, meter } = std::mem::take(self);
+        let Self { line, meter, trace } = std::mem::take(self);
         if let Some(meter) = meter {
             meter.count(exchange);
         }
         if let Some(line) = line {
             line.write(exchange, Aborted::by(end));
+        }
+        if let Some(trace) = trace {
+            trace.finish(exchange, end);
         }
     }
 }

@@ -10,8 +10,8 @@ use http::{Uri, Version};
 use smallvec::SmallVec;
 use tidegate_config::service::{LoadBalancer as Options, PassiveHealthCheck, Strategy};
 use tidegate_core::{
-    Attempt, BoxFuture, Context, Exchange, Handler, Request, RequestCounters, Response, UpstreamError, boxed,
-    reply,
+    Attempt, BoxFuture, Context, Exchange, Handler, OpenSpan, Request, RequestCounters, Response, SpanKind,
+    Spans, UpstreamError, boxed, reply,
 };
 
 use super::Service;
@@ -143,11 +143,13 @@ impl LoadBalancer {
         let attempt = self.begin_attempt(&exchange, Some(server));
         // Informational responses must not be sent to HTTP/1.0 clients (RFC 9110 section 15.2).
         let interim = context.interim.as_deref().filter(|_| head.version != Version::HTTP_10);
+        let span = exchange.spans().and_then(|spans| begin_span(spans, server, &mut head));
         let upgrade = context.upgrade.take();
         let outgoing = Outgoing { head, body, upgrade, exchange: Some(exchange.clone()) };
         match endpoint.try_send(outgoing, interim).await {
             Ok(response) => {
                 server.answered();
+                OpenSpan::end(span, response.status().as_u16());
                 if let Some(attempt) = attempt {
                     note_answer(attempt, &response, exchange.keep_headers);
                     if self.timed {
@@ -164,6 +166,7 @@ impl LoadBalancer {
                 Ok(response)
             }
             Err(failure) => {
+                OpenSpan::end(span, failure.error.status().as_u16());
                 self.note_failure(server, &failure.error);
                 if let Some(attempt) = attempt {
                     attempt.end();
@@ -285,6 +288,20 @@ impl Service for LoadBalancer {
 fn prefixed(base: &str, original: &Uri) -> Result<Uri, http::uri::InvalidUri> {
     let target = original.path_and_query().map_or("/", PathAndQuery::as_str);
     PathAndQuery::try_from(format!("{base}{target}")).map(Uri::from)
+}
+
+/// Begins the span of an attempt, and writes it into the headers of the request.
+fn begin_span(spans: &Arc<Spans>, server: &Server, head: &mut http::request::Parts) -> Option<OpenSpan> {
+    let span = spans.is_recording().then(|| {
+        let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let url = server.endpoint().url().to_string();
+        let authority = url.find("://").map_or(0, |at| at + 3);
+        let end = url[authority..].find('/').map_or(url.len(), |at| authority + at);
+        let url = format!("{}{target}", &url[..end]).into();
+        spans.begin(SpanKind::Call { name: "ReverseProxy", method: head.method.clone(), url })
+    });
+    spans.inject(&mut head.headers);
+    span.flatten()
 }
 
 fn note_answer(attempt: &Attempt, response: &Response, keep_headers: bool) {

@@ -1,5 +1,6 @@
 //! Validates what types cannot express: addresses, references and enumerated texts.
 
+use tidegate_clients::otlp::{Exporter, Signal};
 use tidegate_config::router::RuleSyntax;
 use tidegate_config::tree::Node;
 use tidegate_config::{Origin, Problem};
@@ -29,6 +30,7 @@ pub(super) fn check(settings: &mut Settings, node: &Node) -> Findings {
     check.api(settings);
     check.logs(settings);
     check.metrics(settings);
+    check.tracing(settings);
     check.entry_points(settings);
     check.resolvers(settings);
     for (path, message) in settings.cluster.iter().flat_map(super::Cluster::mistakes) {
@@ -73,6 +75,15 @@ impl Check<'_> {
                 format!("`{idle}` is taken for -1, which keeps none: expected a number of connections");
             self.warn(&["serversTransport", "maxIdleConnsPerHost"], &message);
             *idle = -1;
+        }
+    }
+
+    /// Disables tracing whose collector cannot be reached by any connection.
+    fn tracing(&mut self, settings: &mut Settings) {
+        let Some(tracing) = &settings.tracing else { return };
+        if let Err(error) = Exporter::new(&tracing.otlp.clone().unwrap_or_default(), Signal::Traces) {
+            self.warn(&["tracing", "otlp"], &format!("is not usable, so nothing is traced: {error}"));
+            settings.tracing = None;
         }
     }
 

@@ -628,7 +628,7 @@ mod tests {
             ("--certificatesResolvers.le.tailscale=true", "certificatesResolvers.le.tailscale"),
             ("--metrics.otlp=true", "metrics.otlp"),
             ("--metrics.otlp.pushInterval=1s", "metrics.otlp"),
-            ("--tracing=true", "tracing"),
+            ("--log.otlp=true", "log.otlp"),
             ("--experimental.plugins.p.moduleName=m", "experimental"),
             ("--providers.nomad", "providers.nomad"),
             ("--providers.kubernetescrd", "providers.kubernetesCRD"),

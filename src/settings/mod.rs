@@ -13,6 +13,7 @@ mod load;
 mod logs;
 mod metrics;
 mod providers;
+mod tracing;
 mod traefik;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ pub use load::{Loaded, load};
 pub use logs::*;
 pub use metrics::{Datadog, InfluxDb2, Metrics, Prometheus, StatsD};
 pub use providers::{LastState, Providers};
+pub use tracing::Tracing;
 
 /// The entry point for the gateway's own services: the API and `/ping`.
 pub const INTERNAL_ENTRY_POINT: &str = "traefik";
@@ -77,6 +79,9 @@ pub struct Settings {
     /// Metrics; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
+    /// Tracing; disabled if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
     /// Settings without effect, reported as long as the gateway runs.
     #[serde(skip)]
     pub problems: Vec<Problem>,

@@ -105,7 +105,6 @@ const UNSUPPORTED: &[&str] = &[
     "serversTransport.spiffe",
     "spiffe",
     "tcpServersTransport.tls.spiffe",
-    "tracing",
 ];
 
 /// Those among them that remain in effect: without them the identity of servers would be less certain, so

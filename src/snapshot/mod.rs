@@ -38,6 +38,7 @@ pub use compile::{Compiled, Environment, compile};
 pub use effects::Effects;
 pub use files::Files;
 use report::Report;
+pub(crate) use routes::begin_span;
 
 /// A compiled configuration.
 pub struct Snapshot {

@@ -13,7 +13,10 @@ use tidegate_config::router::Router as Options;
 use tidegate_config::service::Service;
 use tidegate_config::{Kind, Map, ObjectRef};
 use tidegate_core::reference::provider_of;
-use tidegate_core::{BoxFuture, Handler, Middleware, Next, Reason, Request, Response, RouteInfo, reply};
+use tidegate_core::{
+    BoxFuture, Handler, Middleware, Next, OpenSpan, Reason, Request, Response, RouteInfo, SpanKind, boxed,
+    reply,
+};
 
 use super::attach::{Attached, attach};
 use super::builder::Builder;
@@ -23,6 +26,7 @@ use super::syntax::syntax_error;
 use super::{Route, Routes, Timeouts, tls_hosts};
 use crate::entrypoint::http::forwarded::append_for;
 use crate::observability::metrics::CountedObject;
+use crate::observability::tracing::type_name;
 use crate::router::{Entry, Index, Rule};
 use crate::settings::EntryPointObservability;
 use crate::tcp::HttpsNames;
@@ -181,6 +185,7 @@ impl<'a, 'b> Router<'a, 'b> {
         let tls_options = named.filter(|name| parts.is_some() && self.tls.is_checked(name));
         let (middlewares, service) = parts.unwrap_or_else(|| (Vec::new(), Arc::new(Unavailable)));
         let (chain, middlewares) = Next::route(middlewares, end(service, above.is_empty()));
+        let (middleware_types, rule) = self.traced(&middlewares, &router.rule);
         let counted =
             CountedObject::Router { router: name.clone(), service: router.service.as_str().to_owned() };
         let counters = self.builder.counters(counted);
@@ -190,6 +195,8 @@ impl<'a, 'b> Router<'a, 'b> {
             info: Arc::new(RouteInfo {
                 router: Arc::from(label.join(" -> ")),
                 service: Arc::from(router.service.as_str()),
+                middleware_types,
+                rule,
                 middlewares,
                 counters,
             }),
@@ -198,6 +205,16 @@ impl<'a, 'b> Router<'a, 'b> {
             observability: EntryPointObservability::default().for_router(router.observability.as_ref()),
             tls_options: tls_options.map(|name| self.tls.named(name)),
         })
+    }
+
+    /// Returns what spans say about a route besides its names, if there is tracing.
+    fn traced(&self, middlewares: &[Arc<str>], rule: &str) -> (Box<[Arc<str>]>, Arc<str>) {
+        if self.builder.environment.settings.tracing.is_none() {
+            return Default::default();
+        }
+        let options = &self.builder.config.http.middlewares;
+        let kind = |name: &Arc<str>| options.get(&**name).map_or("", |options| options.kind());
+        (middlewares.iter().map(|name| type_name(kind(name)).into()).collect(), rule.into())
     }
 
     /// Compiles the routes of the children of a router, which run after its middlewares.
@@ -360,7 +377,12 @@ impl Handler for ChildRouters {
             return Box::pin(std::future::ready(reply::not_found(Reason::NoRouter)));
         };
         request.context.exchange.enter_route(route.info.clone());
-        route.chain.run(request)
+        let Some(span) = begin_span(&request, SpanKind::Router) else { return route.chain.run(request) };
+        boxed(move || async move {
+            let response = route.chain.run(request).await;
+            span.finish(response.status().as_u16());
+            response
+        })
     }
 }
 
@@ -380,11 +402,25 @@ struct End {
 impl Handler for End {
     fn call<'a>(&'a self, mut request: Request) -> BoxFuture<'a, Response> {
         request.context.exchange.reach_service();
+        let span = begin_span(&request, SpanKind::Service);
         if self.is_first {
             append_for(&mut request);
         }
-        self.service.call(request)
+        match span {
+            None => self.service.call(request),
+            Some(span) => boxed(move || async move {
+                let response = self.service.call(request).await;
+                span.finish(response.status().as_u16());
+                response
+            }),
+        }
     }
+}
+
+/// Begins the span of a part of the current route, if it is recorded.
+pub(crate) fn begin_span(request: &Request, kind: fn(Arc<RouteInfo>) -> SpanKind) -> Option<OpenSpan> {
+    let exchange = &request.context.exchange;
+    exchange.detailed_spans()?.begin(kind(exchange.route()?.clone()))
 }
 
 /// The service of a broken router.

@@ -54,7 +54,7 @@ fn invalid_settings_are_refused_with_their_place() {
         ),
         // Options of Traefik that are not there are named, and refused with `--strict`.
         ("--metrics.otlp=true", ["metrics.otlp", "does not support"]),
-        ("--tracing.otlp=true", ["tracing", "does not support"]),
+        ("--tracing.otlp.http.endpoint=ftp://h", ["tracing.otlp", "http.endpoint"]),
         (
             "--certificatesResolvers.le.tailscale=true",
             ["certificatesResolvers.le.tailscale", "does not support"],

@@ -61,6 +61,7 @@ mod tidy;
 mod timeouts;
 mod tls;
 mod tls_resumption;
+mod tracing;
 mod traefik_parity;
 mod udp;
 mod unix_sockets;

@@ -17,7 +17,7 @@ use super::error::{ExportError, bounded};
 use super::options::{self, Grpc};
 use super::{MAX_RESPONSE, Signal};
 use crate::OptionError;
-use crate::connect::{Connector, Syntax, Tls};
+use crate::connect::{Connector, Syntax};
 
 const SYNTAX: Syntax = Syntax {
     option: "grpc.endpoint",
@@ -48,7 +48,7 @@ impl GrpcClient {
         let scheme = if options.insecure { "http" } else { "https" };
         let full =
             if endpoint.contains("://") { endpoint.to_owned() } else { format!("{scheme}://{endpoint}") };
-        let tls = options.tls.clone().unwrap_or_else(Tls::default);
+        let tls = options.tls.clone().unwrap_or_default();
         let connector = Connector::by_scheme(&SYNTAX, &full, &tls)?.with_alpn(b"h2");
         let scheme = if connector.is_secure() { "https" } else { "http" };
         let uri = Uri::builder()

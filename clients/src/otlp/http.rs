@@ -10,7 +10,7 @@ use super::error::{ExportError, retry_after};
 use super::options::{self, Http};
 use super::{MAX_RESPONSE, Signal};
 use crate::OptionError;
-use crate::connect::{Connector, Syntax, Tls};
+use crate::connect::{Connector, Syntax};
 use crate::http::{HttpClient, Limits, request};
 
 const SYNTAX: Syntax = Syntax {
@@ -36,7 +36,7 @@ impl Endpoint {
         if request(Method::POST, path, Bytes::new()).is_err() {
             return Err(OptionError::new(SYNTAX.option, format!("`{}`: invalid path", options.endpoint)));
         }
-        let tls = options.tls.clone().unwrap_or_else(Tls::default);
+        let tls = options.tls.clone().unwrap_or_default();
         let connector = Connector::by_scheme(&SYNTAX, server, &tls)?;
         let mut headers = options::headers(&options.headers, "http.headers")?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));

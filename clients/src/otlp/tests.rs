@@ -1,3 +1,5 @@
+//! Exporters and queues, against a collector in this process.
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::Read;
@@ -20,10 +22,13 @@ use super::*;
 /// What the collector says: a status of HTTP or gRPC, and `Retry-After`.
 type Answers = Arc<Mutex<VecDeque<(u16, Option<&'static str>)>>>;
 
+/// A request, with its decompressed message.
+type Received = (::http::request::Parts, Vec<u8>);
+
 #[derive(Clone, Default)]
 struct Collector {
     answers: Answers,
-    requests: Arc<Mutex<Vec<(::http::request::Parts, Vec<u8>)>>>,
+    requests: Arc<Mutex<Vec<Received>>>,
 }
 
 impl Collector {

@@ -33,7 +33,7 @@ use hyper::upgrade::OnUpgrade;
 use tidegate_config::Kind;
 use tidegate_core::{
     Body, BoxFuture, Context, End, Exchange, Guard, Interim, OriginalTarget, Reason, Request, Response,
-    Upgrade, boxed, reply,
+    SpanKind, Upgrade, boxed, reply,
 };
 
 use crate::entrypoint::hold::EARLY;
@@ -49,7 +49,7 @@ use crate::entrypoint::shutdown::Phase;
 use crate::internal::PROVIDER;
 use crate::observability::Observers;
 use crate::snapshot::report::Status;
-use crate::snapshot::{Route, Snapshot};
+use crate::snapshot::{Route, Snapshot, begin_span};
 
 /// A request as its protocol delivers it.
 pub(in crate::entrypoint) struct ReceivedRequest {
@@ -297,11 +297,16 @@ async fn route_request(
     if listener.target.denies(request.path()) {
         return reply::empty(StatusCode::BAD_REQUEST, Reason::EncodedCharacters);
     }
-    match timed {
+    let span = begin_span(&request, SpanKind::Router);
+    let response = match timed {
         None => route.chain.run(request).await,
         // Boxed, since most requests do not need this memory.
         Some(timed) => Box::pin(timed.run(&route.chain, request)).await,
+    };
+    if let Some(span) = span {
+        span.finish(response.status().as_u16());
     }
+    response
 }
 
 /// Returns true if a request is handled before the first configuration is complete: one for the gateway's `/ping` or
@@ -327,6 +332,9 @@ fn begin_exchange(
     let info = route.map(|route| &*route.info);
     let counted = meter.and_then(|meter| meter.counted(request, info, presence.upgrade));
     let meter = meter.zip(counted.as_ref()).map(|(meter, counted)| meter.begin(counted));
+    let tracer = listener.tracer.as_ref().filter(|_| observability.tracing);
+    let traced = tracer.and_then(|tracer| tracer.begin(request, info, observability));
+    let (spans, trace) = traced.unzip();
     // The exchange is not shared yet.
     if let Some(exchange) = Arc::get_mut(&mut request.context.exchange) {
         exchange.counted = counted;
@@ -334,13 +342,17 @@ fn begin_exchange(
         if let Some(route) = route {
             exchange.set_route(route.info.clone());
         }
+        if let Some(spans) = spans {
+            exchange.set_spans(spans);
+        }
     }
     let exchange = request.context.exchange.clone();
     if !request.body.is_end_stream() {
         let received = Box::new(ReceivedGuard(exchange.clone()));
         request.body = std::mem::take(&mut request.body).with_guard(received);
     }
-    let observers = Observers { line: log.map(|log| Box::new(log.begin(request))), meter };
+    let line = log.map(|log| Box::new(log.begin(request)));
+    let observers = Observers { line, meter, trace: trace.flatten() };
     Closing::observed(exchange, observers)
 }
 

@@ -138,8 +138,7 @@ fn gate_with_hosts(
             info: Arc::new(RouteInfo {
                 router: "r@test".into(),
                 service: "s@test".into(),
-                middlewares: Box::default(),
-                counters: None,
+                ..RouteInfo::default()
             }),
             chain: end(service.clone(), true),
             timeouts: None,

@@ -40,7 +40,10 @@ pub(super) fn overview(snapshot: &Snapshot, settings: &Settings, providers: &[St
     let with = |status| certificates.iter().filter(|certificate| certificate.status == status).count();
     add(&mut all, "certificates", totals(certificates.len(), with("warning"), with("expired")));
     let metrics = metrics(settings);
-    let features = json!({"tracing": "", "metrics": metrics, "accessLog": settings.access_log.is_some()});
+    let traced = settings.tracing.as_ref().is_some_and(|tracing| tracing.otlp.is_some());
+    let tracing = if traced { "OTLP" } else { "" };
+    let features =
+        json!({"tracing": tracing, "metrics": metrics, "accessLog": settings.access_log.is_some()});
     add(&mut all, "features", features);
     if !providers.is_empty() {
         add(&mut all, "providers", providers);

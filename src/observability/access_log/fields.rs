@@ -55,11 +55,13 @@ fields! {
     ServiceAddr "ServiceAddr",
     ServiceName "ServiceName",
     ServiceUrl "ServiceURL",
+    SpanId "SpanId",
     StartLocal "StartLocal",
     StartUtc "StartUTC",
     TlsCipher "TLSCipher",
     TlsClientSubject "TLSClientSubject",
     TlsVersion "TLSVersion",
+    TraceId "TraceId",
     EntryPointName "entryPointName",
 }
 
@@ -100,6 +102,9 @@ impl Fields {
     pub(super) const ABORTED: Self = Self::of(&[Field::DownstreamAborted, Field::DownstreamAbortedBy]);
     /// Fields of attempts before the last one.
     pub(super) const FAILED: Self = Self::of(&[Field::FailedAttempts]);
+
+    /// Fields of the trace.
+    pub(super) const TRACE: Self = Self::of(&[Field::SpanId, Field::TraceId]);
 
     const fn of(fields: &[Field]) -> Self {
         let (mut bits, mut place) = (0, 0);

@@ -29,9 +29,19 @@ impl Entry<'_> {
         line.extend_from_slice(b",\"level\":\"info\",\"msg\":\"\"");
         push_headers(b"origin_", self.summary.origin_headers, modes, &mut line);
         push_headers(b"request_", self.seen.headers.as_ref(), modes, &mut line);
+        // Traefik writes both forms of these names.
+        if fields.contains(Field::SpanId) {
+            line.extend_from_slice(b",\"span_id\":");
+            let _ = self.push_value(Field::SpanId, modes, &mut line);
+        }
         line.extend_from_slice(b",\"time\":\"");
         stamp::push_seconds(&mut line, self.seen.at + self.duration);
-        line.extend_from_slice(b"\"}\n");
+        line.push(b'"');
+        if fields.contains(Field::TraceId) {
+            line.extend_from_slice(b",\"trace_id\":");
+            let _ = self.push_value(Field::TraceId, modes, &mut line);
+        }
+        line.extend_from_slice(b"}\n");
         // Every key is preceded by a comma, including the first.
         line[0] = b'{';
         line
@@ -44,6 +54,7 @@ impl Entry<'_> {
             (Fields::TLS, self.exchange.connection.tls.is_none()),
             (Fields::ABORTED, self.aborted.is_none()),
             (Fields::FAILED, self.summary.failed.is_empty()),
+            (Fields::TRACE, self.exchange.trace().is_none()),
         ]
         .into_iter()
         .fold(
@@ -105,6 +116,8 @@ impl Entry<'_> {
             Field::ServiceAddr => push_json(line, summary.server?.address.as_bytes()),
             Field::ServiceName => push_json(line, summary.service?.as_bytes()),
             Field::ServiceUrl => push_json(line, summary.server?.url.as_bytes()),
+            Field::SpanId => push_word(line, &self.exchange.trace()?.span_id_hex()),
+            Field::TraceId => push_word(line, &self.exchange.trace()?.trace_id_hex()),
             Field::StartLocal | Field::StartUtc => self.push_start(line),
             Field::TlsCipher => push_word(line, self.exchange.connection.tls.as_ref()?.cipher),
             Field::TlsClientSubject => {

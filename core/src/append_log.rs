@@ -1,8 +1,8 @@
-//! What an exchange appends to while others read it: attempts, pages, routes and identities.
+//! An append-only list, for what is recorded of one request.
 
 use std::sync::OnceLock;
 
-/// Maximum number of entries of each kind recorded per request.
+/// Maximum number of attempts, pages, routes and identities recorded per request, of each kind.
 const MAX_ENTRIES: usize = 64;
 
 /// An append-only list for concurrent writers that holds up to 64 entries. The first needs no allocation,
@@ -33,7 +33,6 @@ impl<T> Log<T> {
         None
     }
 
-    /// Returns the entries, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         let mut at = Some(self);
         std::iter::from_fn(move || {
@@ -43,7 +42,6 @@ impl<T> Log<T> {
         })
     }
 
-    /// Returns the newest entry.
     pub(crate) fn last(&self) -> Option<&T> {
         let mut log = self;
         while let Some(more) = log.more.get() {

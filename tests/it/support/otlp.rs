@@ -1,0 +1,127 @@
+//! A collector that receives spans over gRPC or HTTP.
+
+use std::convert::Infallible;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use flate2::read::GzDecoder;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
+use tokio::net::TcpListener;
+
+use super::eventually;
+
+/// A collector. Stops when dropped.
+pub struct Collector {
+    /// Its address.
+    pub address: SocketAddr,
+    messages: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
+
+impl Collector {
+    /// Starts a collector for gRPC or HTTP on a free port.
+    pub fn start(grpc: bool) -> Self {
+        Self::on("127.0.0.1:0".parse().unwrap(), grpc)
+    }
+
+    /// Starts a collector on this address.
+    pub fn on(address: SocketAddr, grpc: bool) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let messages = Arc::<Mutex<Vec<_>>>::default();
+        let received = messages.clone();
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let received = received.clone();
+                let service = service_fn(move |request| receive(request, grpc, received.clone()));
+                tokio::spawn(async move {
+                    let stream = TokioIo::new(stream);
+                    if grpc {
+                        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                        builder.serve_connection(stream, service).await
+                    } else {
+                        hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await
+                    }
+                });
+            }
+        });
+        Self { address, messages, _runtime: runtime }
+    }
+
+    /// Returns the flags that send spans here.
+    pub fn flags(&self, grpc: bool) -> Vec<String> {
+        if grpc {
+            let endpoint = format!("--tracing.otlp.grpc.endpoint={}", self.address);
+            return vec![endpoint, "--tracing.otlp.grpc.insecure=true".into()];
+        }
+        vec![format!("--tracing.otlp.http.endpoint=http://{}", self.address)]
+    }
+
+    /// Returns the attributes of the resource of each message.
+    pub fn resources(&self) -> Vec<Vec<KeyValue>> {
+        let messages = self.messages.lock().unwrap();
+        let resources = messages.iter().flat_map(|message| &message.resource_spans);
+        resources.filter_map(|one| Some(one.resource.as_ref()?.attributes.clone())).collect()
+    }
+
+    /// Returns all spans received so far.
+    pub fn spans(&self) -> Vec<Span> {
+        let messages = self.messages.lock().unwrap();
+        let scopes =
+            messages.iter().flat_map(|message| &message.resource_spans).flat_map(|one| &one.scope_spans);
+        scopes.flat_map(|one| one.spans.clone()).collect()
+    }
+
+    /// Waits for this number of server spans, and returns all spans.
+    pub fn wait_for(&self, requests: usize) -> Vec<Span> {
+        eventually("the spans have arrived", || {
+            self.spans().iter().filter(|span| span.kind == 2).count() >= requests
+        });
+        self.spans()
+    }
+}
+
+async fn receive(
+    request: http::Request<Incoming>,
+    grpc: bool,
+    received: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
+) -> Result<http::Response<Body>, Infallible> {
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let mut message = Vec::new();
+    GzDecoder::new(if grpc { &body[5..] } else { &body[..] }).read_to_end(&mut message).unwrap();
+    received.lock().unwrap().push(ExportTraceServiceRequest::decode(message.as_slice()).unwrap());
+    if !grpc {
+        return Ok(http::Response::new(Full::default().boxed()));
+    }
+    let trailers = http::HeaderMap::from_iter([(
+        http::HeaderName::from_static("grpc-status"),
+        http::HeaderValue::from_static("0"),
+    )]);
+    let frames = [Ok(Frame::data(Bytes::from_static(&[0; 5]))), Ok(Frame::trailers(trailers))];
+    Ok(http::Response::new(BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames)))))
+}
+
+/// Returns an attribute as text; empty if there is none.
+pub fn value(attributes: &[KeyValue], key: &str) -> String {
+    let found = attributes.iter().find(|attribute| attribute.key == key);
+    match found.and_then(|attribute| attribute.value.clone()?.value) {
+        Some(Value::StringValue(text)) => text,
+        Some(Value::IntValue(number)) => number.to_string(),
+        Some(other) => format!("{other:?}"),
+        None => String::new(),
+    }
+}
