@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
+use std::net::SocketAddr;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UdpSocket, UnixDatagram, UnixStream};
@@ -43,6 +44,8 @@ pub(super) struct Lines {
     prefix: String,
     has_tags: bool,
     deltas: Deltas,
+    /// Kept between pushes: a refusal is reported by the next packet.
+    socket: Option<UdpSocket>,
 }
 
 /// Returns StatsD.
@@ -72,6 +75,7 @@ impl Lines {
             prefix: prefix.to_owned(),
             has_tags,
             deltas: Deltas::default(),
+            socket: None,
         }
     }
 }
@@ -99,10 +103,10 @@ impl System for Lines {
     async fn send(&mut self, batch: Self::Batch) -> Result<(), PushError> {
         match &self.target {
             Target::Udp(address) => {
-                let socket = udp(address).await?;
-                for packet in batch {
-                    socket.send(&packet).await?;
-                }
+                let socket = udp(self.socket.take(), address).await?;
+                let sent = packets(&socket, &batch).await;
+                self.socket = Some(socket);
+                sent?;
             }
             Target::UnixDatagram(path) => datagrams(path, batch).await?,
             Target::UnixStream(path) => stream(path, batch).await?,
@@ -117,10 +121,16 @@ impl System for Lines {
     }
 }
 
-/// Connects to one of the addresses of a name.
-async fn udp(address: &str) -> io::Result<UdpSocket> {
+/// Connects to one of the addresses of a name, unless `kept` is connected to one.
+async fn udp(kept: Option<UdpSocket>, address: &str) -> io::Result<UdpSocket> {
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host(address).await?.collect();
+    if let Some(socket) = kept
+        && socket.peer_addr().is_ok_and(|peer| addresses.contains(&peer))
+    {
+        return Ok(socket);
+    }
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("`{address}` has no address"));
-    for address in tokio::net::lookup_host(address).await? {
+    for address in addresses {
         let local = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(local).await?;
         match socket.connect(address).await {
@@ -129,6 +139,23 @@ async fn udp(address: &str) -> io::Result<UdpSocket> {
         }
     }
     Err(last)
+}
+
+/// Sends packets. The error may be that an earlier one was refused, so the one that reports it is sent again.
+async fn packets(socket: &UdpSocket, batch: &[Vec<u8>]) -> io::Result<()> {
+    let mut refused = Ok(());
+    for packet in batch {
+        match socket.send(packet).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                refused = Err(error);
+                socket.send(packet).await?;
+            }
+            sent => {
+                sent?;
+            }
+        }
+    }
+    refused
 }
 
 async fn datagrams(path: &str, batch: Vec<Vec<u8>>) -> io::Result<()> {
