@@ -19,6 +19,7 @@ use crate::cluster::Cluster;
 use crate::configuration::{Compiler, FirstStates, LastStates, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
 use crate::internal::{self, Surroundings};
+use crate::observability::Requests;
 use crate::observability::access_log::AccessLog;
 use crate::observability::metrics::{Metrics, push};
 use crate::observability::tracing::Tracer;
@@ -129,8 +130,9 @@ impl Gateway {
         let (log, metrics, passed) = (access_log.clone(), around.metrics.clone(), options.passed);
         let tracer = Tracer::start(&settings, control.handle());
         let own_tracer = tracer.clone();
+        let requests = around.requests.clone();
         let entry_options =
-            entrypoint::Options { workers, log, metrics, tracer, opening: opening.clone(), passed };
+            entrypoint::Options { workers, log, metrics, tracer, requests, opening: opening.clone(), passed };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         around.cluster.start(&settings, &snapshots, &generation, &around.readiness, control.handle());
         acme::start(&around.acme, &settings, &snapshots, &generation, &opening, control.handle());
@@ -255,6 +257,7 @@ fn surroundings(
         cluster: Cluster::default(),
         // The threads of HTTP/3 count as one more worker.
         metrics: Metrics::new(settings, workers + 1),
+        requests: Requests::new(settings, workers + 1),
     }
 }
 
@@ -379,6 +382,7 @@ pub(crate) fn compile_once(
         acme: Acme::default(),
         cluster: Cluster::default(),
         metrics: Metrics::new(settings, 1),
+        requests: None,
     };
     let environment = environment(&around, 1, control);
     states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));

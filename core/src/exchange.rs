@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Version};
 
-use crate::append_log::Log;
+use crate::append_list::AppendList;
 use crate::metrics::Counted;
 use crate::{Connection, Identity, Origin, Reason, RequestCounters, Spans, TraceContext};
 
@@ -36,18 +36,18 @@ pub struct Exchange {
     pub counted: Option<Counted>,
     route: Option<Arc<RouteInfo>>,
     /// The routes after the first, where routers are nested.
-    inner_routes: Log<Arc<RouteInfo>>,
+    inner_routes: AppendList<Arc<RouteInfo>>,
     /// Nanoseconds from `started` until the route was found; 0 before.
     routed: AtomicU64,
     /// Number of middlewares of the route from the current one to the last.
     stage: AtomicU16,
     /// Whether the route's service was reached since a response was last replaced.
     reached: AtomicBool,
-    attempts: Log<Attempt>,
+    attempts: AppendList<Attempt>,
     retries: AtomicU32,
-    pages: Log<Page>,
-    identities: Log<Arc<Identity>>,
-    users: Log<Box<str>>,
+    pages: AppendList<Page>,
+    identities: AppendList<Arc<Identity>>,
+    users: AppendList<Box<str>>,
     received: AtomicU64,
     sent: AtomicU64,
     /// Nanoseconds from `started` until the response began; 0 before.
@@ -99,6 +99,8 @@ pub struct Attempt {
     pub sent: Instant,
     /// Nanoseconds from `sent` to the response head, or to the failure; 0 before.
     took: AtomicU64,
+    /// Nanoseconds from `sent` until a new connection was open; 0 if a kept one was used.
+    connected: AtomicU64,
     /// Status of the server's response; 0 without one.
     status: AtomicU16,
     /// Length of the body as declared by the server.
@@ -174,15 +176,15 @@ impl Exchange {
             keep_headers: false,
             counted: None,
             route: None,
-            inner_routes: Log::default(),
+            inner_routes: AppendList::default(),
             routed: AtomicU64::new(0),
             stage: AtomicU16::new(0),
             reached: AtomicBool::new(false),
-            attempts: Log::default(),
+            attempts: AppendList::default(),
             retries: AtomicU32::new(0),
-            pages: Log::default(),
-            identities: Log::default(),
-            users: Log::default(),
+            pages: AppendList::default(),
+            identities: AppendList::default(),
+            users: AppendList::default(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
@@ -247,6 +249,20 @@ impl Exchange {
         middlewares.get(middlewares.len().checked_sub(left)?)
     }
 
+    /// Returns how many middlewares of the route the request reached.
+    pub fn middlewares_reached(&self) -> usize {
+        let all = self.route().map_or(0, |route| route.middlewares.len());
+        match usize::from(self.stage.load(Ordering::Relaxed)) {
+            0 => 0,
+            left => (all + 1).saturating_sub(left),
+        }
+    }
+
+    /// Returns true if the request reached the route's service.
+    pub fn has_reached_service(&self) -> bool {
+        self.reached.load(Ordering::Relaxed) || self.attempts.last().is_some()
+    }
+
     /// Records that the request reached the route's service.
     pub fn reach_service(&self) {
         self.reached.store(true, Ordering::Relaxed);
@@ -259,6 +275,7 @@ impl Exchange {
             server: server.cloned(),
             sent: Instant::now(),
             took: AtomicU64::new(0),
+            connected: AtomicU64::new(0),
             status: AtomicU16::new(0),
             size: AtomicU64::new(UNKNOWN),
             received: AtomicU64::new(0),
@@ -530,6 +547,17 @@ impl Attempt {
     /// Records that no response will follow.
     pub fn end(&self) {
         self.took.store(since(self.sent), Ordering::Relaxed);
+    }
+
+    /// Records that a new connection to the server is open.
+    pub fn connect(&self) {
+        self.connected.store(since(self.sent), Ordering::Relaxed);
+    }
+
+    /// Returns the time until a new connection was open, which includes its TLS handshake and waiting for others
+    /// that open one; `None` if a kept one was used.
+    pub fn connected(&self) -> Option<Duration> {
+        duration(&self.connected)
     }
 
     /// Counts bytes of the server's body.

@@ -4,7 +4,7 @@
 //! which returns a [`Response`]. This crate knows no particular middleware, provider, file or socket.
 
 pub mod access;
-mod append_log;
+mod append_list;
 pub mod body;
 pub mod building;
 pub mod client_ip;

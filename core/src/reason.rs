@@ -48,6 +48,13 @@ macro_rules! reasons {
                 }
             }
 
+            /// Returns what it means, in a sentence.
+            pub fn description(self) -> &'static str {
+                match self {
+                    $(Self::$reason => concat!($($doc),+).trim_ascii(),)+
+                }
+            }
+
             /// Returns who is responsible.
             pub fn origin(self) -> Origin {
                 match self {

@@ -2,8 +2,10 @@
 
 mod certs;
 mod check;
+mod client;
 mod demo;
 mod healthcheck;
+mod requests;
 mod run;
 
 use std::net::SocketAddr;
@@ -47,6 +49,11 @@ enum Command {
     /// List, renew, revoke, export and import certificates of certificate resolvers.
     #[command(subcommand)]
     Certs(certs::Certs),
+    /// Print what happened to a recent request of a running gateway: which router and why, which middlewares,
+    /// which servers, who responded and when.
+    Why(requests::Why),
+    /// Print the requests of a running gateway as they end.
+    Tail(requests::Tail),
     /// Run a demo: two backends, route files, local HTTPS.
     Demo(Demo),
 }
@@ -113,6 +120,14 @@ pub fn main() -> ExitCode {
                 Err(error) => refuse([(error.to_string(), None)]),
             },
             Err(problems) => refuse_all(&problems),
+        },
+        Command::Why(why) => match why.run() {
+            Ok(text) => tell(&text, ExitCode::SUCCESS),
+            Err(error) => refuse([(error.to_string(), None)]),
+        },
+        Command::Tail(tail) => match tail.run(|line| _ = tell(line, ExitCode::SUCCESS)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => refuse([(error.to_string(), None)]),
         },
         Command::Demo(options) => match run_demo(options) {
             Ok(()) => ExitCode::SUCCESS,

@@ -21,6 +21,7 @@ use super::http1_2::header_budget::HeaderBudget;
 use super::http1_2::header_budget::MAX_HEADER_LINES;
 use super::http1_2::linger::CONNECTION_WINDOW;
 use super::shutdown::Shutdown;
+use crate::observability::Requests;
 use crate::observability::metrics::{EntryPointMeter, Metrics};
 use crate::observability::tracing::Tracer;
 use crate::opening::Opening;
@@ -84,6 +85,8 @@ pub(super) struct Listener {
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
     pub(super) meter: Option<EntryPointMeter>,
     pub(super) tracer: Option<Arc<Tracer>>,
+    /// Recent requests, if they are recorded.
+    pub(super) requests: Option<Arc<Requests>>,
     /// What is observed of requests without a route.
     pub(super) observability: EntryPointObservability,
     pub(super) balance: Balance,
@@ -110,6 +113,7 @@ pub(super) struct Shared {
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
     pub(super) metrics: Option<Arc<Metrics>>,
     pub(super) tracer: Option<Arc<Tracer>>,
+    pub(super) requests: Option<Arc<Requests>>,
     pub(super) hostname: Option<HeaderValue>,
     pub(super) balance: Balance,
     pub(super) room: Arc<ConnectionLimiter>,
@@ -171,6 +175,7 @@ impl Listener {
                 .as_ref()
                 .is_some_and(|ping| !ping.manual_routing && ping.entry_point == name),
             log: shared.log.clone(),
+            requests: shared.requests.clone(),
             observability: options.observability.clone(),
             tracer: shared.tracer.clone(),
             meter: shared.metrics.as_ref().map(|metrics| EntryPointMeter::new(metrics, name)),

@@ -27,6 +27,7 @@ use std::time::Duration;
 use ::http::HeaderValue;
 use tokio::runtime::Handle;
 
+use crate::observability::Requests;
 use crate::observability::metrics::Metrics;
 use crate::observability::tracing::Tracer;
 use crate::opening::Opening;
@@ -84,6 +85,8 @@ pub struct Options {
     pub metrics: Option<Arc<Metrics>>,
     /// Traces requests, if there is tracing.
     pub tracer: Option<Arc<Tracer>>,
+    /// Recent requests, if they are recorded.
+    pub requests: Option<Arc<Requests>>,
     /// Decides when clients are first served.
     pub opening: Arc<Opening>,
     /// Sockets opened by a supervisor.
@@ -115,6 +118,7 @@ impl EntryPoints {
             log: options.log,
             metrics: options.metrics,
             tracer: options.tracer,
+            requests: options.requests,
             opening: options.opening,
             hostname: hostname(),
             balance: workers.balance(),

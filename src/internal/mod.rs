@@ -19,6 +19,7 @@ use tidegate_providers::Updates;
 use crate::acme::Acme;
 use crate::cluster::Cluster;
 use crate::configuration::Readiness;
+use crate::observability::Requests;
 use crate::observability::metrics::Metrics;
 use crate::service::Service;
 use crate::settings::Settings;
@@ -50,6 +51,8 @@ pub struct Surroundings {
     pub cluster: Cluster,
     /// Metrics, if there are any.
     pub metrics: Option<Arc<Metrics>>,
+    /// Recent requests, if they are recorded.
+    pub requests: Option<Arc<Requests>>,
 }
 
 /// Returns the services by qualified name.

@@ -12,6 +12,7 @@ mod filter;
 mod json;
 mod line;
 mod modes;
+mod redaction;
 mod sampling;
 mod stamp;
 mod template;
@@ -30,8 +31,11 @@ use tidegate_core::{BodyErrorKind, End, Exchange, Request};
 use super::log_file::Rotation;
 use crate::settings::{self, AccessLogFormat as Format};
 pub use error::{ExpressionError, SamplingError, TemplateError};
-use filter::Filter;
+pub(crate) use fields::{Number, Text, Time};
+pub(crate) use filter::{Filter, Values};
+pub(crate) use line::{host_and_port, protocol};
 use modes::{Filters, Modes};
+pub(crate) use redaction::Redaction;
 use sampling::Sampling;
 use template::Template;
 use writer::Writer;
@@ -201,7 +205,8 @@ impl Aborted {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// Returns the name in logs and in the API.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Server => "server",

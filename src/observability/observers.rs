@@ -1,10 +1,11 @@
-//! What watches one request: its access log line and its counters. Each reads the request's exchange when it ends.
+//! What watches one request: its access log line, its counters and its record. Each reads the request's exchange when it ends.
 
 use http::HeaderMap;
 use tidegate_core::{End, Exchange};
 
 use super::access_log::{Aborted, Line};
 use super::metrics::Meter;
+use super::requests::Recording;
 use super::tracing::Draft;
 
 /// The observers of one request.
@@ -16,6 +17,8 @@ pub(crate) struct Observers {
     pub(crate) meter: Option<Meter>,
     /// Builds its spans.
     pub(crate) trace: Option<Box<Draft>>,
+    /// Records it for the API.
+    pub(crate) recording: Option<Box<Recording>>,
 }
 
 impl Observers {
@@ -39,9 +42,12 @@ impl Observers {
 
     /// Lets each observer read the exchange, which has ended. Further calls do nothing.
     pub(crate) fn finish(&mut self, exchange: &Exchange, end: End) {
-        let Self { line, meter, trace } = std::mem::take(self);
+        let Self { line, meter, trace, recording } = std::mem::take(self);
         if let Some(meter) = meter {
             meter.count(exchange);
+        }
+        if let Some(recording) = recording {
+            recording.end(exchange, end);
         }
         if let Some(line) = line {
             line.write(exchange, Aborted::by(end));

@@ -1,6 +1,7 @@
 //! The API with its dashboard, and `/ping`.
 
 use serde::{Deserialize, Serialize};
+use tidegate_core::values::{Duration, is_default};
 
 /// `api`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,6 +19,27 @@ pub struct Api {
     pub dashboard_name: String,
     /// Base path of API and dashboard.
     pub base_path: String,
+    /// Recent requests, which the API shows. Not in Traefik.
+    #[serde(skip_serializing_if = "is_default")]
+    pub requests: RecentRequests,
+}
+
+/// `api.requests`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct RecentRequests {
+    /// Maximum number of requests that are kept; 0 for none.
+    pub size: usize,
+    /// Maximum memory for them, in bytes.
+    pub max_memory: usize,
+    /// Requests that wait this long for their response are kept longer, like those that failed.
+    pub slow: Duration,
+}
+
+impl Default for RecentRequests {
+    fn default() -> Self {
+        Self { size: 4096, max_memory: 8 << 20, slow: Duration::from_secs(1) }
+    }
 }
 
 impl Default for Api {
@@ -29,6 +51,7 @@ impl Default for Api {
             disable_dashboard_ad: false,
             dashboard_name: String::new(),
             base_path: "/".into(),
+            requests: RecentRequests::default(),
         }
     }
 }

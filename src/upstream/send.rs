@@ -84,6 +84,9 @@ impl Endpoint {
                 Err(error) => return Err(unsent(error, outgoing, change, exchange)),
             };
             let reused = lease.reused();
+            if !reused && let Some(attempt) = exchange.as_ref().and_then(|exchange| exchange.last_attempt()) {
+                attempt.connect();
+            }
             let spare = spare(&outgoing);
             match self.exchange(&mut lease, &mut outgoing, interim).await {
                 Ok(response) => return self.answer(response, lease, change, (in_flight, exchange)),

@@ -42,6 +42,7 @@ mod programs;
 mod protocols;
 mod provider_instances;
 mod rate_limit_redis;
+mod recent_requests;
 mod reference;
 mod reload;
 mod request_attacks;

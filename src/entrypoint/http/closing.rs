@@ -18,11 +18,6 @@ pub(in crate::entrypoint) struct Closing {
 }
 
 impl Closing {
-    /// Creates the end of an exchange that nothing observes.
-    pub(in crate::entrypoint) fn new(exchange: Arc<Exchange>) -> Self {
-        Self::observed(exchange, Observers::default())
-    }
-
     /// Creates the end of an exchange with its observers.
     pub(in crate::entrypoint) fn observed(exchange: Arc<Exchange>, observers: Observers) -> Self {
         Self { exchange, observers, is_over: false }
@@ -87,14 +82,14 @@ mod tests {
     #[test]
     fn a_client_that_disconnects_is_recorded_as_499() {
         let exchange = exchange();
-        drop(Closing::new(exchange.clone()));
+        drop(Closing::observed(exchange.clone(), Observers::default()));
         assert_eq!((exchange.status(), exchange.origin()), (499, Some(Origin::Client)));
     }
 
     #[tokio::test]
     async fn bytes_sent_to_the_client_are_counted() {
         let exchange = exchange();
-        let mut closing = Closing::new(exchange.clone());
+        let mut closing = Closing::observed(exchange.clone(), Observers::default());
         let response = Response::new(Body::full("hello"));
         closing.record_response(&response);
         let body = response.into_body().with_guard(Box::new(closing));

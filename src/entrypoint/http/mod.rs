@@ -260,7 +260,7 @@ async fn route_request(
     // Held until there is a response.
     let _held = match client.progress.has_large().then(|| hold_head(listener, &head.headers)) {
         Some(None) => {
-            *closing = Some(Closing::new(exchange));
+            *closing = Some(refused_exchange(listener, exchange, &head));
             return reply::status_text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HeadTooLarge);
         }
         held => held,
@@ -268,7 +268,7 @@ async fn route_request(
     let original_target = match prepare(client, &mut head, presence) {
         Ok(original) => original.map(Arc::new),
         Err(response) => {
-            *closing = Some(Closing::new(exchange));
+            *closing = Some(refused_exchange(listener, exchange, &head));
             return *response;
         }
     };
@@ -280,7 +280,7 @@ async fn route_request(
         snapshot = listener.snapshots.load();
     }
     if is_misdirected(client, &snapshot, &request) {
-        *closing = Some(Closing::new(request.context.exchange));
+        *closing = Some(refused_exchange(listener, request.context.exchange, &request.head));
         return misdirected();
     }
     let routes = snapshot.entry_points.get(listener.index);
@@ -352,8 +352,15 @@ fn begin_exchange(
         request.body = std::mem::take(&mut request.body).with_guard(received);
     }
     let line = log.map(|log| Box::new(log.begin(request)));
-    let observers = Observers { line, meter, trace: trace.flatten() };
+    let recording = listener.requests.as_ref().map(|requests| requests.begin(listener.index, &request.head));
+    let observers = Observers { line, meter, trace: trace.flatten(), recording };
     Closing::observed(exchange, observers)
+}
+
+/// Returns the end of an exchange that is refused before it is routed: only the API shows it.
+fn refused_exchange(listener: &Listener, exchange: Arc<Exchange>, head: &http::request::Parts) -> Closing {
+    let recording = listener.requests.as_ref().map(|requests| requests.begin(listener.index, head));
+    Closing::observed(exchange, Observers { recording, ..Observers::default() })
 }
 
 /// Counts the bytes of a request body.

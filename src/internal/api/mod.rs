@@ -5,6 +5,7 @@ mod cluster;
 mod json;
 mod list;
 mod overview;
+mod requests;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -114,6 +115,10 @@ impl Question<'_> {
                 let all = settings.entry_points.keys().map(String::as_str).collect();
                 self.list(all, |name| overview::entry_point(settings, name))
             }
+            "requests" => match &self.api.around.requests {
+                Some(all) => requests::all(all, self.query),
+                None => requests::off(),
+            },
             "certificates" => self.certificates(),
             "certificates/resolvers" => body(&certificates::of_resolvers(&self.api.around.acme.rows())),
             _ => return self.named(path),
@@ -125,7 +130,14 @@ impl Question<'_> {
         let (family, group, name) = (parts.next()?, parts.next()?, parts.next());
         let decode = |name: &str| percent_decode_str(name).decode_utf8_lossy().into_owned();
         match (family, name) {
-            ("entrypoints" | "certificates", None) if group.is_empty() => return None,
+            ("entrypoints" | "certificates" | "requests", None) if group.is_empty() => return None,
+            ("requests", None) => {
+                return Some(match &self.api.around.requests {
+                    Some(all) if group == "state" => requests::state(all),
+                    Some(all) => requests::detail(all, &decode(group)),
+                    None => requests::off(),
+                });
+            }
             ("entrypoints", None) => {
                 let name = decode(group);
                 let found = overview::entry_point(&self.api.around.settings, &name);

@@ -36,10 +36,12 @@ fields! {
     ErrorPageStatus "ErrorPageStatus",
     FailedAttempts "FailedAttempts",
     GzipRatio "GzipRatio",
+    Origin "Origin",
     OriginContentSize "OriginContentSize",
     OriginDuration "OriginDuration",
     OriginStatus "OriginStatus",
     Overhead "Overhead",
+    Reason "Reason",
     RequestAddr "RequestAddr",
     RequestContentSize "RequestContentSize",
     RequestCount "RequestCount",
@@ -154,7 +156,7 @@ impl FromIterator<Field> for Fields {
 
 /// Numeric fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Number {
+pub(crate) enum Number {
     DownstreamStatus,
     DownstreamContentSize,
     OriginStatus,
@@ -171,7 +173,7 @@ pub(super) enum Number {
 
 /// Fields that are durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Time {
+pub(crate) enum Time {
     Duration,
     OriginDuration,
     ErrorPageDuration,
@@ -180,7 +182,7 @@ pub(super) enum Time {
 
 /// Text fields. What the log omits is empty here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Text {
+pub(crate) enum Text {
     ClientAddr,
     ClientHost,
     ClientUsername,
@@ -200,6 +202,8 @@ pub(super) enum Text {
     ErrorPageServiceAddr,
     FailedAttempts,
     EntryPointName,
+    Origin,
+    Reason,
     AbortedBy,
     TlsVersion,
     TlsCipher,

@@ -3,6 +3,9 @@
 //! The expression is compiled once. Matchers (`PathPrefix(…)`) are evaluated when the request begins, before
 //! middlewares change it, and stored as one bit each. Fields are evaluated when the exchange ends.
 
+use std::borrow::Cow;
+use std::time::Duration;
+
 use http::HeaderName;
 use regex::Regex;
 use tidegate_core::Request;
@@ -18,7 +21,7 @@ use crate::router::{Rule, go_regex};
 const MAX_CALLS: usize = 64;
 
 /// A compiled expression.
-pub(super) struct Filter {
+pub(crate) struct Filter {
     tree: Tree,
     rules: Vec<Rule>,
     /// Which headers the expression uses.
@@ -37,6 +40,45 @@ enum Tree {
     Time(Time, Comparison, u128),
     Text(Text, String),
     Pattern(Text, Regex),
+}
+
+/// The values that an expression compares.
+pub(crate) trait Values {
+    /// Returns the value of a numeric field; 0 if there is none.
+    fn number(&self, field: Number) -> f64;
+    /// Returns the value of a field that is a duration.
+    fn time(&self, field: Time) -> Duration;
+    /// Returns the value of a text field; empty if there is none.
+    fn text(&self, field: &Text) -> Cow<'_, str>;
+    /// Returns true if the response was aborted.
+    fn is_aborted(&self) -> bool;
+    /// Returns the result of a matcher.
+    fn matches(&self, place: usize) -> bool;
+}
+
+/// The values of a line, and the results of the matchers.
+struct OfLine<'a>(&'a Entry<'a>, &'a Modes, u64);
+
+impl Values for OfLine<'_> {
+    fn number(&self, field: Number) -> f64 {
+        self.0.number(field)
+    }
+
+    fn time(&self, field: Time) -> Duration {
+        self.0.time(field)
+    }
+
+    fn text(&self, field: &Text) -> Cow<'_, str> {
+        self.0.text(field, self.1)
+    }
+
+    fn is_aborted(&self) -> bool {
+        self.0.aborted.is_some()
+    }
+
+    fn matches(&self, place: usize) -> bool {
+        self.2 >> place & 1 == 1
+    }
 }
 
 /// What a name refers to.
@@ -67,7 +109,7 @@ const TIMES: [(&str, Time); 4] = [
     ("ErrorPageDuration", Time::ErrorPageDuration),
     ("Overhead", Time::Overhead),
 ];
-const TEXTS: [(&str, Text); 25] = [
+const TEXTS: [(&str, Text); 27] = [
     ("ClientAddr", Text::ClientAddr),
     ("ClientHost", Text::ClientHost),
     ("ClientUsername", Text::ClientUsername),
@@ -87,6 +129,8 @@ const TEXTS: [(&str, Text); 25] = [
     ("ErrorPageServiceAddr", Text::ErrorPageServiceAddr),
     ("FailedAttempts", Text::FailedAttempts),
     ("entryPointName", Text::EntryPointName),
+    ("Origin", Text::Origin),
+    ("Reason", Text::Reason),
     ("DownstreamAbortedBy", Text::AbortedBy),
     ("TLSVersion", Text::TlsVersion),
     ("TLSCipher", Text::TlsCipher),
@@ -95,10 +139,26 @@ const TEXTS: [(&str, Text); 25] = [
     ("StartLocal", Text::StartUtc),
 ];
 const ABORTED: &str = "DownstreamAborted";
+/// Short names, which are easier to type in a terminal. Some are those of matchers when they are called.
+const ALIASES: [(&str, &str); 13] = [
+    ("status", "DownstreamStatus"),
+    ("host", "RequestHost"),
+    ("method", "RequestMethod"),
+    ("path", "RequestPath"),
+    ("protocol", "RequestProtocol"),
+    ("router", "RouterName"),
+    ("service", "ServiceName"),
+    ("server", "ServiceURL"),
+    ("client", "ClientHost"),
+    ("user", "ClientUsername"),
+    ("retries", "RetryAttempts"),
+    ("entryPoint", "entryPointName"),
+    ("aborted", ABORTED),
+];
 
 impl Filter {
     /// Compiles an expression. The error names what was expected, and where.
-    pub(super) fn parse(text: &str) -> Result<Self, ExpressionError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ExpressionError> {
         let expression =
             expression::parse_fields(text).map_err(|error| ExpressionError::syntax(text, error))?;
         let mut filter = Self { tree: Tree::Aborted, rules: Vec::new(), headers: false };
@@ -118,9 +178,19 @@ impl Filter {
         answers.fold(0, |bits, (place, rule)| bits | (u64::from(rule.matches(request)) << place))
     }
 
+    /// Returns the first matcher of the expression, if it has any.
+    pub(crate) fn matcher(&self) -> Option<&str> {
+        self.rules.first().map(Rule::text)
+    }
+
+    /// Evaluates the expression.
+    pub(crate) fn holds(&self, values: &impl Values) -> bool {
+        self.tree.holds(values)
+    }
+
     /// Returns true if the line should be written. `facts` are the results of the matchers.
     pub(super) fn keeps(&self, entry: &Entry<'_>, modes: &Modes, facts: u64) -> bool {
-        self.tree.holds(entry, modes, facts)
+        self.tree.holds(&OfLine(entry, modes, facts))
     }
 
     fn compile(&mut self, expression: &Expression) -> Result<Tree, (usize, Fault)> {
@@ -153,7 +223,8 @@ impl Filter {
 
     fn field(&mut self, field: &Field) -> Result<Tree, Fault> {
         let name = field.name.clone();
-        let known = known(&name)?.ok_or_else(|| unknown(&name))?;
+        let alias = ALIASES.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(&name));
+        let known = known(alias.map_or(&name, |(_, field)| field))?.ok_or_else(|| unknown(&name))?;
         let (kind, example) = match known {
             Known::Number(_) => ("number", ">= 500"),
             Known::Time(_) => ("length of time", "> 1s"),
@@ -196,17 +267,17 @@ impl Filter {
 }
 
 impl Tree {
-    fn holds(&self, entry: &Entry<'_>, modes: &Modes, facts: u64) -> bool {
+    fn holds(&self, values: &impl Values) -> bool {
         match self {
-            Self::And(left, right) => left.holds(entry, modes, facts) && right.holds(entry, modes, facts),
-            Self::Or(left, right) => left.holds(entry, modes, facts) || right.holds(entry, modes, facts),
-            Self::Not(inner) => !inner.holds(entry, modes, facts),
-            Self::Rule(place) => facts >> place & 1 == 1,
-            Self::Aborted => entry.aborted.is_some(),
-            Self::Number(field, operator, number) => compares(entry.number(*field), *operator, *number),
-            Self::Time(field, operator, time) => compares(entry.time(*field).as_nanos(), *operator, *time),
-            Self::Text(field, text) => *entry.text(field, modes) == **text,
-            Self::Pattern(field, pattern) => pattern.is_match(&entry.text(field, modes)),
+            Self::And(left, right) => left.holds(values) && right.holds(values),
+            Self::Or(left, right) => left.holds(values) || right.holds(values),
+            Self::Not(inner) => !inner.holds(values),
+            Self::Rule(place) => values.matches(*place),
+            Self::Aborted => values.is_aborted(),
+            Self::Number(field, operator, number) => compares(values.number(*field), *operator, *number),
+            Self::Time(field, operator, time) => compares(values.time(*field).as_nanos(), *operator, *time),
+            Self::Text(field, text) => *values.text(field) == **text,
+            Self::Pattern(field, pattern) => pattern.is_match(&values.text(field)),
         }
     }
 }
@@ -254,8 +325,9 @@ pub(super) fn known(name: &str) -> Result<Option<Known>, Fault> {
 pub(super) fn unknown(written: &str) -> Fault {
     let numbers = NUMBERS.iter().map(|(name, _)| *name);
     let names = numbers.chain(TIMES.iter().map(|(name, _)| *name)).chain(TEXTS.iter().map(|(name, _)| *name));
+    let names = names.chain(ALIASES.iter().map(|(alias, _)| *alias)).chain([ABORTED]);
     let name = written.to_owned();
-    match expression::nearest(written, names.chain([ABORTED])) {
+    match expression::nearest(written, names) {
         Some(near) => Fault::SimilarField { name, near },
         None => Fault::UnknownField(name),
     }

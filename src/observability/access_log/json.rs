@@ -10,7 +10,7 @@ use tidegate_core::forwarded::push_address;
 
 use super::escape::{push_json, push_json_part};
 use super::fields::{Field, Fields, Time};
-use super::line::{Entry, REDACTED, host_and_port, protocol, push_number};
+use super::line::{Entry, REDACTED, host_and_port, origin, protocol, push_number};
 use super::modes::{Mode, Modes};
 use super::{Aborted, nanoseconds, stamp};
 use crate::tls::subject::subject;
@@ -97,10 +97,12 @@ impl Entry<'_> {
             Field::ErrorPageStatus => push_number(line, self.page_status().into()),
             Field::FailedAttempts => push_attempts(line, &summary.failed)?,
             Field::GzipRatio => self.push_ratio(line)?,
+            Field::Origin => push_json(line, origin(self.exchange, summary.server).as_bytes()),
             Field::OriginContentSize => push_number(line, self.origin_size()),
             Field::OriginDuration => push_number(line, nanoseconds(self.time(Time::OriginDuration))),
             Field::OriginStatus => push_number(line, self.origin_status().into()),
             Field::Overhead => push_number(line, nanoseconds(self.time(Time::Overhead))),
+            Field::Reason => push_word(line, self.exchange.reason()?.name()),
             Field::RequestAddr => push_json(line, self.host()),
             Field::RequestContentSize => push_number(line, self.exchange.received()),
             Field::RequestCount => push_number(line, self.count),

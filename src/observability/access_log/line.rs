@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::{HeaderMap, Version};
-use tidegate_core::Exchange;
 use tidegate_core::exchange::{Failed, Summary};
 use tidegate_core::forwarded::address_text;
+use tidegate_core::{Exchange, Origin, Reason, ServerInfo};
 
 use super::fields::{Number, Text, Time};
 use super::modes::Modes;
@@ -96,6 +96,8 @@ impl Entry<'_> {
             Text::ErrorPageServiceUrl => self.page_text(|page| page.server.map(|server| &*server.url)),
             Text::ErrorPageServiceAddr => self.page_text(|page| page.server.map(|server| &*server.address)),
             Text::FailedAttempts => attempts_text(&summary.failed),
+            Text::Origin => origin(self.exchange, self.summary.server).into(),
+            Text::Reason => self.exchange.reason().map_or("", Reason::name).into(),
             Text::EntryPointName => (&*self.exchange.connection.entry_point).into(),
             Text::TlsVersion => tls.map_or("", |tls| tls.version).into(),
             Text::TlsCipher => tls.map_or("", |tls| tls.cipher).into(),
@@ -196,8 +198,24 @@ fn values<'a>(headers: Option<&'a HeaderMap>, name: &http::HeaderName) -> Cow<'a
     all.fold(first, |joined, value| Cow::Owned(format!("{joined},{}", shown(value))))
 }
 
+/// Returns who responded: `client`, `gateway`, `middleware:<name>` or `server:<url>`; empty without a response.
+pub(super) fn origin(exchange: &Exchange, server: Option<&ServerInfo>) -> String {
+    match exchange.origin() {
+        None => String::new(),
+        Some(Origin::Middleware) => match exchange.middleware() {
+            Some(name) => format!("middleware:{name}"),
+            None => Origin::Middleware.name().to_owned(),
+        },
+        Some(Origin::Server) => match server {
+            Some(server) => format!("server:{}", server.url),
+            None => Origin::Server.name().to_owned(),
+        },
+        Some(other) => other.name().to_owned(),
+    }
+}
+
 /// Returns host and port; `-` if there is no port.
-pub(super) fn host_and_port(address: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn host_and_port(address: &[u8]) -> (&[u8], &[u8]) {
     let colon = address.iter().rposition(|byte| *byte == b':');
     match colon.map(|at| (&address[..at], &address[at + 1..])) {
         Some((host, port)) if !port.is_empty() && port.iter().all(u8::is_ascii_digit) => (host, port),
@@ -210,7 +228,7 @@ pub(super) fn push_number(line: &mut Vec<u8>, number: u64) {
     line.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-pub(super) fn protocol(version: Version) -> &'static str {
+pub(crate) fn protocol(version: Version) -> &'static str {
     match version {
         Version::HTTP_09 => "HTTP/0.9",
         Version::HTTP_10 => "HTTP/1.0",

@@ -1,25 +1,25 @@
-//! An append-only list, for what is recorded of one request.
+//! A list that grows without a lock while others read it.
 
 use std::sync::OnceLock;
 
-/// Maximum number of attempts, pages, routes and identities recorded per request, of each kind.
+/// Maximum number of entries.
 const MAX_ENTRIES: usize = 64;
 
 /// An append-only list for concurrent writers that holds up to 64 entries. The first needs no allocation,
 /// since most exchanges have at most one.
 #[derive(Debug)]
-pub(crate) struct Log<T> {
+pub(crate) struct AppendList<T> {
     first: OnceLock<T>,
-    more: OnceLock<Box<Log<T>>>,
+    more: OnceLock<Box<AppendList<T>>>,
 }
 
-impl<T> Default for Log<T> {
+impl<T> Default for AppendList<T> {
     fn default() -> Self {
         Self { first: OnceLock::new(), more: OnceLock::new() }
     }
 }
 
-impl<T> Log<T> {
+impl<T> AppendList<T> {
     /// Appends an entry. Returns `None` when the list is full.
     pub(crate) fn push(&self, mut entry: T) -> Option<&T> {
         let mut at = self;
@@ -33,6 +33,7 @@ impl<T> Log<T> {
         None
     }
 
+    /// Returns the entries, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         let mut at = Some(self);
         std::iter::from_fn(move || {
@@ -42,6 +43,7 @@ impl<T> Log<T> {
         })
     }
 
+    /// Returns the newest entry.
     pub(crate) fn last(&self) -> Option<&T> {
         let mut log = self;
         while let Some(more) = log.more.get() {

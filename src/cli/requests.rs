@@ -1,0 +1,193 @@
+//! `tidegate why` and `tidegate tail`: what happened to requests of a running gateway.
+
+use std::time::Duration;
+
+use clap::Args;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+
+use super::client::{ApiArguments, ApiError};
+
+/// Time between two questions of `tail`.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+#[derive(Args)]
+pub(super) struct Why {
+    /// Identifier of the request: that of the list, of `requestId`, or of its trace.
+    id: String,
+    #[command(flatten)]
+    api: ApiArguments,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Tail {
+    /// Print only requests for which this expression holds, like `status >= 500 && host == "a.test"`.
+    filter: Option<String>,
+    #[command(flatten)]
+    api: ApiArguments,
+    /// Maximum number of requests that are printed per second.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(4..=10_000))]
+    rate: u32,
+    /// Exit after this many requests.
+    #[arg(long)]
+    count: Option<usize>,
+    /// Print JSON, one request a line.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Why {
+    /// Returns what happened to the request.
+    pub(super) fn run(&self) -> Result<String, ApiError> {
+        let id = utf8_percent_encode(&self.id, NON_ALPHANUMERIC);
+        let request = self.api.client()?.get(&format!("requests/{id}"))?;
+        Ok(if self.json { format!("{request:#}") } else { explained(&request) })
+    }
+}
+
+impl Tail {
+    /// Prints requests as they end, oldest first, until the gateway stops.
+    pub(super) fn run(&self, mut print: impl FnMut(&str)) -> Result<(), ApiError> {
+        let client = self.api.client()?;
+        let filter = utf8_percent_encode(self.filter.as_deref().unwrap_or(""), NON_ALPHANUMERIC);
+        // An invalid filter is refused at once.
+        client.get(&format!("requests?per_page=1&filter={filter}"))?;
+        // The newest request at the start is not printed, nor is anything before it.
+        let mut newest = id_of_first(&client.get("requests?per_page=1")?);
+        let mut printed = 0;
+        let per_page = (self.rate / 4).max(1);
+        loop {
+            let last = id_of_first(&client.get("requests?per_page=1")?);
+            let path = format!("requests?per_page={per_page}&after={newest}&filter={filter}");
+            let found = if last == newest { Value::Null } else { client.get(&path)? };
+            for request in found.as_array().into_iter().flatten().rev() {
+                print(&if self.json { request.to_string() } else { line(request) });
+                printed += 1;
+                if self.count == Some(printed) {
+                    return Ok(());
+                }
+            }
+            newest = last;
+            std::thread::sleep(INTERVAL);
+        }
+    }
+}
+
+fn id_of_first(list: &Value) -> String {
+    text(&list[0], "id").to_owned()
+}
+
+fn text<'a>(object: &'a Value, key: &str) -> &'a str {
+    object[key].as_str().unwrap_or("")
+}
+
+/// Returns a request as one line.
+fn line(request: &Value) -> String {
+    let of = |key: &str| match &request[key] {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => printable(text),
+        other => other.to_string(),
+    };
+    format!(
+        "{} {} {} {} {}{} {} {} {} {}ms",
+        of("time"),
+        of("id"),
+        of("status"),
+        of("method"),
+        of("host"),
+        of("path"),
+        of("client"),
+        of("origin"),
+        of("reason"),
+        of("durationMs")
+    )
+}
+
+/// Replaces control characters, which would reach the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+}
+
+/// Explains a request.
+fn explained(request: &Value) -> String {
+    let of = |key: &str| printable(text(request, key));
+    let mut lines = vec![
+        format!("{} {}{} ({})", of("method"), of("host"), of("path"), of("protocol")),
+        format!("  {} at {}", of("id"), of("time")),
+        format!("  client       {}", of("client")),
+        format!("  entry point  {}", of("entryPoint")),
+    ];
+    let mut add = |name: &str, value: String| {
+        if !value.is_empty() {
+            lines.push(format!("  {name:<13}{value}"));
+        }
+    };
+    add("request ID", of("requestId"));
+    add("trace", of("traceId"));
+    add("identity", of("identity"));
+    let tls = &request["tls"];
+    if tls.is_object() {
+        let name = printable(text(tls, "serverName"));
+        add("TLS", format!("{} {} for {name}", text(tls, "version"), text(tls, "cipher")));
+    }
+    let no_router = "none matched: `tidegate` answered".to_owned();
+    add("router", if of("router").is_empty() { no_router } else { of("router") });
+    for middleware in request["middlewares"].as_array().into_iter().flatten() {
+        let reached = if middleware["reached"] == true { "" } else { " (not reached)" };
+        add("middleware", format!("{}{reached}", printable(text(middleware, "name"))));
+    }
+    let reached = if request["reachedService"] == true { "" } else { " (not reached)" };
+    add("service", of("service") + if of("service").is_empty() { "" } else { reached });
+    for attempt in request["attempts"].as_array().into_iter().flatten() {
+        add("attempt", attempted(attempt));
+    }
+    for header in request["headers"].as_array().into_iter().flatten() {
+        add("header", printable(header.as_str().unwrap_or("")));
+    }
+    add("status", request["status"].to_string());
+    add("answered by", of("origin"));
+    if !of("reason").is_empty() {
+        add("reason", format!("{}: {}", of("reason"), of("description")));
+    }
+    add("aborted by", of("abortedBy"));
+    add("bytes", format!("{} received, {} sent", request["receivedBytes"], request["sentBytes"]));
+    for (name, value) in request["timings"].as_object().into_iter().flatten() {
+        add(
+            "time",
+            format!("{value} ms {}", TIMES.iter().find(|(key, _)| key == name).map_or("", |(_, text)| text)),
+        );
+    }
+    lines.join("\n")
+}
+
+/// Descriptions of times.
+const TIMES: [(&str, &str); 5] = [
+    ("connectionAgeMs", "from the start of the connection to the request"),
+    ("routedMs", "until the router was found"),
+    ("sentToServerMs", "until it was passed to a server"),
+    ("responseStartedMs", "until the response began"),
+    ("endedMs", "until it ended"),
+];
+
+fn attempted(attempt: &Value) -> String {
+    let mut parts = vec![match text(attempt, "server") {
+        "" => format!("{}: no usable server", text(attempt, "service")),
+        server => format!("{} at {server}", text(attempt, "service")),
+    }];
+    let mut add = |key: &str, before: &str, after: &str| {
+        if !attempt[key].is_null() {
+            parts.push(format!("{before}{}{after}", attempt[key]));
+        }
+    };
+    add("status", "status ", "");
+    add("afterMs", "sent after ", " ms");
+    add("connectMs", "new connection in ", " ms");
+    add("tookMs", "took ", " ms");
+    if attempt["replaced"] == true {
+        parts.push("another response followed".to_owned());
+    }
+    parts.join(", ")
+}
