@@ -1,5 +1,6 @@
 //! `tidegate why` and `tidegate tail`: what happened to requests of a running gateway.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use clap::Args;
@@ -58,19 +59,28 @@ impl Tail {
         // The newest request at the start is not printed, nor is anything before it.
         let mut newest = id_of_first(&client.get("requests?per_page=1")?);
         let mut printed = 0;
+        // Requests that ended between two questions are in both answers.
+        let mut previous = HashSet::new();
         let per_page = (self.rate / 4).max(1);
         loop {
             let last = id_of_first(&client.get("requests?per_page=1")?);
             let path = format!("requests?per_page={per_page}&after={newest}&filter={filter}");
             let found = if last == newest { Value::Null } else { client.get(&path)? };
+            let mut current = HashSet::new();
             for request in found.as_array().into_iter().flatten().rev() {
+                let id = text(request, "id").to_owned();
+                let is_known = previous.contains(&id);
+                current.insert(id);
+                if is_known {
+                    continue;
+                }
                 print(&if self.json { request.to_string() } else { line(request) });
                 printed += 1;
                 if self.count == Some(printed) {
                     return Ok(());
                 }
             }
-            newest = last;
+            (newest, previous) = (last, current);
             std::thread::sleep(INTERVAL);
         }
     }
@@ -133,7 +143,7 @@ fn explained(request: &Value) -> String {
         let name = printable(text(tls, "serverName"));
         add("TLS", format!("{} {} for {name}", text(tls, "version"), text(tls, "cipher")));
     }
-    let no_router = "none matched: `tidegate` answered".to_owned();
+    let no_router = "none".to_owned();
     add("router", if of("router").is_empty() { no_router } else { of("router") });
     for middleware in request["middlewares"].as_array().into_iter().flatten() {
         let reached = if middleware["reached"] == true { "" } else { " (not reached)" };

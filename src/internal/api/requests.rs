@@ -26,8 +26,8 @@ pub(super) fn all(requests: &Requests, query: &str) -> Response {
     let mut records = requests.all();
     let after = value("after");
     if let Some(known) = records.iter().find(|record| format!("{:x}", record.id) == after) {
-        let started = known.started;
-        records.retain(|record| record.started > started);
+        let ended = known.ended();
+        records.retain(|record| record.ended() > ended);
     }
     let search = value("search").to_lowercase();
     records.retain(|record| {

@@ -116,10 +116,10 @@ impl Requests {
         })
     }
 
-    /// Returns copies of all records, newest first.
+    /// Returns copies of all records, the last to end first.
     pub(crate) fn all(&self) -> Vec<Record> {
         let mut all: Vec<Record> = self.shards.iter().flat_map(Shard::copy).collect();
-        all.sort_unstable_by_key(|record| std::cmp::Reverse(record.started));
+        all.sort_unstable_by_key(|record| std::cmp::Reverse(record.ended()));
         all
     }
 

@@ -204,6 +204,11 @@ impl Record {
             || self.answered.is_none_or(|answered| answered >= slow)
     }
 
+    /// Returns when the request ended.
+    pub(crate) fn ended(&self) -> Instant {
+        self.started + self.duration
+    }
+
     /// Returns the server that responded or was tried last.
     pub(crate) fn server(&self) -> Option<&ServerInfo> {
         self.attempts.last()?.server.as_deref()
