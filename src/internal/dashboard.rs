@@ -26,11 +26,33 @@ const PATH: &AsciiSet = &CONTROLS
     .add(b'}');
 const PAGE: &str = include_str!("dashboard/index.html");
 
-/// The other files: name, media type, content.
-const FILES: [(&str, &str, &str); 3] = [
+/// Lists script modules by name.
+macro_rules! modules {
+    ($($name:literal)*) => {
+        &[$(($name, "text/javascript; charset=utf-8", include_str!(concat!("dashboard/", $name)))),*]
+    };
+}
+
+/// Style and icon: name, media type, content.
+const ASSETS: &[(&str, &str, &str)] = &[
     ("style.css", "text/css; charset=utf-8", include_str!("dashboard/style.css")),
-    ("main.js", "text/javascript; charset=utf-8", include_str!("dashboard/main.js")),
     ("icon.svg", "image/svg+xml", include_str!("dashboard/icon.svg")),
+];
+/// The script: a module for each page, and what they share.
+const MODULES: &[(&str, &str, &str)] = modules![
+    "api.js"
+    "certificates.js"
+    "dom.js"
+    "lists.js"
+    "main.js"
+    "object.js"
+    "options.js"
+    "overview.js"
+    "pages.js"
+    "parts.js"
+    "picture.js"
+    "requests.js"
+    "router.js"
 ];
 
 /// The service. Expects paths without `/dashboard`.
@@ -68,7 +90,7 @@ impl Dashboard {
                 let page = PAGE.replace("{base}", &base).replace("{title}", &self.title);
                 of("text/html; charset=utf-8", page)
             }
-            name => match FILES.iter().find(|(file, ..)| *file == name) {
+            name => match ASSETS.iter().chain(MODULES).find(|(file, ..)| *file == name) {
                 Some((_, media, content)) => of(media, *content),
                 None => reply::not_found(Reason::OwnService),
             },

@@ -39,6 +39,8 @@ pub struct ObjectReport {
     pub used_by: Vec<String>,
     /// The effective priority of a router.
     pub priority: i64,
+    /// Where the object was written; `None` for those of the gateway.
+    pub origin: Option<Origin>,
 }
 
 /// Whether an object is served.
@@ -161,7 +163,8 @@ impl Report {
                 self.problems.push(Problem { origin, object, message, excerpt: None });
             }
         }
-        self.objects.insert(object, ObjectReport { status, errors, used_by, priority });
+        let origin = origins.get(&written).map(|origin| origin.whole());
+        self.objects.insert(object, ObjectReport { status, errors, used_by, priority, origin });
     }
 }
 

@@ -14,13 +14,14 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
-use tidegate_config::Kind;
+use tidegate_config::{Kind, Origin};
 use tidegate_core::{Body, BoxFuture, Handler, Reason, Request, Response, reply};
 
 use super::{Surroundings, dashboard};
 use crate::gateway::capitalised;
 use crate::service::Service;
 use crate::settings::Api as Options;
+use crate::snapshot::report::ObjectReport;
 use crate::snapshot::{Snapshot, WeakSnapshotHandle};
 use json::{Form, Object, add, as_go};
 use list::Query;
@@ -125,7 +126,21 @@ impl Question<'_> {
         })
     }
 
+    /// `/api/origins/{family}/{group}/{name}`, which does not exist in Traefik: where an object was written.
+    fn origin(&self, path: &str) -> Option<Response> {
+        let mut parts = path.splitn(3, '/');
+        let (family, group, name) = (parts.next()?, parts.next()?, parts.next()?);
+        let kind = kind(family, group)?;
+        let name = percent_decode_str(name).decode_utf8_lossy();
+        let found = self.snapshot.report.object(kind, &name);
+        let origin = |report: &ObjectReport| report.origin.clone().unwrap_or(Origin::Internal).to_string();
+        Some(one(found.map(|report| json!({"origin": origin(report)})), word(group), &name))
+    }
+
     fn named(&self, path: &str) -> Option<Response> {
+        if let Some(path) = path.strip_prefix("origins/") {
+            return self.origin(path);
+        }
         let mut parts = path.splitn(3, '/');
         let (family, group, name) = (parts.next()?, parts.next()?, parts.next());
         let decode = |name: &str| percent_decode_str(name).decode_utf8_lossy().into_owned();
@@ -151,9 +166,7 @@ impl Question<'_> {
             }
             _ => {}
         }
-        let is_asked = |kind: &&Kind| kind.keys() == (family, group) && json::is_listed(**kind);
-        let kind = *Kind::ALL.iter().find(is_asked)?;
-        let word = group.strip_suffix('s').unwrap_or(group);
+        let kind = kind(family, group)?;
         let Some(name) = name else {
             let query = Query::parse(self.query);
             let names = query.select(&self.snapshot, kind, names(&self.snapshot, kind));
@@ -163,7 +176,7 @@ impl Question<'_> {
             return None;
         }
         let name = decode(name);
-        Some(one(json::object(&self.snapshot, kind, &name, Form::Full), word, &name))
+        Some(one(json::object(&self.snapshot, kind, &name, Form::Full), word(group), &name))
     }
 
     fn certificates(&self) -> Response {
@@ -205,6 +218,17 @@ impl Question<'_> {
         }
         all.into()
     }
+}
+
+/// Returns the listed kind with these parts of a path.
+fn kind(family: &str, group: &str) -> Option<Kind> {
+    let is_asked = |kind: &&Kind| kind.keys() == (family, group) && json::is_listed(**kind);
+    Kind::ALL.iter().find(is_asked).copied()
+}
+
+/// Returns the singular of a group.
+fn word(group: &str) -> &str {
+    group.strip_suffix('s').unwrap_or(group)
 }
 
 /// Returns the names of all visible objects of a kind, in order.

@@ -2,6 +2,7 @@
 
 pub mod apis;
 pub mod backend;
+pub mod chromium;
 pub mod client;
 pub mod frames;
 pub mod gateway;
