@@ -33,7 +33,9 @@ fn the_page_and_everything_it_names_is_served() {
     }
     assets.retain(|asset| !asset.starts_with('#'));
     assert!(assets.len() >= 3, "{assets:?}");
-    for asset in assets {
+    let mut assets: Vec<String> = assets.into_iter().map(str::to_owned).collect();
+    for next in 0.. {
+        let Some(asset) = assets.get(next).cloned() else { break };
         let answer = get(address, "h", &format!("/dashboard/{asset}"));
         let media = match asset.rsplit('.').next() {
             Some("js") => "text/javascript; charset=utf-8",
@@ -42,7 +44,12 @@ fn the_page_and_everything_it_names_is_served() {
         };
         assert_eq!((answer.status, answer.header("content-type")), (200, Some(media)), "{asset}");
         assert!(!answer.body.is_empty(), "{asset}");
+        let text = answer.text();
+        let imports = text.split("from \"./").skip(1).filter_map(|rest| rest.split('"').next());
+        let new: Vec<String> = imports.map(str::to_owned).filter(|name| !assets.contains(name)).collect();
+        assets.extend(new);
     }
+    assert!(assets.len() > 10, "{assets:?}");
     assert_eq!(get(address, "h", "/dashboard/../Cargo.toml").status, 404);
 }
 
@@ -108,4 +115,26 @@ fn problems_are_reported_once_with_their_place() {
     assert!(problem["message"].as_str().unwrap().contains("nowhere"), "{problem}");
     let origin = problem["origin"].as_str().unwrap();
     assert!(origin.contains("routes.yml:") && !origin.ends_with(':'), "{origin}");
+}
+
+#[test]
+fn objects_have_origins() {
+    let flags = ["--entryPoints.websecure.address=127.0.0.1:0", "--entryPoints.websecure.http.tls=true"];
+    let gateway = Gateway::with(&flags, ROUTES);
+    let origin = |name: &str| gateway.api(&format!("/api/origins/http/{name}"));
+    assert!(
+        origin("routers/shop@file").trim_end().ends_with("routes.yml:4\"}"),
+        "{}",
+        origin("routers/shop@file")
+    );
+    // A copy for an entry point was written where its router was.
+    assert_eq!(origin("routers/websecure-shop@file"), origin("routers/shop@file"));
+    assert!(origin("services/a@file").contains("routes.yml:11"), "{}", origin("services/a@file"));
+    assert_eq!(origin("routers/api@internal").trim_end(), r#"{"origin":"internal"}"#);
+    let address = gateway.address("traefik");
+    for (path, status) in
+        [("http/routers/none@file", 404), ("http/routers", 404), ("http/nothing/a@file", 404)]
+    {
+        assert_eq!(get(address, "h", &format!("/api/origins/{path}")).status, status, "{path}");
+    }
 }

@@ -117,6 +117,7 @@ async function badge() {
 async function navigation() {
   const withRequests = await exist().catch(() => false);
   const shownLinks = links.filter(([, path]) => path[0] !== "requests" || withRequests);
+  document.getElementById("key-requests").hidden = !withRequests;
   document.getElementById("tabs").replaceChildren(...shownLinks.map(([name, path]) => element("a", { href: href(path), "data-path": path.join("/") }, name,
     name === "Problems" && element("b", { id: "badge", hidden: true }))));
 }

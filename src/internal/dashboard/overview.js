@@ -4,7 +4,7 @@ import { element } from "./dom.js";
 import { bars } from "./picture.js";
 import { GROUPS, capital, heading, link, quiet, table, title } from "./parts.js";
 import { href } from "./router.js";
-import { recent, seconds } from "./requests.js";
+import { age, recent, seconds } from "./requests.js";
 
 const SPAN = 60;
 const BARS = 30;
@@ -34,7 +34,7 @@ function cards(data) {
 
 const percentile = (sorted, share) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))];
 
-function traffic(requests, key, term, parts) {
+function traffic({ requests, span }, key, term, parts) {
   const groups = new Map();
   for (const request of requests) {
     if (request[key]) groups.set(request[key], [...groups.get(request[key]) ?? [], request]);
@@ -42,12 +42,12 @@ function traffic(requests, key, term, parts) {
   const rows = [...groups].map(([name, own]) => {
     const times = own.map((request) => request.durationMs).sort((a, b) => a - b);
     const counts = Array(BARS).fill(0);
-    for (const request of own) counts[BARS - 1 - Math.min(BARS - 1, Math.floor((Date.now() - new Date(request.time)) / 1000 / (SPAN / BARS)))] += 1;
+    for (const request of own) counts[BARS - 1 - Math.min(BARS - 1, Math.floor(age(request) / (span / BARS)))] += 1;
     return { name, own, times, counts, failed: own.filter((request) => request.status >= 500).length };
   }).sort((a, b) => b.own.length - a.own.length).slice(0, MAX_ROWS);
-  return table(`Requests of the last minute by ${term.toLowerCase()}`, [
+  return table(`Recent requests by ${term.toLowerCase()}`, [
     [term, (row) => link([...parts, row.name], row.name)],
-    ["Rate", (row) => [bars(`Requests to ${row.name} in the last minute`, row.counts), ` ${(row.own.length / SPAN).toFixed(2)}/s`]],
+    ["Rate", (row) => [bars(`Requests of ${row.name} over time`, row.counts), ` ${(row.own.length / span).toFixed(2)}/s`]],
     ["Failed", (row) => element("span", { class: row.failed ? "bad" : "quiet" }, `${((row.failed / row.own.length) * 100).toFixed(1)} %`)],
     ["Median", (row) => seconds(percentile(row.times, 0.5))],
     ["99 %", (row) => seconds(percentile(row.times, 0.99))],
@@ -55,14 +55,14 @@ function traffic(requests, key, term, parts) {
 }
 
 async function live() {
-  const requests = await recent(SPAN);
-  if (!requests) return [];
-  if (requests.length === 0) return [heading("Traffic"), quiet("No requests in the last minute.")];
+  const found = await recent(SPAN);
+  if (!found) return [];
+  if (found.requests.length === 0) return [heading("Traffic"), quiet("No requests in the last minute.")];
   return [
-    heading("Traffic"), quiet("Of the requests of the last minute that are kept."),
-    traffic(requests, "entryPoint", "Entry point", ["entrypoints"]),
-    traffic(requests, "router", "Router", ["http", "routers"]),
-    traffic(requests, "service", "Service", ["http", "services"]),
+    heading("Traffic"), quiet(`Of the requests of the last ${Math.round(found.span)} seconds that are kept.`),
+    traffic(found, "entryPoint", "Entry point", ["entrypoints"]),
+    traffic(found, "router", "Router", ["http", "routers"]),
+    traffic(found, "service", "Service", ["http", "services"]),
   ];
 }
 

@@ -26,11 +26,16 @@ export async function exist() {
   return kept;
 }
 
-/** Returns the requests of the last seconds, or undefined if none are kept. */
-export async function recent(span) {
+/** Returns the age of a request in seconds. The clocks may differ. */
+export const age = (request) => Math.max(0, (Date.now() - new Date(request.time)) / 1000);
+
+/** Returns the requests of the last seconds and how many seconds they cover, or undefined if none are kept. */
+export async function recent(seconds) {
   if (!(await exist())) return undefined;
   const { data } = await page(["requests"], { per_page: KEPT });
-  return data.filter((request) => Date.now() - new Date(request.time) < span * 1000);
+  // More requests than are asked for cover less time.
+  const span = data.length < KEPT ? seconds : Math.min(seconds, Math.max(1, age(data.at(-1))));
+  return { requests: data.filter((request) => age(request) <= span), span };
 }
 
 const outcome = (request) => element("span", { class: request.status >= 500 ? "bad" : request.status >= 400 ? "warn" : "good" },

@@ -3,8 +3,11 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use serde_json::json;
+
 use crate::dashboard::ROUTES;
 use crate::support::chromium::Chromium;
+use crate::support::tls::certificate;
 use crate::support::{Backend, Gateway};
 
 const SHOP: &str = "
@@ -35,7 +38,10 @@ fn shop(backend: &Backend) -> Gateway {
         "--entryPoints.db.address=127.0.0.1:0",
         "--entryPoints.dns.address=127.0.0.1:0/udp",
     ];
-    Gateway::with(&flags, &SHOP.replace("BACKEND", &backend.url()))
+    let own = certificate(&["shop.example"]);
+    let tls =
+        json!({"certificates": [{"certFile": own.cert.pem(), "keyFile": own.signing_key.serialize_pem()}]});
+    Gateway::with(&flags, &format!("{}tls: {tls}\n", SHOP.replace("BACKEND", &backend.url())))
 }
 
 /// Opens a page, and waits until it is shown.
@@ -106,7 +112,7 @@ fn every_page_shows_its_data_without_complaints() {
         ("/udp/services/dns@file", &["dns@file", "127.0.0.1:5353"]),
         ("/entrypoints/websecure", &["secure@file", "respondingTimeouts"]),
         ("/providers/File", &["HTTP routers", "UDP services", "does not exist"]),
-        ("/certificates", &["Certificates"]),
+        ("/certificates", &["shop.example", "days left"]),
         ("/cluster", &["This gateway is alone.", "(this one)", "All serve the same configuration."]),
         ("/problems", &["broken@file", "routes.yml:"]),
         ("/nothing/here", &["There is no such page."]),
@@ -123,6 +129,12 @@ fn every_page_shows_its_data_without_complaints() {
         assert_eq!(browser.evaluate(too_wide), false, "{page} is too wide for a telephone");
         browser.appear(1280, 800, false);
     }
+    open(&mut browser, &base, "/certificates");
+    browser.evaluate("document.querySelector('tbody a').click()");
+    browser.until("document.querySelector('main').innerText.includes('Fingerprint')");
+    let certificate = text(&mut browser);
+    assert!(certificate.contains("shop.example") && certificate.contains("days left"), "{certificate}");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
     // The parts of the picture are links.
     open(&mut browser, &base, "/http/routers/shop@file");
     browser.evaluate("document.querySelector('.picture a[href=\"#/http/services/canary@file\"]').dispatchEvent(new MouseEvent('click', {bubbles: true, cancelable: true}))");
