@@ -14,10 +14,12 @@ const state = ["Status", (item) => [status(item.status), ...errors(item)], "stat
 const type = ["Type", (item) => item.type ?? "", "type"];
 
 function servers(item) {
-  const all = Object.entries(item.serverStatus ?? {});
-  const shown = all.slice(0, MAX_SERVERS).map(([url, health]) => element("div", {}, status(health), " ", element("code", {}, url)));
+  const known = Object.entries(item.serverStatus ?? {});
+  // The API has no states of UDP servers.
+  const all = known.length ? known : (item.loadBalancer?.servers ?? []).map((server) => [server.url ?? server.address]);
+  const shown = all.slice(0, MAX_SERVERS).map(([url, health]) => element("div", {}, health && [status(health), " "], element("code", {}, url)));
   if (all.length > MAX_SERVERS) {
-    const down = all.filter(([, health]) => health !== "UP").length;
+    const down = all.filter(([, health]) => health === "DOWN").length;
     shown.push(element("div", { class: "quiet" }, `and ${all.length - MAX_SERVERS} more; ${down} of ${all.length} down`));
   }
   return shown;

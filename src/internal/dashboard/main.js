@@ -19,7 +19,7 @@ const links = [
   ["Certificates", ["certificates"]], ["Requests", ["requests"]], ["Cluster", ["cluster"]], ["Problems", ["problems"]],
 ];
 // The second key after `g`.
-const KEYS = { o: [], r: ["http", "routers"], s: ["http", "services"], m: ["http", "middlewares"], c: ["certificates"], q: ["requests"], l: ["cluster"], p: ["problems"] };
+const KEYS = { __proto__: null, o: [], r: ["http", "routers"], s: ["http", "services"], m: ["http", "middlewares"], c: ["certificates"], q: ["requests"], l: ["cluster"], p: ["problems"] };
 
 const notFound = async () => ({ title: "Not found", content: [element("p", {}, "There is no such page. ", element("a", { href: "#/" }, "Overview"))] });
 
@@ -28,8 +28,8 @@ function pageOf({ parts: [first, second, third, ...more], query }) {
   if (more.length > 0) return notFound();
   if (GROUPS[first]?.includes(second)) return third === undefined ? list(first, second, query) : object(first, second, third);
   if (third !== undefined) return notFound();
-  if (second !== undefined) return ({ certificates: certificate, entrypoints: entryPoint, providers: provider, requests: request }[first] ?? notFound)(second);
-  return ({ certificates, cluster, problems, requests }[first] ?? notFound)(query);
+  if (second !== undefined) return ({ __proto__: null, certificates: certificate, entrypoints: entryPoint, providers: provider, requests: request }[first] ?? notFound)(second);
+  return ({ __proto__: null, certificates, cluster, problems, requests }[first] ?? notFound)(query);
 }
 
 /** Marks the part of the navigation that is shown. */
@@ -96,7 +96,7 @@ async function show({ moved = false } = {}) {
     heading.focus({ preventScroll: true });
     scrollTo(0, 0);
   }
-  timer = setTimeout(refresh, result.every ?? EVERY);
+  if (result.every !== 0) timer = setTimeout(refresh, result.every ?? EVERY);
 }
 
 function refresh() {

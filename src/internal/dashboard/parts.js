@@ -4,12 +4,13 @@ import { href, refine } from "./router.js";
 
 /** What a state is called, and its sign: colour alone does not tell it. */
 const STATES = {
+  __proto__: null,
   enabled: ["✓", "enabled", "good"], warning: ["!", "warning", "warn"], disabled: ["✕", "disabled", "bad"], expired: ["✕", "expired", "bad"],
   UP: ["✓", "up", "good"], DOWN: ["✕", "down", "bad"],
 };
 
 /** The families with their lists. */
-export const GROUPS = { http: ["routers", "services", "middlewares"], tcp: ["routers", "services", "middlewares"], udp: ["routers", "services"] };
+export const GROUPS = { __proto__: null, http: ["routers", "services", "middlewares"], tcp: ["routers", "services", "middlewares"], udp: ["routers", "services"] };
 
 export const stateOf = (state) => STATES[state] ?? ["?", state ?? "unknown", "quiet"];
 

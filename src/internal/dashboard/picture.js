@@ -3,7 +3,7 @@ import { element, svg } from "./dom.js";
 import { stateOf } from "./parts.js";
 
 const BOX = { width: 172, height: 46, gap: 14, space: 36, top: 30 };
-const MAX_TEXT = 22;
+const MAX_TEXT = 20;
 const MAX_ROWS = 12;
 
 const cut = (text) => (text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT - 1)}…` : text);

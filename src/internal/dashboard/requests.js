@@ -2,7 +2,7 @@
 import { get, page } from "./api.js";
 import { element } from "./dom.js";
 import { options } from "./options.js";
-import { heading, link, moment, pairs, quiet, search, table } from "./parts.js";
+import { choice, heading, link, moment, pairs, quiet, search, table } from "./parts.js";
 import { picture } from "./picture.js";
 import { href, refine } from "./router.js";
 
@@ -48,10 +48,11 @@ export async function requests(query) {
   filter.addEventListener("change", () => refine({ filter: filter.value }));
   return {
     title: "Requests",
-    every: 2000,
+    every: query.live === "no" ? 0 : 2000,
     content: [
       element("form", { class: "filters", role: "search" }, search("Search hosts, paths and routers", query.search ?? ""),
-        element("label", {}, "Expression ", filter)),
+        element("label", {}, "Expression ", filter),
+        choice("Updates", "live", query.live ?? "", [["", "live"], ["no", "paused"]])),
       data.length ? table("Recent requests, newest first", [
         ["Request", (row) => link(["requests", row.id], `${row.method} ${row.host}${row.path}`)], ["Time", (row) => moment(row.time)],
         ["Status", outcome], ["Response from", (row) => row.origin], ["Router", (row) => (row.router ? link(["http", "routers", row.router], row.router) : "")],

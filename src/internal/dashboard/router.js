@@ -1,5 +1,6 @@
 // The address of a page is the part after `#`: a path, and a query with search, filters, order and page.
 const OLD = {
+  __proto__: null,
   Overview: "/", Routers: "/http/routers", Services: "/http/services", Middlewares: "/http/middlewares",
   "TCP and UDP": "/tcp/routers", Cluster: "/cluster", Problems: "/problems",
 };

@@ -249,11 +249,13 @@ fn pictures_for_the_docs() {
     for (name, page, width, is_dark) in [
         ("overview", "/", 1100, false),
         ("routers", "/http/routers?search=%40file", 1100, true),
-        ("router", "/http/routers/shop@file", 1600, false),
+        ("router", "/http/routers/shop@file", 1500, false),
         ("narrow", "/http/services", 360, false),
     ] {
         browser.appear(width, 760, is_dark);
         open(&mut browser, &base, page);
+        // The path of the file is that of a temporary folder.
+        browser.evaluate("document.querySelector('.picture')?.previousSibling.scrollIntoView()");
         let file = folder.join(format!("{name}.png"));
         if writes {
             std::fs::create_dir_all(&folder).unwrap();

@@ -85,11 +85,12 @@ impl Chromium {
         let is_bad = match event["method"].as_str() {
             Some("Runtime.exceptionThrown") => true,
             Some("Runtime.consoleAPICalled") => parameters["type"] == "error",
-            // The page asks whether the API has what only some gateways keep.
+            // Browsers log each 404 as an error; the page may ask the API for what does not exist.
             Some("Log.entryAdded") => {
                 let entry = &parameters["entry"];
                 let url = entry["url"].as_str().unwrap_or("");
-                entry["level"] == "error" && !(entry["source"] == "network" && url.contains("/api/requests"))
+                let is_unknown = entry["text"].as_str().is_some_and(|text| text.contains("404"));
+                entry["level"] == "error" && !(is_unknown && url.contains("/api/"))
             }
             _ => false,
         };
