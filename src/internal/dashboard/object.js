@@ -7,7 +7,7 @@ import { errors, heading, link, named, pairs, qualified, quiet, split, status, t
 import { picture } from "./picture.js";
 import { href } from "./router.js";
 
-const OWN = ["name", "provider", "status", "error", "using", "usedBy", "serverStatus", "priorityStr", "type", "rule", "service", "middlewares", "entryPoints"];
+const OWN = ["name", "provider", "status", "error", "using", "usedBy", "serverStatus", "priorityStr", "priority", "type", "rule", "service", "middlewares", "entryPoints"];
 const MAX_DEPTH = 4;
 const MAX_SERVICES = 24;
 const MAX_USERS = 50;
@@ -29,7 +29,9 @@ function servers(service, from) {
   const known = service.serverStatus ?? {};
   const listed = (service.loadBalancer?.servers ?? []).map((server) => [server.url ?? server.address, server.weight]);
   const all = listed.length ? listed : Object.keys(known).map((url) => [url]);
-  return all.filter(([url]) => url).map(([url, weight]) => ({ kind: "server", text: url, note: weight ? `weight ${weight}` : "", state: known[url], from }));
+  return all.filter(([url]) => url).map(([url, weight]) => ({ kind: "server", text: url.replace(/^\w+:\/\//, ""), state: known[url], from,
+    note: [/^\w+(?=:\/\/)/.exec(url)?.[0], weight && `weight ${weight}`].filter(Boolean).join(", "),
+  }));
 }
 
 /** Returns columns for a service, the services below it and their servers. */

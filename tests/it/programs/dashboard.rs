@@ -104,7 +104,10 @@ fn every_page_shows_its_data_without_complaints() {
         ("/tcp/middlewares", &["No objects fit."]),
         ("/udp/routers", &["dns@file"]),
         ("/udp/services", &["127.0.0.1:5353"]),
-        ("/http/routers/shop@file", &["routes.yml:4", "login@file", "weight 9", "Middleware 2"]),
+        (
+            "/http/routers/shop@file",
+            &["routes.yml:4", "127.0.0.1:1", "login@file", "weight 9", "Middleware 2"],
+        ),
         ("/http/routers/broken@file", &["does not exist", "Problem at", "nowhere@file"]),
         ("/http/services/weighted@file", &["weighted", "shop@file", "weight 1"]),
         ("/http/middlewares/limit@file", &["average", "10", "shop@file"]),
@@ -249,7 +252,7 @@ fn pictures_for_the_docs() {
     for (name, page, width, is_dark) in [
         ("overview", "/", 1100, false),
         ("routers", "/http/routers?search=%40file", 1100, true),
-        ("router", "/http/routers/shop@file", 1500, false),
+        ("router", "/http/routers/shop@file", 1600, false),
         ("narrow", "/http/services", 360, false),
     ] {
         browser.appear(width, 760, is_dark);
