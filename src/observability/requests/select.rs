@@ -87,6 +87,7 @@ impl Values for OfRecord<'_> {
             Field::ClientUsername => record.text(Text::User).into(),
             Field::RequestAddr => host().into(),
             Field::RequestHost => String::from_utf8_lossy(host_and_port(host().as_bytes()).0),
+            Field::RequestId => record.text(Text::RequestId).into(),
             Field::RequestMethod => record.method.as_str().into(),
             Field::RequestPath => record.text(Text::Target).into(),
             Field::RequestProtocol => protocol(record.version).into(),
