@@ -123,9 +123,7 @@ impl Gateway {
         around.readiness.expect(sources.iter().map(|(instance, _)| instance.name.clone()));
         control.spawn(configuration.run(incoming));
         let providers = start_providers(sources, &settings, &updates, &control);
-        if let (Some(metrics), Some(options)) = (&around.metrics, &settings.metrics) {
-            push::start(metrics, options, &snapshots.downgrade(), &client, control.handle());
-        }
+        start_pushes(&settings, &around, &client, &snapshots, &control);
         start_stapler(&settings, client, &snapshots, &generation, &control);
         let (log, metrics, passed) = (access_log.clone(), around.metrics.clone(), options.passed);
         let tracer = Tracer::start(&settings, control.handle());
@@ -280,6 +278,19 @@ fn start_providers(
 /// Returns the states of the first snapshot: only that of the provider `internal`.
 fn initial_states(settings: &Settings) -> BTreeMap<Arc<str>, Arc<Provided>> {
     BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)))])
+}
+
+/// Starts what sends metrics to other systems.
+fn start_pushes(
+    settings: &Settings,
+    around: &Surroundings,
+    client: &Arc<dyn HttpClient>,
+    snapshots: &SnapshotHandle,
+    control: &Runtime,
+) {
+    if let (Some(metrics), Some(options)) = (&around.metrics, &settings.metrics) {
+        push::start(metrics, options, &snapshots.downgrade(), client, control.handle());
+    }
 }
 
 /// Starts OCSP stapling, if it is enabled.

@@ -11,13 +11,12 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, Version};
 
 use crate::append_list::AppendList;
+use crate::attempt::{Attempt, Failed, ServerInfo, duration, is_set, since};
 use crate::metrics::Counted;
 use crate::{Connection, Identity, Origin, Reason, RequestCounters, Spans, TraceContext};
 
 /// Maximum number of failed attempts in a [`Summary`].
 const MAX_FAILED: usize = 16;
-/// An unknown length.
-const UNKNOWN: u64 = u64::MAX;
 /// [`Page::replaced`] of a page that was dropped with the response it replaced.
 const DROPPED: u16 = u16::MAX;
 
@@ -77,42 +76,6 @@ pub struct RouteInfo {
     pub counters: Option<Arc<RequestCounters>>,
 }
 
-/// A server, for readers of the exchange.
-#[derive(Debug)]
-pub struct ServerInfo {
-    /// Unique while the gateway runs.
-    pub id: u64,
-    /// Its URL as configured.
-    pub url: Arc<str>,
-    /// `host:port`, or the URL of a socket.
-    pub address: Arc<str>,
-}
-
-/// One attempt to send the request to a server.
-#[derive(Debug)]
-pub struct Attempt {
-    /// `name@provider` of the service.
-    pub service: Arc<str>,
-    /// The server; `None` when the service has no usable one.
-    pub server: Option<Arc<ServerInfo>>,
-    /// When the request was passed to the server's connection pool.
-    pub sent: Instant,
-    /// Nanoseconds from `sent` to the response head, or to the failure; 0 before.
-    took: AtomicU64,
-    /// Nanoseconds from `sent` until a new connection was open; 0 if a kept one was used.
-    connected: AtomicU64,
-    /// Status of the server's response; 0 without one.
-    status: AtomicU16,
-    /// Length of the body as declared by the server.
-    size: AtomicU64,
-    /// Number of bytes received of the body.
-    received: AtomicU64,
-    headers: OnceLock<HeaderMap>,
-    counters: OnceLock<Arc<RequestCounters>>,
-    /// The status that was replaced by another response; 0 if the client got it.
-    replaced: AtomicU16,
-}
-
 /// A page that replaces a response (`errors`).
 #[derive(Debug)]
 struct Page {
@@ -150,20 +113,6 @@ pub struct Summary<'a> {
     pub failed: Vec<Failed<'a>>,
     /// The request for the page that replaced the response.
     pub page: Option<Box<Summary<'a>>>,
-}
-
-/// An attempt that was followed by another.
-#[derive(Clone, Debug)]
-pub struct Failed<'a> {
-    /// `name@provider` of the service.
-    pub service: &'a str,
-    /// The server, if there was one.
-    pub server: Option<&'a ServerInfo>,
-    /// Status of the response, which is the gateway's if the server sent none.
-    pub status: u16,
-    /// Time from sending the request to the response head, or to the failure.
-    pub duration: Option<Duration>,
-    sent: Instant,
 }
 
 impl Exchange {
@@ -270,19 +219,7 @@ impl Exchange {
 
     /// Records that the request is sent to a server of `service`, or that the service has none.
     pub fn attempt(&self, service: &Arc<str>, server: Option<&Arc<ServerInfo>>) -> Option<&Attempt> {
-        self.attempts.push(Attempt {
-            service: service.clone(),
-            server: server.cloned(),
-            sent: Instant::now(),
-            took: AtomicU64::new(0),
-            connected: AtomicU64::new(0),
-            status: AtomicU16::new(0),
-            size: AtomicU64::new(UNKNOWN),
-            received: AtomicU64::new(0),
-            headers: OnceLock::new(),
-            counters: OnceLock::new(),
-            replaced: AtomicU16::new(0),
-        })
+        self.attempts.push(Attempt::begin(service.clone(), server.cloned()))
     }
 
     /// Returns the attempts, oldest first, at most 64.
@@ -509,107 +446,6 @@ impl Exchange {
     }
 }
 
-impl Attempt {
-    /// Records the head of the server's response, and the length of its body if known.
-    pub fn answer(&self, status: u16, size: Option<u64>) {
-        self.end();
-        self.status.store(status, Ordering::Relaxed);
-        self.size.store(size.unwrap_or(UNKNOWN), Ordering::Relaxed);
-    }
-
-    /// Keeps the headers of the server's response.
-    pub fn keep_headers(&self, headers: &HeaderMap) {
-        // Set only once, as there is only one response.
-        let _ = self.headers.set(headers.clone());
-    }
-
-    /// Sets the counters of the service, if metrics have its name.
-    pub fn count_in(&self, counters: &Arc<RequestCounters>) {
-        // Set only once, when the attempt begins.
-        let _ = self.counters.set(counters.clone());
-    }
-
-    /// Returns the counters of the service.
-    pub fn counters(&self) -> Option<&RequestCounters> {
-        self.counters.get().map(|counters| &**counters)
-    }
-
-    /// Returns the number of bytes received of the server's body.
-    pub fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    /// Returns the status that was replaced because another attempt followed.
-    pub fn replaced(&self) -> Option<u16> {
-        self.is_replaced().then(|| self.replaced.load(Ordering::Relaxed))
-    }
-
-    /// Records that no response will follow.
-    pub fn end(&self) {
-        self.took.store(since(self.sent), Ordering::Relaxed);
-    }
-
-    /// Records that a new connection to the server is open.
-    pub fn connect(&self) {
-        self.connected.store(since(self.sent), Ordering::Relaxed);
-    }
-
-    /// Returns the time until a new connection was open, which includes its TLS handshake and waiting for others
-    /// that open one; `None` if a kept one was used.
-    pub fn connected(&self) -> Option<Duration> {
-        duration(&self.connected)
-    }
-
-    /// Counts bytes of the server's body.
-    pub fn add_received(&self, bytes: usize) {
-        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Returns the status of the server's response.
-    pub fn status(&self) -> Option<u16> {
-        Some(self.status.load(Ordering::Relaxed)).filter(|status| *status != 0)
-    }
-
-    /// Returns the length of the server's body: as declared, or else as received. `None` without a response.
-    pub fn size(&self) -> Option<u64> {
-        self.status()?;
-        let announced = Some(self.size.load(Ordering::Relaxed)).filter(|size| *size != UNKNOWN);
-        Some(announced.unwrap_or_else(|| self.received.load(Ordering::Relaxed)))
-    }
-
-    /// Returns the time from sending the request to the response head, or to the failure.
-    pub fn took(&self) -> Option<Duration> {
-        duration(&self.took)
-    }
-
-    /// Returns true if the response was replaced because another attempt followed.
-    pub fn is_replaced(&self) -> bool {
-        is_set(&self.replaced)
-    }
-
-    /// Records that a page replaces the response; without a server's response, it is the gateway's.
-    fn answer_replaced(&self, status: u16, size: Option<u64>) {
-        if self.status().is_none() {
-            self.status.store(status, Ordering::Relaxed);
-            self.size.store(size.unwrap_or(0), Ordering::Relaxed);
-        }
-    }
-
-    fn failed(&self) -> Option<Failed<'_>> {
-        self.is_replaced().then(|| self.as_failed(self.replaced.load(Ordering::Relaxed)))
-    }
-
-    fn as_failed(&self, status: u16) -> Failed<'_> {
-        Failed {
-            service: &self.service,
-            server: self.server.as_deref(),
-            status: self.status().unwrap_or(status),
-            duration: self.took(),
-            sent: self.sent,
-        }
-    }
-}
-
 impl Page {
     /// Summarises the request for the page. If no server responded, the gateway's response counts.
     fn summary(&self) -> Summary<'_> {
@@ -624,18 +460,4 @@ impl Page {
             status => self.exchange.current().map(|attempt| attempt.as_failed(status)),
         }
     }
-}
-
-fn is_set(replaced: &AtomicU16) -> bool {
-    replaced.load(Ordering::Relaxed) != 0
-}
-
-/// Returns the nanoseconds from `start` until now, at least one.
-fn since(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
-}
-
-/// Converts nanoseconds; `None` for 0.
-fn duration(nanoseconds: &AtomicU64) -> Option<Duration> {
-    Some(nanoseconds.load(Ordering::Relaxed)).filter(|nanos| *nanos != 0).map(Duration::from_nanos)
 }

@@ -5,6 +5,7 @@
 
 pub mod access;
 mod append_list;
+pub mod attempt;
 pub mod body;
 pub mod building;
 pub mod client_ip;
@@ -29,13 +30,14 @@ pub mod values;
 pub mod word;
 
 pub use access::Access;
+pub use attempt::{Attempt, ServerInfo};
 pub use body::{
     Body, BodyError, BodyErrorKind, CollectError, Collected, End, Frames, Guard, Polled, Tee, Teed,
 };
 pub use building::{Build, BuildContext, BuildError, BuildErrors, HttpClient, Resolver};
 pub use clock::{Clock, ManualClock};
 pub use error::{Fault, UpstreamError};
-pub use exchange::{Attempt, Exchange, RouteInfo, ServerInfo};
+pub use exchange::{Exchange, RouteInfo};
 pub use identity::{AuthMethod, Identity};
 pub use message::{
     ByteStream, ClientSide, Connection, Context, Interim, OriginalTarget, Request, Response, TlsInfo, Upgrade,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
-use tidegate_core::exchange::Failed;
+use tidegate_core::attempt::Failed;
 use tidegate_core::forwarded::push_address;
 
 use super::escape::{push_json, push_json_part};

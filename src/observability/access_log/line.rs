@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::{HeaderMap, Version};
-use tidegate_core::exchange::{Failed, Summary};
+use tidegate_core::attempt::Failed;
+use tidegate_core::exchange::Summary;
 use tidegate_core::forwarded::address_text;
 use tidegate_core::{Exchange, Origin, Reason, ServerInfo};
 
