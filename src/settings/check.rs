@@ -90,6 +90,7 @@ impl Check<'_> {
     /// Drops labels that Prometheus would refuse together with all other metrics.
     fn metrics(&mut self, settings: &mut Settings) {
         self.pushes(settings);
+        self.metrics_over_otlp(settings);
         let Some(options) = settings.metrics.as_mut().and_then(|metrics| metrics.prometheus.as_mut()) else {
             return;
         };
@@ -112,6 +113,23 @@ impl Check<'_> {
         });
     }
 
+    /// Disables pushes to a collector that cannot be reached by any connection, and replaces unusable buckets.
+    fn metrics_over_otlp(&mut self, settings: &mut Settings) {
+        let Some(metrics) = settings.metrics.as_mut() else { return };
+        let Some(options) = metrics.otlp.as_mut() else { return };
+        if metrics::bounds(&options.explicit_boundaries).is_none() {
+            let message =
+                "are not positive numbers of seconds in ascending order, so those of the default are used";
+            self.warn(&["metrics", "otlp", "explicitBoundaries"], message);
+            options.explicit_boundaries = super::metrics::EXPLICIT_BOUNDARIES.to_vec();
+        }
+        if let Err(error) = Exporter::new(&options.connection(), Signal::Metrics) {
+            let message = format!("is not usable, so no metrics are pushed to it: {error}");
+            self.warn(&["metrics", "otlp"], &message);
+            metrics.otlp = None;
+        }
+    }
+
     /// Replaces intervals of metrics that cannot be kept.
     fn pushes(&mut self, settings: &mut Settings) {
         let Some(options) = settings.metrics.as_mut() else { return };
@@ -119,6 +137,7 @@ impl Check<'_> {
             ("statsD", options.stats_d.as_mut().map(|options| &mut options.push_interval)),
             ("datadog", options.datadog.as_mut().map(|options| &mut options.push_interval)),
             ("influxDB2", options.influx_db2.as_mut().map(|options| &mut options.push_interval)),
+            ("otlp", options.otlp.as_mut().map(|options| &mut options.push_interval)),
         ];
         for (name, interval) in intervals {
             if let Some(interval) = interval.filter(|interval| interval.is_zero()) {

@@ -399,7 +399,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::settings::{EntryPoint, INTERNAL_ENTRY_POINT, Prometheus};
+    use crate::settings::{EntryPoint, INTERNAL_ENTRY_POINT, OtlpMetrics, Prometheus};
 
     fn try_load(
         arguments: &[&str],
@@ -626,8 +626,7 @@ mod tests {
     fn traefik_options_without_support_are_reported_by_name() {
         for (argument, name) in [
             ("--certificatesResolvers.le.tailscale=true", "certificatesResolvers.le.tailscale"),
-            ("--metrics.otlp=true", "metrics.otlp"),
-            ("--metrics.otlp.pushInterval=1s", "metrics.otlp"),
+            ("--log.otlp.serviceName=edge", "log.otlp"),
             ("--log.otlp=true", "log.otlp"),
             ("--experimental.plugins.p.moduleName=m", "experimental"),
             ("--providers.nomad", "providers.nomad"),
@@ -684,6 +683,28 @@ mod tests {
         );
         let descending = refused(&["--metrics.prometheus.buckets=2,1"]);
         assert!(descending[0].contains("metrics.prometheus.buckets") && descending[0].contains("ascending"));
+    }
+
+    #[test]
+    fn metrics_over_otlp_have_the_defaults_of_traefik() {
+        let options = |arguments: &[&str]| {
+            let Settings { metrics, problems, .. } = loaded(arguments).settings;
+            let told = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            (metrics.and_then(|metrics| metrics.otlp), told)
+        };
+        let (enabled, told) = options(&["--metrics.otlp=true"]);
+        let enabled = enabled.unwrap();
+        assert_eq!((&enabled, told.as_str()), (&OtlpMetrics::default(), ""));
+        assert_eq!((enabled.explicit_boundaries.len(), enabled.service_name.as_str()), (14, "traefik"));
+        let (grpc, _) = options(&["--metrics.otlp.grpc=true"]);
+        assert_eq!(grpc.unwrap().grpc.unwrap().endpoint, "localhost:4317");
+        assert_eq!(options(&["--metrics.otlp=false"]).0, None);
+        let wrong = ["--metrics.otlp.explicitBoundaries=2,1", "--metrics.otlp.pushInterval=0"];
+        let (replaced, told) = options(&wrong);
+        assert_eq!(replaced.unwrap(), OtlpMetrics::default());
+        assert!(told.contains("explicitBoundaries") && told.contains("pushInterval"), "{told}");
+        let (disabled, told) = options(&["--metrics.otlp.http.endpoint=ftp://h"]);
+        assert!(disabled.is_none() && told.contains("no metrics are pushed"), "{told}");
     }
 
     #[test]

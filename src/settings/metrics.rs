@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time;
 
 use serde::{Deserialize, Serialize};
+use tidegate_clients::otlp::{Grpc, Http, Otlp};
 use tidegate_core::values::{Duration, Secret};
 
 use super::INTERNAL_ENTRY_POINT;
@@ -26,11 +27,19 @@ pub struct Metrics {
     /// Metrics pushed to InfluxDB 2; disabled if absent.
     #[serde(rename = "influxDB2", skip_serializing_if = "Option::is_none")]
     pub influx_db2: Option<InfluxDb2>,
+    /// Metrics pushed to an OpenTelemetry collector; disabled if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<OtlpMetrics>,
 }
 
 impl Metrics {
     /// Returns true if metrics are pushed to a system.
     pub fn is_pushed(&self) -> bool {
+        self.takes_durations() || self.otlp.is_some()
+    }
+
+    /// Returns true if metrics are pushed to a system that gets single durations instead of buckets.
+    pub(crate) fn takes_durations(&self) -> bool {
         self.stats_d.is_some() || self.datadog.is_some() || self.influx_db2.is_some()
     }
 }
@@ -179,5 +188,59 @@ impl Default for InfluxDb2 {
             add_routers_labels: false,
             add_services_labels: true,
         }
+    }
+}
+
+/// `metrics.otlp`: over HTTP to the default endpoint if neither connection is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct OtlpMetrics {
+    /// Over gRPC; takes precedence over HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<Grpc>,
+    /// Over HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
+    /// Upper bounds of the buckets for durations, in seconds.
+    pub explicit_boundaries: Vec<f64>,
+    /// Time between two pushes.
+    pub push_interval: Duration,
+    /// The name of the service in the resource.
+    pub service_name: String,
+    /// Further attributes of the resource.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub resource_attributes: BTreeMap<String, String>,
+    /// Counts the requests of each entry point.
+    pub add_entry_points_labels: bool,
+    /// Counts the requests of each router.
+    pub add_routers_labels: bool,
+    /// Counts the requests of each service.
+    pub add_services_labels: bool,
+}
+
+/// Default upper bounds of the buckets of `metrics.otlp`.
+pub(super) const EXPLICIT_BOUNDARIES: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+impl Default for OtlpMetrics {
+    fn default() -> Self {
+        Self {
+            grpc: None,
+            http: None,
+            explicit_boundaries: EXPLICIT_BOUNDARIES.to_vec(),
+            push_interval: PUSH_INTERVAL,
+            service_name: "traefik".into(),
+            resource_attributes: BTreeMap::new(),
+            add_entry_points_labels: true,
+            add_routers_labels: false,
+            add_services_labels: true,
+        }
+    }
+}
+
+impl OtlpMetrics {
+    /// Returns how the collector is reached.
+    pub(crate) fn connection(&self) -> Otlp {
+        Otlp { grpc: self.grpc.clone(), http: self.http.clone() }
     }
 }

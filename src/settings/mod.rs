@@ -33,7 +33,7 @@ pub use cluster::*;
 pub use entry_point::*;
 pub use load::{Loaded, load};
 pub use logs::*;
-pub use metrics::{Datadog, InfluxDb2, Metrics, Prometheus, StatsD};
+pub use metrics::{Datadog, InfluxDb2, Metrics, OtlpMetrics, Prometheus, StatsD};
 pub use providers::{LastState, Providers};
 pub use tracing::Tracing;
 

@@ -92,7 +92,6 @@ const UNSUPPORTED: &[&str] = &[
     "experimental",
     "hostResolver",
     "log.otlp",
-    "metrics.otlp",
     "providers.ecs",
     "providers.knative",
     "providers.kubernetesCRD",

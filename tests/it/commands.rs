@@ -53,8 +53,10 @@ fn invalid_settings_are_refused_with_their_place() {
             ["flag --providers.providersThrottleDuration", "soon"],
         ),
         // Options of Traefik that are not there are named, and refused with `--strict`.
-        ("--metrics.otlp=true", ["metrics.otlp", "does not support"]),
+        ("--log.otlp=true", ["log.otlp", "does not support"]),
         ("--tracing.otlp.http.endpoint=ftp://h", ["tracing.otlp", "http.endpoint"]),
+        ("--metrics.otlp.grpc.endpoint=ftp://h", ["metrics.otlp", "grpc.endpoint"]),
+        ("--metrics.otlp.explicitBoundaries=2,1", ["metrics.otlp.explicitBoundaries", "ascending"]),
         (
             "--certificatesResolvers.le.tailscale=true",
             ["certificatesResolvers.le.tailscale", "does not support"],

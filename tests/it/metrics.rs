@@ -3,6 +3,12 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::{
+    HistogramDataPoint, NumberDataPoint, ResourceMetrics, number_data_point,
+};
+
+use crate::support::otlp::{Collector, value};
 use crate::support::{Backend, Client, Gateway, eventually, get, get_with, raw};
 
 const ALL: &[&str] = &["--metrics.prometheus.addRoutersLabels=true"];
@@ -267,4 +273,115 @@ fn metrics_are_pushed_to_statsd_datadog_and_influxdb() {
     drop(statsd);
     eventually("a receiver that is away is counted", || !lost("statsD", 0));
     assert_eq!(get(gateway.web(), "h", "/").status, 200);
+}
+
+/// The metrics of a message with this name.
+fn named<'a>(message: &'a ResourceMetrics, name: &str) -> Option<&'a Data> {
+    let metrics = message.scope_metrics.iter().flat_map(|scope| &scope.metrics);
+    metrics.filter(|metric| metric.name == name).find_map(|metric| metric.data.as_ref())
+}
+
+fn number(point: &NumberDataPoint) -> f64 {
+    match point.value {
+        Some(number_data_point::Value::AsDouble(number)) => number,
+        ref other => panic!("{other:?}"),
+    }
+}
+
+/// Returns the last message in which the service has this number of requests, with its series.
+fn counted(collector: &Collector, requests: f64) -> Option<(ResourceMetrics, NumberDataPoint)> {
+    let message = collector.metrics().pop()?;
+    let Some(Data::Sum(sum)) = named(&message, "traefik_service_requests_total") else { return None };
+    assert!(sum.is_monotonic && sum.aggregation_temporality == 2 && sum.data_points.len() == 1);
+    let point = sum.data_points[0].clone();
+    (number(&point) == requests).then_some((message, point))
+}
+
+#[test]
+fn collectors_get_totals_over_http_and_grpc() {
+    for grpc in [false, true] {
+        let (collector, backend) = (Collector::start(grpc), Backend::echo("a"));
+        let mut flags = collector.flags_of("metrics", grpc);
+        flags.extend(
+            [
+                "--metrics.otlp.pushInterval=100ms",
+                "--metrics.otlp.explicitBoundaries=0.000001,60",
+                "--metrics.otlp.serviceName=edge",
+                "--metrics.otlp.resourceAttributes.zone=a",
+                "--metrics.otlp.addRoutersLabels=true",
+                "--metrics.otlp.addEntryPointsLabels=false",
+            ]
+            .map(String::from),
+        );
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let gateway = Gateway::with(&flags, &routes("a", &backend.url()));
+        get(gateway.web(), "h", "/");
+        let mut first = None;
+        eventually("the first request is counted", || {
+            first = counted(&collector, 1.0);
+            first.is_some()
+        });
+        for _ in 0..2 {
+            get(gateway.web(), "h", "/");
+        }
+        let mut last = None;
+        eventually("three requests are counted", || {
+            last = counted(&collector, 3.0);
+            last.is_some()
+        });
+        let ((_, before), (message, now)) = (first.unwrap(), last.unwrap());
+        for (label, expected) in
+            [("code", "200"), ("method", "GET"), ("protocol", "http"), ("service", "a@file")]
+        {
+            assert_eq!(value(&now.attributes, label), expected, "{label}");
+        }
+        assert_eq!(now.start_time_unix_nano, before.start_time_unix_nano);
+        assert!(
+            now.time_unix_nano > before.time_unix_nano && before.time_unix_nano > before.start_time_unix_nano
+        );
+        let resource = &message.resource.as_ref().unwrap().attributes;
+        assert_eq!((value(resource, "service.name"), value(resource, "zone")), ("edge".into(), "a".into()));
+        let Some(Data::Histogram(durations)) = named(&message, "traefik_router_request_duration_seconds")
+        else {
+            panic!("{message:?}")
+        };
+        let [HistogramDataPoint { count, sum, bucket_counts, explicit_bounds, .. }] = &*durations.data_points
+        else {
+            panic!("{durations:?}")
+        };
+        assert_eq!(
+            (*count, &bucket_counts[..], &explicit_bounds[..]),
+            (3, &[0, 3, 0][..], &[1e-6, 60.0][..])
+        );
+        assert!(sum.is_some_and(|sum| sum > 3e-6) && durations.aggregation_temporality == 2);
+        let Some(Data::Gauge(open)) = named(&message, "traefik_open_connections") else {
+            panic!("{message:?}")
+        };
+        assert!(open.data_points.iter().any(|point| value(&point.attributes, "entrypoint") == "web"));
+        assert!(named(&message, "traefik_entrypoint_requests_total").is_none());
+    }
+}
+
+#[test]
+fn a_collector_that_is_away_costs_only_its_pushes() {
+    let (collector, backend) = (Collector::start(false), Backend::echo("a"));
+    let address = collector.address;
+    let mut flags = collector.flags_of("metrics", false);
+    flags.extend(["--metrics.otlp.pushInterval=100ms".into(), "--metrics.prometheus=true".into()]);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let gateway = Gateway::with(&flags, &routes("a", &backend.url()));
+    let lost = || samples(&gateway, "tidegate_metrics_lost_pushes_total{system=\"otlp\"}").concat();
+    get(gateway.web(), "h", "/");
+    eventually("a push has arrived", || counted(&collector, 1.0).is_some());
+    assert!(lost().ends_with(" 0"), "{}", lost());
+    drop(collector);
+    eventually("lost pushes are counted", || !lost().ends_with(" 0"));
+    assert_eq!(get(gateway.web(), "h", "/").status, 200);
+    let collector = Collector::on(address, false);
+    eventually("the total has nothing missing", || counted(&collector, 2.0).is_some());
+    // Prometheus has buckets of its own.
+    let buckets = samples(&gateway, "traefik_service_request_duration_seconds_bucket");
+    let bounds: Vec<_> =
+        buckets.iter().map(|line| line.contains("le=\"0.1\"") || line.contains("le=\"+Inf\"")).collect();
+    assert_eq!(bounds, [true, false, false, false, true], "{buckets:?}");
 }

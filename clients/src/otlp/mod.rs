@@ -1,6 +1,6 @@
 //! The OpenTelemetry protocol (OTLP): sends traces, metrics and logs to a collector over gRPC or HTTP.
 //!
-//! Runs on the control plane. [`Exporter`] sends one message with retries; [`Queue`] collects items from
+//! Runs on the control plane. [`Exporter`] sends one message, with retries or without; [`Queue`] collects items from
 //! requests, which never wait for the collector, and sends them in batches.
 
 mod error;
@@ -133,6 +133,11 @@ impl Exporter {
             sleep(wait).await;
             pause = (pause * 3 / 2).min(MAX_PAUSE);
         }
+    }
+
+    /// Sends an `Export…ServiceRequest` without retries, for what a later message makes up for.
+    pub async fn export_once(&self, message: &impl Message) -> Result<(), ExportError> {
+        self.attempt(&compress(&message.encode_to_vec())).await
     }
 
     async fn attempt(&self, message: &Bytes) -> Result<(), ExportError> {

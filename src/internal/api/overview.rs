@@ -59,6 +59,7 @@ fn metrics(settings: &Settings) -> &'static str {
         ("Datadog", options.datadog.is_some()),
         ("StatsD", options.stats_d.is_some()),
         ("InfluxDB2", options.influx_db2.is_some()),
+        ("OTLP", options.otlp.is_some()),
     ];
     all.into_iter().find(|(_, is_enabled)| *is_enabled).map_or("", |(name, _)| name)
 }

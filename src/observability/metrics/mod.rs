@@ -15,7 +15,7 @@ use http::HeaderName;
 use parking_lot::Mutex;
 use tidegate_core::RequestCounters;
 
-use crate::settings::{self, Datadog, InfluxDb2, Prometheus, Settings, StatsD};
+use crate::settings::{self, Datadog, InfluxDb2, OtlpMetrics, Prometheus, Settings, StatsD};
 
 pub(crate) use collect::{Format, scrape};
 pub(crate) use meter::{EntryPointMeter, Meter, count_aside};
@@ -76,7 +76,7 @@ macro_rules! levels_from {
     )*};
 }
 
-levels_from!(Prometheus StatsD Datadog InfluxDb2);
+levels_from!(Prometheus StatsD Datadog InfluxDb2 OtlpMetrics);
 
 /// What Prometheus gets.
 struct PrometheusView {
@@ -114,8 +114,10 @@ impl Metrics {
         let prometheus = options.prometheus.as_ref();
         // The settings are checked, so there are bounds.
         let shown = prometheus.map(|options| bounds(&options.buckets).unwrap_or_default());
-        let fine = options.is_pushed().then(fine_bounds).into_iter().flatten();
-        let mut all: Vec<u64> = shown.iter().flatten().copied().chain(fine).collect();
+        let explicit = options.otlp.as_ref().and_then(|options| bounds(&options.explicit_boundaries));
+        let fine = options.takes_durations().then(fine_bounds).into_iter().flatten();
+        let given = shown.iter().chain(&explicit).flatten().copied();
+        let mut all: Vec<u64> = given.chain(fine).collect();
         all.sort_unstable();
         all.dedup();
         let levels = pushed_levels(options);
@@ -176,6 +178,7 @@ fn pushed_levels(options: &settings::Metrics) -> Levels {
         options.stats_d.as_ref().map(Levels::from),
         options.datadog.as_ref().map(Levels::from),
         options.influx_db2.as_ref().map(Levels::from),
+        options.otlp.as_ref().map(Levels::from),
     ];
     all.into_iter().flatten().fold(Levels::default(), Levels::or)
 }
@@ -186,6 +189,7 @@ fn lost(options: &settings::Metrics) -> BTreeMap<&'static str, AtomicU64> {
         ("statsD", options.stats_d.is_some()),
         ("datadog", options.datadog.is_some()),
         ("influxDB2", options.influx_db2.is_some()),
+        ("otlp", options.otlp.is_some()),
     ];
     let enabled = all.into_iter().filter(|(_, is_enabled)| *is_enabled);
     enabled.map(|(name, _)| (name, AtomicU64::new(0))).collect()

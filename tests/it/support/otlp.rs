@@ -1,4 +1,4 @@
-//! A collector that receives spans over gRPC or HTTP.
+//! A collector that receives spans and metrics over gRPC or HTTP.
 
 use std::convert::Infallible;
 use std::io::Read;
@@ -11,9 +11,11 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::metrics::v1::ResourceMetrics;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use tokio::net::TcpListener;
@@ -24,9 +26,12 @@ use super::eventually;
 pub struct Collector {
     /// Its address.
     pub address: SocketAddr,
-    messages: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
+    messages: Messages,
     _runtime: tokio::runtime::Runtime,
 }
+
+/// What was received: paths with decompressed messages.
+type Messages = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
 type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
 
@@ -42,7 +47,7 @@ impl Collector {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
         let address = listener.local_addr().unwrap();
-        let messages = Arc::<Mutex<Vec<_>>>::default();
+        let messages = Messages::default();
         let received = messages.clone();
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -64,23 +69,46 @@ impl Collector {
 
     /// Returns the flags that send spans here.
     pub fn flags(&self, grpc: bool) -> Vec<String> {
+        self.flags_of("tracing", grpc)
+    }
+
+    /// Returns the flags that send `tracing` or `metrics` here.
+    pub fn flags_of(&self, signal: &str, grpc: bool) -> Vec<String> {
         if grpc {
-            let endpoint = format!("--tracing.otlp.grpc.endpoint={}", self.address);
-            return vec![endpoint, "--tracing.otlp.grpc.insecure=true".into()];
+            let endpoint = format!("--{signal}.otlp.grpc.endpoint={}", self.address);
+            return vec![endpoint, format!("--{signal}.otlp.grpc.insecure=true")];
         }
-        vec![format!("--tracing.otlp.http.endpoint=http://{}", self.address)]
+        vec![format!("--{signal}.otlp.http.endpoint=http://{}", self.address)]
+    }
+
+    /// Returns the messages that were sent to one of these paths.
+    fn received<M: Message + Default>(&self, http: &str, grpc: &str) -> Vec<M> {
+        let messages = self.messages.lock().unwrap();
+        let wanted = messages.iter().filter(|(path, _)| path == http || path == grpc);
+        wanted.map(|(_, message)| M::decode(message.as_slice()).unwrap()).collect()
+    }
+
+    fn traces(&self) -> Vec<ExportTraceServiceRequest> {
+        self.received("/v1/traces", "/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+    }
+
+    /// Returns the metrics received so far, by message.
+    pub fn metrics(&self) -> Vec<ResourceMetrics> {
+        let grpc = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
+        let messages: Vec<ExportMetricsServiceRequest> = self.received("/v1/metrics", grpc);
+        messages.into_iter().flat_map(|message| message.resource_metrics).collect()
     }
 
     /// Returns the attributes of the resource of each message.
     pub fn resources(&self) -> Vec<Vec<KeyValue>> {
-        let messages = self.messages.lock().unwrap();
+        let messages = self.traces();
         let resources = messages.iter().flat_map(|message| &message.resource_spans);
         resources.filter_map(|one| Some(one.resource.as_ref()?.attributes.clone())).collect()
     }
 
     /// Returns all spans received so far.
     pub fn spans(&self) -> Vec<Span> {
-        let messages = self.messages.lock().unwrap();
+        let messages = self.traces();
         let scopes =
             messages.iter().flat_map(|message| &message.resource_spans).flat_map(|one| &one.scope_spans);
         scopes.flat_map(|one| one.spans.clone()).collect()
@@ -98,12 +126,13 @@ impl Collector {
 async fn receive(
     request: http::Request<Incoming>,
     grpc: bool,
-    received: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
+    received: Messages,
 ) -> Result<http::Response<Body>, Infallible> {
+    let path = request.uri().path().to_owned();
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let mut message = Vec::new();
     GzDecoder::new(if grpc { &body[5..] } else { &body[..] }).read_to_end(&mut message).unwrap();
-    received.lock().unwrap().push(ExportTraceServiceRequest::decode(message.as_slice()).unwrap());
+    received.lock().unwrap().push((path, message));
     if !grpc {
         return Ok(http::Response::new(Full::default().boxed()));
     }

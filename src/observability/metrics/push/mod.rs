@@ -1,11 +1,12 @@
-//! Pushes metrics to StatsD, Datadog and InfluxDB, from the control plane.
+//! Pushes metrics to StatsD, Datadog, InfluxDB and OpenTelemetry collectors, from the control plane.
 //!
-//! Each system gets what has changed since its last push. A push that fails is lost and counted: nothing is kept for
+//! A collector gets totals, and the others what has changed since their last push. A push that fails is lost and counted: nothing is kept for
 //! later.
 
 mod deltas;
 mod influx;
 mod lines;
+mod otlp;
 mod statsd;
 
 use std::future::Future;
@@ -38,6 +39,8 @@ pub(super) enum PushError {
     Url(String),
     #[error("{0}")]
     Upstream(#[from] tidegate_core::UpstreamError),
+    #[error("{0}")]
+    Export(#[from] tidegate_clients::otlp::ExportError),
     #[error("it answered {0}")]
     Status(http::StatusCode),
     #[error("no answer within {} s", TIMEOUT.as_secs())]
@@ -86,6 +89,16 @@ pub(crate) fn start(
         let plan = plan("influxDB2", Levels::from(options), options.push_interval);
         let system = influx::Influx::new(options, client.clone());
         control.spawn(run(plan, system, metrics.clone(), snapshots.clone()));
+    }
+    if let Some(options) = &options.otlp {
+        let plan = plan("otlp", Levels::from(options), options.push_interval);
+        match otlp::Collector::new(options) {
+            Ok(system) => {
+                control.spawn(run(plan, system, metrics.clone(), snapshots.clone()));
+            }
+            // Options that cannot be used are reported when the settings are read.
+            Err(error) => tracing::error!(%error, "metrics: cannot push to the collector"),
+        }
     }
 }
 
