@@ -11,6 +11,8 @@ use std::time::Duration;
 use http::Method;
 use parking_lot::Mutex;
 
+use crate::Reason;
+
 /// Maximum number of combinations of header values that are counted separately.
 const MAX_LABELLED: usize = 1000;
 /// The value of each header label once there are too many combinations.
@@ -275,6 +277,38 @@ impl Series {
 fn add(counter: &AtomicU64, amount: u64) {
     if amount > 0 {
         counter.fetch_add(amount, Ordering::Relaxed);
+    }
+}
+
+/// A slot per [`Reason`], and the first for responses of servers.
+const SLOTS: usize = Reason::ALL.len() + 1;
+
+/// Counts the responses of an entry point by where they come from.
+#[derive(Debug)]
+pub struct ResponseCounters(Box<[Slots]>);
+
+/// The counters of one worker, in cache lines of their own.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Slots([AtomicU64; SLOTS]);
+
+impl ResponseCounters {
+    /// Creates counters for this many workers.
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers.max(1)).map(|_| Slots(std::array::from_fn(|_| AtomicU64::new(0)))).collect())
+    }
+
+    /// Counts a response on this worker: why it is not from a server, or `None` if it is. Other threads use any index.
+    pub fn count(&self, worker: usize, reason: Option<Reason>) {
+        let Some(slots) = self.0.get(worker).or_else(|| self.0.first()) else { return };
+        add(&slots.0[reason.map_or(0, |reason| reason as usize + 1)], 1);
+    }
+
+    /// Returns the number of responses by reason, without those that never occurred.
+    pub fn totals(&self) -> impl Iterator<Item = (Option<Reason>, u64)> {
+        let reasons = std::iter::once(None).chain(Reason::ALL.iter().copied().map(Some));
+        let total = |slot: usize| self.0.iter().map(|slots| slots.0[slot].load(Ordering::Relaxed)).sum();
+        reasons.enumerate().map(move |(slot, reason)| (reason, total(slot))).filter(|(_, total)| *total > 0)
     }
 }
 

@@ -62,6 +62,29 @@ fn requests_are_counted_by_entry_point_router_and_service() {
 }
 
 #[test]
+fn responses_are_counted_by_who_responded_and_why() {
+    let backend = Backend::echo("a");
+    let routes = routes("a", &backend.url()).replace("PathPrefix(`/`)", "Path(`/a`)");
+    let gateway = Gateway::with(ALL, &routes);
+    for path in ["/a", "/a", "/other"] {
+        get(gateway.web(), "h", path);
+    }
+    // Refused before it is routed.
+    get_with(gateway.web(), "h", "/a", "expect: much\r\n");
+    let line = |origin: &str, reason: &str, count: u64| {
+        let labels = format!("entrypoint=\"web\",origin=\"{origin}\",reason=\"{reason}\"");
+        format!("tidegate_entrypoint_responses_total{{{labels}}} {count}")
+    };
+    let expected =
+        [line("gateway", "expectation_failed", 1), line("gateway", "no_router", 1), line("server", "", 2)];
+    eventually("four responses are counted", || {
+        let mut found = samples(&gateway, "tidegate_entrypoint_responses_total");
+        found.sort();
+        found == expected
+    });
+}
+
+#[test]
 fn internal_requests_are_counted_on_demand() {
     for (flags, counted) in [(&[][..], false), (&["--metrics.addInternals=true"], true)] {
         let gateway = Gateway::with(&[ALL, flags].concat(), "http: {}\n");

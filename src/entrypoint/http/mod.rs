@@ -48,6 +48,7 @@ use crate::entrypoint::listener::Listener;
 use crate::entrypoint::shutdown::Phase;
 use crate::internal::PROVIDER;
 use crate::observability::Observers;
+use crate::observability::metrics::EntryPointMeter;
 use crate::snapshot::report::Status;
 use crate::snapshot::{Route, Snapshot, begin_span};
 
@@ -357,10 +358,13 @@ fn begin_exchange(
     Closing::observed(exchange, observers)
 }
 
-/// Returns the end of an exchange that is refused before it is routed: only the API shows it.
+/// Returns the end of an exchange that is refused before it is routed: only the API shows it, and its response is
+/// counted.
 fn refused_exchange(listener: &Listener, exchange: Arc<Exchange>, head: &http::request::Parts) -> Closing {
     let recording = listener.requests.as_ref().map(|requests| requests.begin(listener.index, head));
-    Closing::observed(exchange, Observers { recording, ..Observers::default() })
+    let meter = listener.meter.as_ref().filter(|_| listener.observability.metrics);
+    let meter = meter.map(EntryPointMeter::refused);
+    Closing::observed(exchange, Observers { recording, meter, ..Observers::default() })
 }
 
 /// Counts the bytes of a request body.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tidegate_core::RequestCounters;
 use tidegate_core::metrics::{RequestKind, Totals};
+use tidegate_core::{Origin, Reason, RequestCounters};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::exposition::Exposition;
@@ -65,6 +65,9 @@ pub(super) fn collect(
     for level in levels(metrics, view, shown) {
         level.write(out, metrics, view);
     }
+    if view.levels.entry_points {
+        responses(out, metrics);
+    }
     connections(out, metrics);
     if view.levels.services {
         retries(out, shown);
@@ -84,7 +87,8 @@ pub(super) fn shown(last: &mut Objects, snapshot: &Snapshot) -> Objects {
 
 fn levels<'a>(metrics: &'a Metrics, view: &View<'_>, shown: &'a Objects) -> Vec<Level<'a>> {
     let points = metrics.entry_points.iter();
-    let points = points.map(|(name, counters)| (vec![("entrypoint", name.as_str())], counters.clone()));
+    let points =
+        points.map(|(name, counters)| (vec![("entrypoint", name.as_str())], counters.requests.clone()));
     let (mut routers, mut services) = (Vec::new(), Vec::new());
     for (object, counters) in shown {
         match object {
@@ -225,6 +229,22 @@ fn configuration(out: &mut dyn Writer, snapshot: &Snapshot) {
     out.series(&[], Value::Count(snapshot.generation));
     out.metric(Metric::gauge("tidegate_config_problems", "Number of problems of the configuration."));
     out.series(&[], Value::Count(snapshot.report.problems.len() as u64));
+}
+
+/// Writes who responded, and why if it was not a server.
+fn responses(out: &mut dyn Writer, metrics: &Metrics) {
+    let name = "tidegate_entrypoint_responses_total";
+    let help = "Number of responses, by who responded, and by why it was not a server.";
+    out.metric(Metric::counter(name, help));
+    for (entry_point, counters) in &metrics.entry_points {
+        for (reason, total) in counters.responses.totals() {
+            let origin = reason.map_or(Origin::Server, Reason::origin);
+            let reason = reason.map_or("", Reason::name);
+            let labels =
+                [("entrypoint", entry_point.as_str()), ("origin", origin.name()), ("reason", reason)];
+            out.series(&labels, Value::Count(total));
+        }
+    }
 }
 
 fn connections(out: &mut dyn Writer, metrics: &Metrics) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, Method};
-use tidegate_core::metrics::{Counted, Protocol, RequestKind, Sample};
+use tidegate_core::metrics::{Counted, Protocol, RequestKind, ResponseCounters, Sample};
 use tidegate_core::{Attempt, Exchange, Request, RequestCounters, RouteInfo};
 
 use super::{Metrics, is_internal};
@@ -21,12 +21,18 @@ const GRPC_MAX: u16 = 16;
 pub(crate) struct EntryPointMeter {
     metrics: Arc<Metrics>,
     counters: Option<Arc<RequestCounters>>,
+    responses: Option<Arc<ResponseCounters>>,
 }
 
 impl EntryPointMeter {
     /// Returns the meter of an entry point.
     pub(crate) fn new(metrics: &Arc<Metrics>, entry_point: &str) -> Self {
-        Self { metrics: metrics.clone(), counters: metrics.entry_points.get(entry_point).cloned() }
+        let counters = metrics.entry_points.get(entry_point);
+        Self {
+            metrics: metrics.clone(),
+            counters: counters.map(|counters| counters.requests.clone()),
+            responses: counters.map(|counters| counters.responses.clone()),
+        }
     }
 
     /// Returns how a request is counted, given its route; `None` if it is not. `upgrades` is whether it has the header
@@ -53,7 +59,17 @@ impl EntryPointMeter {
 
     /// Begins to count a request.
     pub(crate) fn begin(&self, counted: &Counted) -> Meter {
-        Meter { counters: self.counters.clone(), is_grpc: counted.kind.protocol.is_grpc(), grpc_status: None }
+        Meter {
+            counters: self.counters.clone(),
+            responses: self.responses.clone(),
+            is_grpc: counted.kind.protocol.is_grpc(),
+            grpc_status: None,
+        }
+    }
+
+    /// Counts only the response to a request: one that is refused before it is routed.
+    pub(crate) fn refused(&self) -> Meter {
+        Meter { responses: self.responses.clone(), ..Meter::default() }
     }
 }
 
@@ -62,6 +78,8 @@ impl EntryPointMeter {
 pub(crate) struct Meter {
     /// The counters of the entry point.
     counters: Option<Arc<RequestCounters>>,
+    /// Those of its responses.
+    responses: Option<Arc<ResponseCounters>>,
     is_grpc: bool,
     grpc_status: Option<u16>,
 }
@@ -78,8 +96,11 @@ impl Meter {
 
     /// Counts the request, which has ended.
     pub(crate) fn count(&self, exchange: &Exchange) {
-        let Some(counted) = &exchange.counted else { return };
         let worker = worker::index();
+        if let Some(responses) = &self.responses {
+            responses.count(worker, exchange.reason());
+        }
+        let Some(counted) = &exchange.counted else { return };
         let now = Instant::now();
         let sample = Sample {
             kind: counted.kind,

@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicU64;
 use http::HeaderName;
 use parking_lot::Mutex;
 use tidegate_core::RequestCounters;
+use tidegate_core::metrics::ResponseCounters;
 
 use crate::settings::{self, Datadog, InfluxDb2, OtlpMetrics, Prometheus, Settings, StatsD};
 
@@ -35,6 +36,12 @@ pub enum CountedObject {
     },
     /// A service with servers, by `name@provider`.
     Service(String),
+}
+
+/// The counters of an entry point.
+struct EntryPointCounters {
+    requests: Arc<RequestCounters>,
+    responses: Arc<ResponseCounters>,
 }
 
 /// Something with open connections.
@@ -98,7 +105,7 @@ pub struct Metrics {
     bounds: Arc<[u64]>,
     /// The labels whose values are request headers; `None` for a header that cannot exist.
     header_labels: Box<[(String, Option<HeaderName>)]>,
-    entry_points: BTreeMap<String, Arc<RequestCounters>>,
+    entry_points: BTreeMap<String, EntryPointCounters>,
     connections: Mutex<BTreeMap<String, Arc<dyn OpenConnections>>>,
     /// Number of lost pushes by system.
     lost: BTreeMap<&'static str, AtomicU64>,
@@ -124,13 +131,16 @@ impl Metrics {
         let levels = prometheus.map_or(levels, |options| levels.or(Levels::from(options)));
         let bounds: Arc<[u64]> = all.into();
         let names = settings.entry_points.iter().filter(|_| levels.entry_points);
-        let entry_points = names
-            .filter(|(_, point)| !point.is_udp())
-            .map(|(name, _)| (name.clone(), Arc::new(RequestCounters::new(workers, bounds.clone()))));
+        let counters = || EntryPointCounters {
+            requests: Arc::new(RequestCounters::new(workers, bounds.clone())),
+            responses: Arc::new(ResponseCounters::new(workers)),
+        };
+        let names = names.filter(|(_, point)| !point.is_udp());
+        let entry_points = names.map(|(name, _)| (name.clone(), counters())).collect();
         let label = |(label, header): (&String, &String)| (label.clone(), header.parse().ok());
         let header_labels = prometheus.into_iter().flat_map(|options| &options.header_labels);
         Some(Arc::new(Self {
-            entry_points: entry_points.collect(),
+            entry_points,
             prometheus: prometheus.map(|options| PrometheusView {
                 levels: Levels::from(options),
                 bounds: shown.into_iter().flatten().zip(options.buckets.iter().map(f64::to_string)).collect(),
