@@ -18,6 +18,7 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::observability::metrics::{ProviderState, Providers};
 use crate::opening::Opening;
 use crate::saved::{States, Store};
 use crate::snapshot::{Compiled, Effects, Environment, Snapshot, SnapshotHandle, compile};
@@ -36,6 +37,14 @@ pub(crate) const QUEUE: usize = 256;
 #[derive(Default)]
 pub struct Readiness {
     waiting: Mutex<Option<BTreeSet<Arc<str>>>>,
+    updates: Mutex<BTreeMap<Arc<str>, LastUpdate>>,
+}
+
+/// The last update of a provider.
+struct LastUpdate {
+    at: OffsetDateTime,
+    /// Number of problems of its state.
+    problems: usize,
 }
 
 impl Readiness {
@@ -54,12 +63,36 @@ impl Readiness {
         self.waiting.lock().iter().flatten().cloned().collect()
     }
 
+    /// Records that a provider has sent a state.
+    fn updated(&self, update: &Update) {
+        let last = LastUpdate { at: OffsetDateTime::now_utc(), problems: update.state.problems.len() };
+        self.updates.lock().insert(update.provider.clone(), last);
+    }
+
     fn applied<'a>(&self, providers: impl Iterator<Item = &'a Arc<str>>) {
         if let Some(waiting) = self.waiting.lock().as_mut() {
             for provider in providers {
                 waiting.remove(provider);
             }
         }
+    }
+}
+
+impl Providers for Readiness {
+    fn states(&self) -> Vec<ProviderState> {
+        let waiting: BTreeSet<Arc<str>> = self.waiting_for().into_iter().collect();
+        let updates = self.updates.lock();
+        let names: BTreeSet<&Arc<str>> = waiting.iter().chain(updates.keys()).collect();
+        let state = |name: &Arc<str>| {
+            let last = updates.get(name);
+            ProviderState {
+                name: name.clone(),
+                is_ready: !waiting.contains(name),
+                updated: last.map(|last| last.at.unix_timestamp()),
+                problems: last.map_or(0, |last| last.problems),
+            }
+        };
+        names.into_iter().map(state).collect()
     }
 }
 
@@ -326,6 +359,7 @@ impl Loop {
 
     /// Records an update. Returns true if it changes anything.
     fn record(&mut self, update: Update, delivered: &mut BTreeSet<Arc<str>>) -> bool {
+        self.readiness.updated(&update);
         let Update { provider, mut state, ready } = update;
         if let Some(last) = &mut self.last {
             if ready {

@@ -121,6 +121,9 @@ impl Gateway {
             opening.open();
         }
         around.readiness.expect(sources.iter().map(|(instance, _)| instance.name.clone()));
+        if let Some(metrics) = &around.metrics {
+            metrics.watch_providers(around.readiness.clone());
+        }
         control.spawn(configuration.run(incoming));
         let providers = start_providers(sources, &settings, &updates, &control);
         start_pushes(&settings, &around, &client, &snapshots, &control);

@@ -1,7 +1,7 @@
 //! `/metrics` for Prometheus: which series there are, and what they count.
 
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{
@@ -17,6 +17,11 @@ const ALL: &[&str] = &["--metrics.prometheus.addRoutersLabels=true"];
 fn samples(gateway: &Gateway, name: &str) -> Vec<String> {
     let text = get(gateway.address("traefik"), "h", "/metrics").text();
     text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect()
+}
+
+/// Returns the value of a sample.
+fn last(line: &str) -> u64 {
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap()
 }
 
 fn routes(router: &str, url: &str) -> String {
@@ -81,6 +86,44 @@ fn responses_are_counted_by_who_responded_and_why() {
         let mut found = samples(&gateway, "tidegate_entrypoint_responses_total");
         found.sort();
         found == expected
+    });
+}
+
+#[test]
+fn problems_are_counted_by_kind_of_object() {
+    let routes =
+        "http:\n  routers:\n    a: {rule: 'Host(`', service: a}\n    b: {rule: 'Path(`/`)', service: none}\n";
+    let gateway = Gateway::with(ALL, routes);
+    let number = |kind: &str| {
+        let start = format!("tidegate_config_problems{{kind=\"{kind}\"}} ");
+        let found = samples(&gateway, &start);
+        found.first().and_then(|line| line[start.len()..].parse::<u32>().ok())
+    };
+    eventually("both routers have problems", || number("router").is_some_and(|number| number >= 2));
+    let problems: Vec<serde_json::Value> = serde_json::from_str(&gateway.api("/api/problems")).unwrap();
+    let sum: u64 = samples(&gateway, "tidegate_config_problems{").iter().map(|line| last(line)).sum();
+    assert_eq!(sum, problems.len() as u64);
+    assert!(number("").is_some());
+    gateway.write("routes.yml", "http: {}\n");
+    eventually("they are gone", || number("router").is_none());
+}
+
+#[test]
+fn providers_report_their_updates() {
+    let gateway = Gateway::with(ALL, "http: {}\n");
+    let value = |name: &str| {
+        let found = samples(&gateway, &format!("tidegate_provider_{name}{{provider=\"file\"}} "));
+        found.first().map(|line| last(line))
+    };
+    assert_eq!((value("ready"), value("problems")), (Some(1), Some(0)));
+    let first = value("last_update_timestamp_seconds").unwrap();
+    assert!(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() >= first);
+    gateway.write("routes.yml", "http:\n  routers:\n    a: {rulez: 'Path(`/`)', service: none}\n");
+    eventually("it has found a problem", || value("problems").is_some_and(|number| number > 0));
+    gateway.write("routes.yml", "http: {}\n");
+    eventually("a later update is recorded", || {
+        gateway.write("routes.yml", &format!("http: {{}} # {:?}\n", SystemTime::now()));
+        value("last_update_timestamp_seconds").unwrap() >= first && value("problems") == Some(0)
     });
 }
 

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tidegate_core::RequestCounters;
 use tidegate_core::metrics::{RequestKind, Totals};
-use tidegate_core::{Origin, Reason, RequestCounters};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::exposition::Exposition;
 use super::metric::{Durations, Metric, Pushed, Type, Value, Writer};
-use super::{CountedObject, Levels, Metrics, process};
+use super::{CountedObject, Levels, Metrics, beyond, process};
 use crate::snapshot::Snapshot;
 
 /// The format of a scrape.
@@ -62,11 +62,13 @@ pub(super) fn collect(
     out: &mut dyn Writer,
 ) {
     configuration(out, snapshot);
+    beyond::problems(out, snapshot);
+    beyond::providers(out, metrics);
     for level in levels(metrics, view, shown) {
         level.write(out, metrics, view);
     }
     if view.levels.entry_points {
-        responses(out, metrics);
+        beyond::responses(out, metrics);
     }
     connections(out, metrics);
     if view.levels.services {
@@ -227,24 +229,6 @@ fn configuration(out: &mut dyn Writer, snapshot: &Snapshot) {
     let metric = Metric::counter("traefik_config_reloads_total", "Number of configurations since the start.");
     out.metric(metric.pushed("config.reload.total"));
     out.series(&[], Value::Count(snapshot.generation));
-    out.metric(Metric::gauge("tidegate_config_problems", "Number of problems of the configuration."));
-    out.series(&[], Value::Count(snapshot.report.problems.len() as u64));
-}
-
-/// Writes who responded, and why if it was not a server.
-fn responses(out: &mut dyn Writer, metrics: &Metrics) {
-    let name = "tidegate_entrypoint_responses_total";
-    let help = "Number of responses, by who responded, and by why it was not a server.";
-    out.metric(Metric::counter(name, help));
-    for (entry_point, counters) in &metrics.entry_points {
-        for (reason, total) in counters.responses.totals() {
-            let origin = reason.map_or(Origin::Server, Reason::origin);
-            let reason = reason.map_or("", Reason::name);
-            let labels =
-                [("entrypoint", entry_point.as_str()), ("origin", origin.name()), ("reason", reason)];
-            out.series(&labels, Value::Count(total));
-        }
-    }
 }
 
 fn connections(out: &mut dyn Writer, metrics: &Metrics) {

@@ -1,5 +1,6 @@
 //! Metrics: what is counted, and by which names.
 
+mod beyond;
 mod collect;
 mod exposition;
 mod meter;
@@ -8,8 +9,8 @@ mod process;
 pub(crate) mod push;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderName;
 use parking_lot::Mutex;
@@ -48,6 +49,24 @@ struct EntryPointCounters {
 pub(crate) trait OpenConnections: Send + Sync {
     /// Returns the number of open connections.
     fn open(&self) -> usize;
+}
+
+/// The state of a provider.
+pub(crate) struct ProviderState {
+    /// Its name.
+    pub(crate) name: Arc<str>,
+    /// Whether it has delivered once, and that is active.
+    pub(crate) is_ready: bool,
+    /// When it last sent a state, in Unix time.
+    pub(crate) updated: Option<i64>,
+    /// Number of problems of that state.
+    pub(crate) problems: usize,
+}
+
+/// Knows the states of all providers.
+pub(crate) trait Providers: Send + Sync {
+    /// Returns them.
+    fn states(&self) -> Vec<ProviderState>;
 }
 
 /// Objects whose requests are counted.
@@ -107,6 +126,7 @@ pub struct Metrics {
     header_labels: Box<[(String, Option<HeaderName>)]>,
     entry_points: BTreeMap<String, EntryPointCounters>,
     connections: Mutex<BTreeMap<String, Arc<dyn OpenConnections>>>,
+    providers: OnceLock<Arc<dyn Providers>>,
     /// Number of lost pushes by system.
     lost: BTreeMap<&'static str, AtomicU64>,
 }
@@ -152,6 +172,7 @@ impl Metrics {
             bounds,
             header_labels: header_labels.map(label).collect(),
             connections: Mutex::default(),
+            providers: OnceLock::new(),
             lost: lost(options),
         }))
     }
@@ -179,6 +200,11 @@ impl Metrics {
     /// Adds the connections of an entry point.
     pub(crate) fn watch_connections(&self, entry_point: &str, connections: Arc<dyn OpenConnections>) {
         self.connections.lock().insert(entry_point.to_owned(), connections);
+    }
+
+    /// Sets where the states of providers are known. Further calls do nothing.
+    pub(crate) fn watch_providers(&self, providers: Arc<dyn Providers>) {
+        let _ = self.providers.set(providers);
     }
 }
 

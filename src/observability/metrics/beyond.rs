@@ -1,0 +1,63 @@
+//! Collects the metrics that Traefik does not have.
+
+use std::collections::BTreeMap;
+
+use tidegate_config::Kind;
+use tidegate_core::{Origin, Reason};
+
+use super::Metrics;
+use super::metric::{Metric, Value, Writer};
+use crate::snapshot::Snapshot;
+
+/// Writes who responded, and why if it was not a server.
+pub(super) fn responses(out: &mut dyn Writer, metrics: &Metrics) {
+    let name = "tidegate_entrypoint_responses_total";
+    let help = "Number of responses, by who responded, and by why it was not a server.";
+    out.metric(Metric::counter(name, help));
+    for (entry_point, counters) in &metrics.entry_points {
+        for (reason, total) in counters.responses.totals() {
+            let origin = reason.map_or(Origin::Server, Reason::origin);
+            let reason = reason.map_or("", Reason::name);
+            let labels =
+                [("entrypoint", entry_point.as_str()), ("origin", origin.name()), ("reason", reason)];
+            out.series(&labels, Value::Count(total));
+        }
+    }
+}
+
+/// Writes the number of problems by kind of object, and of those that concern no object.
+pub(super) fn problems(out: &mut dyn Writer, snapshot: &Snapshot) {
+    let mut numbers = BTreeMap::from([(None, 0)]);
+    for problem in &snapshot.report.problems {
+        *numbers.entry(problem.object.as_ref().map(|object| object.kind)).or_default() += 1;
+    }
+    let help = "Number of problems of the configuration, by kind of object.";
+    out.metric(Metric::gauge("tidegate_config_problems", help));
+    for (kind, number) in numbers {
+        let kind = kind.map(|kind: Kind| kind.to_string()).unwrap_or_default();
+        out.series(&[("kind", &kind)], Value::Count(number));
+    }
+}
+
+/// Writes the state of each provider.
+pub(super) fn providers(out: &mut dyn Writer, metrics: &Metrics) {
+    let Some(providers) = metrics.providers.get() else { return };
+    let states = providers.states();
+    let help = "When a provider last sent its state, in Unix time.";
+    out.metric(Metric::gauge("tidegate_provider_last_update_timestamp_seconds", help));
+    for state in &states {
+        if let Some(updated) = state.updated {
+            out.series(&[("provider", &state.name)], Value::Number(updated as f64));
+        }
+    }
+    let help = "Whether a provider has delivered since the start (1) or not (0).";
+    out.metric(Metric::gauge("tidegate_provider_ready", help));
+    for state in &states {
+        out.series(&[("provider", &state.name)], Value::Count(u64::from(state.is_ready)));
+    }
+    let help = "Number of problems that a provider found in its last state.";
+    out.metric(Metric::gauge("tidegate_provider_problems", help));
+    for state in &states {
+        out.series(&[("provider", &state.name)], Value::Count(state.problems as u64));
+    }
+}
