@@ -152,6 +152,11 @@ impl Exporter {
     }
 }
 
+/// Returns the size of a message before compression.
+pub fn encoded_size(message: &impl Message) -> usize {
+    message.encoded_len()
+}
+
 /// Compresses a message with gzip, as Traefik does.
 fn compress(message: &[u8]) -> Bytes {
     use std::io::Write;

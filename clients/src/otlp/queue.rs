@@ -1,7 +1,7 @@
 //! A bounded queue from requests to a collector: senders never wait, and what does not fit is counted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prost::Message;
@@ -15,6 +15,10 @@ use super::Exporter;
 const CAPACITY: usize = 4096;
 /// Maximum number of items per message.
 const BATCH: usize = 512;
+/// Maximum number of bytes of waiting items.
+const MAX_BYTES: usize = 16 << 20;
+/// Number of bytes from which a message is not extended: collectors accept 4 MiB.
+const BATCH_BYTES: usize = 1 << 20;
 /// Time in which items are collected before they are sent.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Time for sending what is waiting when the gateway stops.
@@ -23,29 +27,35 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Hands items to the queue. Cheap to clone.
 pub struct Sender<T> {
     items: mpsc::Sender<T>,
+    size: fn(&T) -> usize,
     shared: Arc<Shared>,
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self { items: self.items.clone(), shared: self.shared.clone() }
+        Self { items: self.items.clone(), size: self.size, shared: self.shared.clone() }
     }
 }
 
 #[derive(Default)]
 struct Shared {
     dropped: AtomicU64,
+    /// The size of the waiting items.
+    bytes: AtomicUsize,
     full: Notify,
 }
 
 impl<T> Sender<T> {
     /// Adds an item, or counts it as dropped if the queue is full. Never waits.
     pub fn send(&self, item: T) {
-        if self.items.try_send(item).is_err() {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        let (shared, size) = (&self.shared, (self.size)(&item));
+        let bytes = shared.bytes.fetch_add(size, Ordering::Relaxed) + size;
+        if bytes > MAX_BYTES || self.items.try_send(item).is_err() {
+            shared.bytes.fetch_sub(size, Ordering::Relaxed);
+            shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
         // The task is woken only if the interval is too long for the load.
-        if self.items.capacity() <= CAPACITY - BATCH {
+        if bytes >= BATCH_BYTES || self.items.capacity() <= CAPACITY - BATCH {
             self.shared.full.notify_one();
         }
     }
@@ -64,10 +74,24 @@ pub struct Queue<T> {
 }
 
 impl<T: Send + 'static> Queue<T> {
-    /// Starts the task on the control plane. `pack` makes a message of at most 512 items.
+    /// Starts the task on the control plane. `pack` makes a message of at most 512 items. Items are of about equal
+    /// size.
     pub fn start<M>(
         exporter: Exporter,
         control: &Handle,
+        pack: impl Fn(Vec<T>) -> M + Send + Sync + 'static,
+    ) -> Self
+    where
+        M: Message + 'static,
+    {
+        Self::start_sized(exporter, control, |_| 0, pack)
+    }
+
+    /// Starts the task for items whose size varies: it limits what waits to 16 MiB, and messages to about 1 MiB.
+    pub fn start_sized<M>(
+        exporter: Exporter,
+        control: &Handle,
+        size: fn(&T) -> usize,
         pack: impl Fn(Vec<T>) -> M + Send + Sync + 'static,
     ) -> Self
     where
@@ -77,12 +101,12 @@ impl<T: Send + 'static> Queue<T> {
         let shared = Arc::new(Shared::default());
         let (stopping, stop) = watch::channel(false);
         let (end, ended) = watch::channel(());
-        let worker = Worker { exporter, items: receiver, shared: shared.clone(), stop, reported: 0 };
+        let worker = Worker { exporter, items: receiver, size, shared: shared.clone(), stop, reported: 0 };
         control.spawn(async move {
             worker.run(pack).await;
             drop(end);
         });
-        Self { sender: Sender { items, shared }, stopping, ended }
+        Self { sender: Sender { items, size, shared }, stopping, ended }
     }
 
     /// Returns a sender.
@@ -102,6 +126,7 @@ impl<T: Send + 'static> Queue<T> {
 struct Worker<T> {
     exporter: Exporter,
     items: mpsc::Receiver<T>,
+    size: fn(&T) -> usize,
     shared: Arc<Shared>,
     stop: watch::Receiver<bool>,
     reported: u64,
@@ -124,12 +149,7 @@ impl<T> Worker<T> {
                 () = self.shared.full.notified() => {}
                 _ = stop.wait_for(|stopping| *stopping) => {}
             }
-            let mut batch = vec![first];
-            while batch.len() < BATCH
-                && let Ok(item) = self.items.try_recv()
-            {
-                batch.push(item);
-            }
+            let batch = self.batch(first);
             let count = batch.len() as u64;
             let outcome = self.exporter.export(&pack(batch)).await;
             let (signal, endpoint) = (self.exporter.signal().name(), self.exporter.endpoint());
@@ -150,5 +170,19 @@ impl<T> Worker<T> {
                 self.reported = dropped;
             }
         }
+    }
+    /// Takes what is waiting, up to the limits of a message.
+    fn batch(&mut self, first: T) -> Vec<T> {
+        let mut bytes = (self.size)(&first);
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && bytes < BATCH_BYTES
+            && let Ok(item) = self.items.try_recv()
+        {
+            bytes += (self.size)(&item);
+            batch.push(item);
+        }
+        self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        batch
     }
 }

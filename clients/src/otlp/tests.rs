@@ -194,6 +194,25 @@ async fn a_queue_without_a_collector_is_bounded() {
     assert!(sender.dropped() >= 10_000 - 4096 - 512, "{}", sender.dropped());
 }
 
+#[tokio::test]
+async fn large_items_are_sent_in_several_messages_and_limited_in_total() {
+    let collector = Collector::default();
+    let address = collector.start(true).await;
+    // In the size of its name, a span is 600 KiB large: two are more than one message takes.
+    let size = |span: &Span| span.name.len() << 10;
+    let queue = Queue::start_sized(over_grpc(address), &tokio::runtime::Handle::current(), size, pack);
+    let sender = queue.sender();
+    for _ in 0..40 {
+        sender.send(span(&"s".repeat(600)));
+    }
+    // 16 MiB hold 27 of them, as no other task has run yet.
+    assert_eq!(sender.dropped(), 13);
+    queue.stop().await;
+    assert_eq!(collector.names().len(), 27);
+    assert_eq!(collector.requests.lock().len(), 14);
+    assert_eq!(sender.dropped(), 13);
+}
+
 #[test]
 fn invalid_options_are_named() {
     let error = |otlp: Otlp| Exporter::new(&otlp, Signal::Logs).err().unwrap().to_string();
