@@ -102,8 +102,8 @@ impl Gateway {
         effects.apply();
         // Set only once, here: no one reads it earlier.
         let _ = around.snapshots.set(snapshots.downgrade());
-        let access_log =
-            settings.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
+        let open = |log| AccessLog::open(log, control.handle());
+        let access_log = settings.access_log.as_ref().map(open).transpose().map_err(StartError::AccessLog)?;
         let (generation_sender, generation) = watch::channel(0);
         let configuration = Loop {
             compiler: Arc::new(compiler),
@@ -222,12 +222,18 @@ impl Gateway {
         };
         tokio::join!(self.cluster.leave(), drained);
         self.acme.stop().await;
-        if let Some(tracer) = &self.tracer {
-            tracer.stop().await;
-        }
-        if let Some(log) = self.access_log.clone() {
-            let _ = tokio::task::spawn_blocking(move || log.flush()).await;
-        }
+        let traced = async {
+            if let Some(tracer) = &self.tracer {
+                tracer.stop().await;
+            }
+        };
+        let logged = async {
+            if let Some(log) = self.access_log.clone() {
+                log.stop().await;
+                let _ = tokio::task::spawn_blocking(move || log.flush()).await;
+            }
+        };
+        tokio::join!(traced, logged);
     }
 }
 

@@ -151,13 +151,15 @@ fn serve(flags: &[String]) -> ExitCode {
         Ok(log) => log,
         Err(error) => return refuse([(error.to_string(), None)]),
     };
-    match run::run(loaded.settings, &log) {
+    let code = match run::run(loaded.settings, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             refuse([(error.to_string(), None)])
         }
-    }
+    };
+    log.stop();
+    code
 }
 
 fn healthcheck(flags: &[String]) -> ExitCode {

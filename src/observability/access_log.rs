@@ -13,6 +13,7 @@ mod json;
 mod line;
 mod modes;
 mod redaction;
+mod remote;
 mod sampling;
 mod stamp;
 mod template;
@@ -27,6 +28,7 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use tidegate_core::forwarded::X_FORWARDED_FOR;
 use tidegate_core::{BodyErrorKind, End, Exchange, Request};
+use tokio::runtime::Handle;
 
 use super::log_file::Rotation;
 use crate::settings::{self, AccessLogFormat as Format};
@@ -36,6 +38,7 @@ pub(crate) use filter::{Filter, Values};
 pub(crate) use line::{host_and_port, protocol};
 use modes::{Filters, Modes};
 pub(crate) use redaction::Redaction;
+use remote::{Record, Remote};
 use sampling::Sampling;
 use template::Template;
 use writer::Writer;
@@ -51,7 +54,9 @@ pub struct AccessLog {
     sampling: Option<Sampling>,
     add_internals: bool,
     requests: AtomicU64,
-    writer: Writer,
+    /// The file or standard output; `None` if lines are only sent to a collector.
+    writer: Option<Writer>,
+    remote: Option<Remote>,
 }
 
 /// Checks `accessLog.filters.expression`. The error names what was expected, and where.
@@ -70,8 +75,9 @@ pub fn check_sampling(sampling: &settings::AccessLogSampling) -> Result<(), Samp
 }
 
 impl AccessLog {
-    /// Opens the log. Fails if the file cannot be opened or an option of `accessLog` is invalid.
-    pub fn open(settings: &settings::AccessLog) -> io::Result<Arc<Self>> {
+    /// Opens the log. Lines for a collector are sent by the control plane. Fails if the file cannot be opened or an
+    /// option of `accessLog` is invalid.
+    pub fn open(settings: &settings::AccessLog, control: &Handle) -> io::Result<Arc<Self>> {
         let invalid =
             |reason: String| io::Error::new(io::ErrorKind::InvalidInput, format!("accessLog.{reason}"));
         let format = settings.format.meaning().map_err(|error| invalid(format!("format: {error}")))?;
@@ -92,9 +98,9 @@ impl AccessLog {
         };
         let sampling = settings.sampling.as_ref().map(Sampling::new).transpose();
         let sampling = sampling.map_err(|error| invalid(format!("sampling.{error}")))?;
-        let settings::AccessLog { max_size, max_age, max_backups, compress, .. } = *settings;
-        let rotation = Rotation::new(max_size, max_age, max_backups, compress);
-        let writer = Writer::start(&settings.file_path, rotation, settings.buffering_size)?;
+        let remote = settings.otlp.as_ref().map(|otlp| Remote::start(otlp, control)).transpose()?;
+        let is_written = remote.is_none() || settings.dual_output;
+        let writer = is_written.then(|| writer(settings)).transpose()?;
         let add_internals = settings.add_internals;
         Ok(Arc::new(Self {
             format,
@@ -106,6 +112,7 @@ impl AccessLog {
             add_internals,
             requests: AtomicU64::new(0),
             writer,
+            remote,
         }))
     }
 
@@ -139,24 +146,68 @@ impl AccessLog {
     /// Returns true if the `Host` header must be kept.
     fn needs_host(&self) -> bool {
         matches!(self.format, Format::Json | Format::Template)
+            || self.remote.is_some()
             || self.expression.is_some()
             || self.sampling.is_some()
     }
 
     /// Reopens the file after it was moved (`SIGUSR1`).
     pub fn reopen(&self) {
-        self.writer.reopen();
+        if let Some(writer) = &self.writer {
+            writer.reopen();
+        }
     }
 
     /// Waits until all previous lines are written.
     pub fn flush(&self) {
-        self.writer.flush();
+        if let Some(writer) = &self.writer {
+            writer.flush();
+        }
     }
 
-    /// Returns the number of lines lost because the writer could not keep up.
-    pub fn lost(&self) -> u64 {
-        self.writer.lost()
+    /// Sends the lines that are waiting for the collector.
+    pub async fn stop(&self) {
+        if let Some(remote) = &self.remote {
+            remote.stop().await;
+        }
     }
+
+    /// Returns the number of lines lost because the disk or the collector could not keep up.
+    pub fn lost(&self) -> u64 {
+        self.writer.as_ref().map_or(0, Writer::lost) + self.remote.as_ref().map_or(0, Remote::lost)
+    }
+
+    /// Writes the line of a request, and sends it.
+    fn write(&self, entry: &line::Entry<'_>) {
+        let modes = &self.modes;
+        let text = match (&self.template, self.format) {
+            (Some(template), _) => template.line(entry, modes),
+            (None, Format::Json) => entry.json(modes),
+            (None, format) => entry.clf(modes, format == Format::Common),
+        };
+        let text = match (&self.writer, &self.remote) {
+            (Some(writer), None) => return writer.write(text),
+            (Some(writer), Some(_)) => {
+                writer.write(text.clone());
+                text
+            }
+            (None, _) => text,
+        };
+        let Some(remote) = &self.remote else { return };
+        let (json, other) = match self.format {
+            Format::Json => (text, None),
+            _ => (entry.json(modes), Some(text)),
+        };
+        let times = (entry.seen.at, entry.seen.at + entry.duration);
+        remote.send(Record { times, json, other, trace: entry.exchange.trace().copied() });
+    }
+}
+
+/// Opens the file or standard output.
+fn writer(settings: &settings::AccessLog) -> io::Result<Writer> {
+    let settings::AccessLog { max_size, max_age, max_backups, compress, .. } = *settings;
+    let rotation = Rotation::new(max_size, max_age, max_backups, compress);
+    Writer::start(&settings.file_path, rotation, settings.buffering_size)
 }
 
 /// The unfinished line of an open exchange.
@@ -250,11 +301,7 @@ impl Line {
         if log.sampling.as_ref().is_some_and(|sampling| !sampling.keeps(&entry, modes, facts)) {
             return;
         }
-        log.writer.write(match (&log.template, log.format) {
-            (Some(template), _) => template.line(&entry, modes),
-            (None, Format::Json) => entry.json(modes),
-            (None, format) => entry.clf(modes, format == Format::Common),
-        });
+        log.write(&entry);
     }
 }
 
@@ -286,6 +333,10 @@ mod tests {
         Arc::new(RouteInfo { router: "r@file".into(), service: service.into(), ..RouteInfo::default() })
     }
 
+    fn control() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().build().unwrap()
+    }
+
     struct Fixture {
         log: Arc<AccessLog>,
         directory: tempfile::TempDir,
@@ -297,7 +348,7 @@ mod tests {
             let file_path = directory.path().join("logs/access.log").display().to_string();
             let mut settings = settings::AccessLog { file_path, ..Default::default() };
             change(&mut settings);
-            Self { log: AccessLog::open(&settings).unwrap(), directory }
+            Self { log: AccessLog::open(&settings, control().handle()).unwrap(), directory }
         }
 
         fn answer(&self, request: Request, status: u16, body: &'static str) {
@@ -435,8 +486,12 @@ mod tests {
         log.answer(request("/c", &[]), 500, "");
         assert!(log.text().lines().count() == 1 && log.text().contains("/c"), "{}", log.text());
         let wrong = settings::AccessLogFilters { expression: "Staus > 1".into(), ..Default::default() };
-        let error =
-            AccessLog::open(&settings::AccessLog { filters: wrong, ..Default::default() }).err().unwrap();
+        let error = AccessLog::open(
+            &settings::AccessLog { filters: wrong, ..Default::default() },
+            control().handle(),
+        )
+        .err()
+        .unwrap();
         assert!(
             error.to_string().starts_with("accessLog.filters.expression: column 1: Staus is not a field"),
             "{error}"

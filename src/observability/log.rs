@@ -8,7 +8,6 @@ use parking_lot::Mutex;
 use tidegate_core::word::Word;
 use time::OffsetDateTime;
 use time::macros::format_description;
-use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
@@ -17,6 +16,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::log_event::{Fields, source};
+use super::log_export::Export;
 use super::log_file::{LogFile, Rotation};
 use crate::settings::{self, LogFormat, LogLevel};
 
@@ -30,6 +31,7 @@ const INDISCREET: &str = "bollard";
 #[derive(Clone)]
 pub struct ProcessLog {
     file: Option<Arc<Mutex<LogFile>>>,
+    export: Option<Arc<Export>>,
 }
 
 impl ProcessLog {
@@ -52,12 +54,22 @@ impl ProcessLog {
         let lines = tracing_subscriber::fmt::layer()
             .event_format(Format { json, colour })
             .with_writer(move || Out(shared.clone()));
+        let export = settings.otlp.as_ref().map(Export::start).transpose()?.map(Arc::new);
+        let with_callers = level_filter(level) >= LevelFilter::DEBUG;
         tracing_subscriber::registry()
             .with(targets)
             .with(lines)
+            .with(export.as_ref().map(|export| export.layer(with_callers)))
             .try_init()
             .map_err(|error| io::Error::other(format!("log: {error}")))?;
-        Ok(Self { file })
+        Ok(Self { file, export })
+    }
+
+    /// Sends what is waiting for the collector, for at most five seconds. Blocks.
+    pub fn stop(&self) {
+        if let Some(export) = &self.export {
+            export.stop();
+        }
     }
 
     /// Reopens the file after it was moved (`SIGUSR1`).
@@ -165,15 +177,6 @@ where
     }
 }
 
-/// Returns the path of a source file without the folders of the build machine.
-fn source(path: &str) -> &str {
-    if !path.starts_with('/') {
-        return path;
-    }
-    let within = path.rfind("/src/").unwrap_or(path.len());
-    path[..within].rfind('/').map_or(path, |slash| &path[slash + 1..])
-}
-
 /// Escapes control characters, which could start another line or control a terminal.
 fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -184,59 +187,6 @@ fn one_line(text: &str) -> String {
         }
     }
     out
-}
-
-/// The message and the other fields of an event.
-#[derive(Default)]
-struct Fields {
-    message: String,
-    others: Vec<(&'static str, serde_json::Value)>,
-}
-
-impl Fields {
-    fn json(self, level: &Level, time: &str) -> serde_json::Value {
-        let mut object = serde_json::Map::new();
-        object.insert("level".into(), level.as_str().to_ascii_lowercase().into());
-        for (name, value) in self.others {
-            object.insert(name.into(), value);
-        }
-        object.insert("time".into(), time.into());
-        object.insert("message".into(), self.message.into());
-        object.into()
-    }
-
-    fn put(&mut self, field: &Field, value: serde_json::Value) {
-        match (field.name(), value) {
-            ("message", serde_json::Value::String(text)) => self.message = text,
-            (name, value) => self.others.push((name, value)),
-        }
-    }
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, format!("{value:?}").into());
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value.into());
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value.into());
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value.into());
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value.into());
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, value.into());
-    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,12 @@
 
 pub mod access_log;
 pub mod log;
+mod log_event;
+mod log_export;
 pub(crate) mod log_file;
 pub mod metrics;
 pub(crate) mod observers;
+mod otlp_logs;
 pub mod requests;
 pub mod tracing;
 

@@ -28,7 +28,9 @@ pub(super) fn check(settings: &mut Settings, node: &Node) -> Findings {
     check.addresses(settings);
     check.core(settings);
     check.api(settings);
+    check.otlp_logs(settings);
     check.logs(settings);
+    check.access_log_file(settings);
     check.metrics(settings);
     check.tracing(settings);
     check.entry_points(settings);
@@ -84,6 +86,19 @@ impl Check<'_> {
         if let Err(error) = Exporter::new(&tracing.otlp.clone().unwrap_or_default(), Signal::Traces) {
             self.warn(&["tracing", "otlp"], &format!("is not usable, so nothing is traced: {error}"));
             settings.tracing = None;
+        }
+    }
+
+    /// Keeps logs whose collector cannot be reached by any connection where they are without it.
+    fn otlp_logs(&mut self, settings: &mut Settings) {
+        let access = settings.access_log.as_mut().map(|log| &mut log.otlp);
+        for (block, otlp) in [("log", Some(&mut settings.log.otlp)), ("accessLog", access)] {
+            let Some(otlp) = otlp else { continue };
+            let Some(options) = otlp else { continue };
+            if let Err(error) = Exporter::new(&options.connection(), Signal::Logs) {
+                self.warn(&[block, "otlp"], &format!("is not usable, so nothing is sent: {error}"));
+                *otlp = None;
+            }
         }
     }
 
@@ -229,10 +244,23 @@ impl Check<'_> {
             self.warn(&["accessLog", "filters", "statusCodes"], &message);
             log.filters.status_codes.clear();
         }
-        let path = settings.access_log.as_ref().map_or("", |log| &log.file_path);
-        if let Some(message) = unusable(path) {
-            self.warn(&["accessLog", "filePath"], &format!("{message}: there is no access log"));
+    }
+
+    /// Disables an access log whose file cannot be opened. If it is also sent to a collector, that remains.
+    fn access_log_file(&mut self, settings: &mut Settings) {
+        let Some(log) = &mut settings.access_log else { return };
+        let is_sent = log.otlp.is_some();
+        if is_sent && !log.dual_output {
+            return;
+        }
+        let Some(message) = unusable(&log.file_path) else { return };
+        let at = ["accessLog", "filePath"];
+        if is_sent {
+            log.dual_output = false;
+            self.warn(&at, &format!("{message}: the access log is only sent"));
+        } else {
             settings.access_log = None;
+            self.warn(&at, &format!("{message}: there is no access log"));
         }
     }
 

@@ -626,13 +626,11 @@ mod tests {
     fn traefik_options_without_support_are_reported_by_name() {
         for (argument, name) in [
             ("--certificatesResolvers.le.tailscale=true", "certificatesResolvers.le.tailscale"),
-            ("--log.otlp.serviceName=edge", "log.otlp"),
-            ("--log.otlp=true", "log.otlp"),
+            ("--api.debug=true", "api.debug"),
+            ("--hostResolver.cnameFlattening=true", "hostResolver"),
             ("--experimental.plugins.p.moduleName=m", "experimental"),
             ("--providers.nomad", "providers.nomad"),
             ("--providers.kubernetescrd", "providers.kubernetesCRD"),
-            ("--accesslog.otlp", "accessLog.otlp"),
-            ("--log.otlp=true", "log.otlp"),
             ("--tcpServersTransport.tls.spiffe=true", "tcpServersTransport.tls.spiffe"),
         ] {
             let expected = match name.contains("spiffe") {
@@ -655,6 +653,15 @@ mod tests {
             "--tracing=false",
         ]);
         assert_eq!(loaded(&["--providers.nomad.watch=false"]).settings.problems.len(), 1);
+        // This one only permits what is supported anyway.
+        for flag in ["--experimental.otlpLogs=true", "--experimental.otlplogs"] {
+            let settings = loaded(&[flag, "--log.otlp=true", "--strict"]).settings;
+            assert!(settings.problems.is_empty() && settings.log.otlp.is_some(), "{flag}");
+        }
+        let others = ["--experimental.otlpLogs=true", "--experimental.fastProxy=true"];
+        for flags in [&["--experimental.otlpLogs=perhaps"][..], &others] {
+            assert_eq!(loaded(flags).settings.problems.len(), 1, "{flags:?}");
+        }
     }
 
     #[test]

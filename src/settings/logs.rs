@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tidegate_core::values::Duration;
+use tidegate_clients::otlp::{Grpc, Http, Otlp};
+use tidegate_core::values::{Duration, is_default};
 use tidegate_core::word::{Vocabulary, Word};
 
 /// `log`.
@@ -30,6 +31,9 @@ pub struct Log {
     /// unless they are listed here. Not in Traefik.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub filter: String,
+    /// Where the log is sent as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<OtlpLog>,
 }
 
 impl Default for Log {
@@ -44,7 +48,38 @@ impl Default for Log {
             max_backups: 0,
             compress: false,
             filter: String::new(),
+            otlp: None,
         }
+    }
+}
+
+/// `log.otlp` and `accessLog.otlp`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct OtlpLog {
+    /// The name of the service.
+    pub service_name: String,
+    /// Further attributes of the resource.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub resource_attributes: BTreeMap<String, String>,
+    /// Over gRPC; takes precedence over HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<Grpc>,
+    /// Over HTTP, also if neither is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
+}
+
+impl Default for OtlpLog {
+    fn default() -> Self {
+        Self { service_name: "traefik".into(), resource_attributes: BTreeMap::new(), grpc: None, http: None }
+    }
+}
+
+impl OtlpLog {
+    /// Returns the connection to the collector.
+    pub fn connection(&self) -> Otlp {
+        Otlp { grpc: self.grpc.clone(), http: self.http.clone() }
     }
 }
 
@@ -124,6 +159,12 @@ pub struct AccessLog {
     pub sampling: Option<AccessLogSampling>,
     /// Which fields are logged.
     pub fields: AccessLogFields,
+    /// Where the log is sent, instead of the file or standard output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<OtlpLog>,
+    /// Writes lines to the file or standard output even with `otlp`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub dual_output: bool,
 }
 
 impl Default for AccessLog {
@@ -141,6 +182,8 @@ impl Default for AccessLog {
             filters: AccessLogFilters::default(),
             sampling: None,
             fields: AccessLogFields::default(),
+            otlp: None,
+            dual_output: false,
         }
     }
 }

@@ -84,14 +84,11 @@ const SWITCHES: &[&str] = &[
 
 /// Options that are reported wherever they occur (`*` is any name).
 const UNSUPPORTED: &[&str] = &[
-    "accessLog.dualOutput",
-    "accessLog.otlp",
     "api.debug",
     "certificatesResolvers.*.spiffe",
     "certificatesResolvers.*.tailscale",
     "experimental",
     "hostResolver",
-    "log.otlp",
     "providers.ecs",
     "providers.knative",
     "providers.kubernetesCRD",
@@ -112,6 +109,9 @@ const GUARDS: &[&str] = &["serversTransport.spiffe", "tcpServersTransport.tls.sp
 
 /// Those among them that are only groups: writing one does not enable anything.
 const GROUPS: &[&str] = &["experimental", "hostResolver"];
+
+/// Members of groups that only permit what is supported anyway.
+const PERMISSIONS: &[&str] = &["otlpLogs"];
 
 /// Traefik's options of supported providers: those that are not implemented are reported as such.
 const OF_PROVIDERS: &[&str] = &[
@@ -347,9 +347,16 @@ fn asks_for_nothing(node: &Node, group: bool) -> bool {
         Value::Leaf(text) => text.eq_ignore_ascii_case("false") || text == "0",
         Value::List(list) => list.is_empty(),
         Value::Table(table) => {
-            group && !table.is_empty() && table.iter().all(|(_, node)| asks_for_nothing(node, false))
+            let idle = |key: &str, node| is_permission(key, node) || asks_for_nothing(node, false);
+            group && !table.is_empty() && table.iter().all(|(key, node)| idle(key, node))
         }
     }
+}
+
+/// Returns true for a member of a group that permits what is supported anyway.
+fn is_permission(key: &str, node: &Node) -> bool {
+    let is_known = PERMISSIONS.iter().any(|known| known.eq_ignore_ascii_case(key));
+    is_known && matches!(&node.value, Value::Leaf(text) if text.parse::<bool>().is_ok())
 }
 
 /// Returns the places in the tree that match a pattern.

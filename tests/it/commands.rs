@@ -53,7 +53,7 @@ fn invalid_settings_are_refused_with_their_place() {
             ["flag --providers.providersThrottleDuration", "soon"],
         ),
         // Options of Traefik that are not there are named, and refused with `--strict`.
-        ("--log.otlp=true", ["log.otlp", "does not support"]),
+        ("--api.debug=true", ["api.debug", "does not support"]),
         ("--tracing.otlp.http.endpoint=ftp://h", ["tracing.otlp", "http.endpoint"]),
         ("--metrics.otlp.grpc.endpoint=ftp://h", ["metrics.otlp", "grpc.endpoint"]),
         ("--metrics.otlp.explicitBoundaries=2,1", ["metrics.otlp.explicitBoundaries", "ascending"]),

@@ -34,6 +34,7 @@ mod http3_limits;
 mod import_cycles;
 mod metrics;
 mod middleware_attacks;
+mod otlp_logs;
 mod packaging;
 mod pausing_clients;
 mod problem_locations;

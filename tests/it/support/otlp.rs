@@ -1,4 +1,4 @@
-//! A collector that receives spans and metrics over gRPC or HTTP.
+//! A collector that receives spans, metrics and log records over gRPC or HTTP.
 
 use std::convert::Infallible;
 use std::io::Read;
@@ -11,10 +11,12 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::ResourceMetrics;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
@@ -72,7 +74,7 @@ impl Collector {
         self.flags_of("tracing", grpc)
     }
 
-    /// Returns the flags that send `tracing` or `metrics` here.
+    /// Returns the flags that send `tracing`, `metrics`, `log` or `accessLog` here.
     pub fn flags_of(&self, signal: &str, grpc: bool) -> Vec<String> {
         if grpc {
             let endpoint = format!("--{signal}.otlp.grpc.endpoint={}", self.address);
@@ -99,7 +101,26 @@ impl Collector {
         messages.into_iter().flat_map(|message| message.resource_metrics).collect()
     }
 
-    /// Returns the attributes of the resource of each message.
+    /// Returns all log records received so far, each with the attributes of its resource.
+    pub fn logs(&self) -> Vec<(LogRecord, Vec<KeyValue>)> {
+        let grpc = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+        let messages: Vec<ExportLogsServiceRequest> = self.received("/v1/logs", grpc);
+        let resources = messages.iter().flat_map(|message| &message.resource_logs);
+        let records = resources.flat_map(|one| {
+            let attributes = &one.resource.as_ref().unwrap().attributes;
+            let records = one.scope_logs.iter().flat_map(|scope| &scope.log_records);
+            records.map(move |record| (record.clone(), attributes.clone()))
+        });
+        records.collect()
+    }
+
+    /// Waits for this number of log records, and returns all.
+    pub fn wait_for_logs(&self, count: usize) -> Vec<(LogRecord, Vec<KeyValue>)> {
+        eventually("the log records have arrived", || self.logs().len() >= count);
+        self.logs()
+    }
+
+    /// Returns the attributes of the resource of each message with spans.
     pub fn resources(&self) -> Vec<Vec<KeyValue>> {
         let messages = self.traces();
         let resources = messages.iter().flat_map(|message| &message.resource_spans);
