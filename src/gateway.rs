@@ -123,6 +123,7 @@ impl Gateway {
         around.readiness.expect(sources.iter().map(|(instance, _)| instance.name.clone()));
         if let Some(metrics) = &around.metrics {
             metrics.watch_providers(around.readiness.clone());
+            metrics.watch_resolvers(around.acme.clone());
         }
         control.spawn(configuration.run(incoming));
         let providers = start_providers(sources, &settings, &updates, &control);

@@ -32,7 +32,7 @@ mod storage;
 mod transport;
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -59,7 +59,7 @@ pub use error::Error;
 pub use handshakes::{ACME_PROTOCOL, Configuration, Elsewhere, Handshakes};
 pub use names::{Wanted, canonical, refuse};
 pub use on_demand::OnDemand;
-pub use shared::Row;
+pub use shared::{Numbers, Row};
 
 /// A resolver's prover of names, and its storage.
 type Parties = (Arc<dyn Prover>, Arc<dyn Storage>);
@@ -100,6 +100,11 @@ impl Acme {
     /// Returns what resolvers hold, and what they lack.
     pub fn rows(&self) -> Vec<Row> {
         self.shared.get().map(|shared| shared.rows()).unwrap_or_default()
+    }
+
+    /// Returns the state of each resolver in numbers.
+    pub fn numbers(&self) -> BTreeMap<Arc<str>, Numbers> {
+        self.shared.get().map(|shared| shared.numbers()).unwrap_or_default()
     }
 
     /// Returns the leaders of resolvers whose storage is shared with other gateways; empty if all storages are files.

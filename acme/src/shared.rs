@@ -53,6 +53,21 @@ impl Row {
     }
 }
 
+/// The state of one resolver, in numbers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Numbers {
+    /// Certificates in use.
+    pub held: u64,
+    /// Certificates that are wanted, and have not been obtained.
+    pub missing: u64,
+    /// Certificates that are not used anymore.
+    pub unused: u64,
+    /// Orders that have failed since the start, and failures to reach the authority.
+    pub failures: u64,
+    /// When the last one failed.
+    pub last_failure: Option<OffsetDateTime>,
+}
+
 /// The certificates and reports of all resolvers.
 pub(crate) struct Shared {
     handshakes: Arc<dyn Handshakes>,
@@ -64,6 +79,8 @@ pub(crate) struct Shared {
 struct State {
     offers: BTreeMap<Arc<str>, Vec<Offer>>,
     rows: BTreeMap<Arc<str>, Vec<Row>>,
+    /// Number of failures, and the time of the last one.
+    failures: BTreeMap<Arc<str>, (u64, OffsetDateTime)>,
     /// By name: when its last certificate is to be replaced.
     fresh: HashMap<String, OffsetDateTime>,
 }
@@ -112,6 +129,34 @@ impl Shared {
     /// Returns the reports of all resolvers.
     pub(crate) fn rows(&self) -> Vec<Row> {
         self.state.lock().rows.values().flatten().cloned().collect()
+    }
+
+    /// Counts a failure of a resolver.
+    pub(super) fn failed(&self, resolver: &Arc<str>, now: OffsetDateTime) {
+        let mut state = self.state.lock();
+        let (number, last) = state.failures.entry(resolver.clone()).or_insert((0, now));
+        (*number, *last) = (*number + 1, now);
+    }
+
+    /// Returns the state of each resolver in numbers.
+    pub(crate) fn numbers(&self) -> BTreeMap<Arc<str>, Numbers> {
+        let state = self.state.lock();
+        let mut all: BTreeMap<Arc<str>, Numbers> = BTreeMap::new();
+        for (resolver, rows) in &state.rows {
+            let numbers = all.entry(resolver.clone()).or_default();
+            for row in rows.iter().filter(|row| !row.names.is_empty()) {
+                match (row.not_after, row.next) {
+                    (None, _) => numbers.missing += 1,
+                    (Some(_), Some(_)) => numbers.held += 1,
+                    (Some(_), None) => numbers.unused += 1,
+                }
+            }
+        }
+        for (resolver, (failures, last)) in &state.failures {
+            let numbers = all.entry(resolver.clone()).or_default();
+            (numbers.failures, numbers.last_failure) = (*failures, Some(*last));
+        }
+        all
     }
 
     /// Returns a watch that changes with the served certificates.

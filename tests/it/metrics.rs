@@ -121,10 +121,39 @@ fn providers_report_their_updates() {
     gateway.write("routes.yml", "http:\n  routers:\n    a: {rulez: 'Path(`/`)', service: none}\n");
     eventually("it has found a problem", || value("problems").is_some_and(|number| number > 0));
     gateway.write("routes.yml", "http: {}\n");
+    let mut number = 0;
     eventually("a later update is recorded", || {
-        gateway.write("routes.yml", &format!("http: {{}} # {:?}\n", SystemTime::now()));
-        value("last_update_timestamp_seconds").unwrap() >= first && value("problems") == Some(0)
+        number += 1;
+        gateway.write("routes.yml", &routes(&format!("r{number}"), "http://127.0.0.1:1"));
+        value("last_update_timestamp_seconds").unwrap() > first && value("problems") == Some(0)
     });
+}
+
+#[test]
+fn failures_of_certificate_resolvers_are_counted() {
+    let authority = Backend::bytes("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
+    let folder = tempfile::tempdir().unwrap();
+    let flags = [
+        "--metrics.prometheus=true".to_owned(),
+        format!("--certificatesResolvers.le.acme.caServer={}/dir", authority.url()),
+        format!("--certificatesResolvers.le.acme.storage={}", folder.path().join("acme.json").display()),
+        "--certificatesResolvers.le.acme.tlsChallenge=true".to_owned(),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let routes = "http:\n  routers:\n    a: {rule: 'Host(`a.test`)', service: api@internal, tls: {certResolver: le}}\n";
+    let gateway = Gateway::with(&flags, routes);
+    let value = |name: &str| {
+        let found = samples(&gateway, &format!("tidegate_acme_{name}"));
+        found.first().map_or(0, |line| last(line))
+    };
+    eventually("the authority has refused", || value("failures_total{resolver=\"le\"}") > 0);
+    eventually("the certificate is missing", || {
+        value("certificates{resolver=\"le\",state=\"missing\"}") == 1
+    });
+    assert_eq!(value("certificates{resolver=\"le\",state=\"held\"}"), 0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let last = value("last_failure_timestamp_seconds{resolver=\"le\"}");
+    assert!(last > 0 && last <= now, "{last} {now}");
 }
 
 #[test]

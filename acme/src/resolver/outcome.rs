@@ -38,7 +38,10 @@ impl Resolver {
                     self.store(Change::Account(new)).await;
                 }
             }
-            Ok(Done::Opened(Err(error))) => self.close(&error),
+            Ok(Done::Opened(Err(error))) => {
+                self.parts.shared.failed(&self.parts.name, OffsetDateTime::now_utc());
+                self.close(&error);
+            }
             Ok(Done::Suggested { id, outcome }) => self.suggested(&id, outcome),
             Ok(Done::Allowed { name, allowed: true }) => {
                 self.demand(name);
@@ -144,6 +147,7 @@ impl Resolver {
 
     fn failed(&mut self, names: &[String], begun: u64, failure: &Failure) {
         let Failure { error, placed } = failure;
+        self.parts.shared.failed(&self.parts.name, OffsetDateTime::now_utc());
         if !placed {
             self.retry_state.was_not_placed(names, begun);
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tidegate_acme::Acme;
 use tidegate_config::Kind;
 use tidegate_core::{Origin, Reason};
 
@@ -59,5 +60,33 @@ pub(super) fn providers(out: &mut dyn Writer, metrics: &Metrics) {
     out.metric(Metric::gauge("tidegate_provider_problems", help));
     for state in &states {
         out.series(&[("provider", &state.name)], Value::Count(state.problems as u64));
+    }
+}
+
+/// Writes the state of each certificate resolver.
+pub(super) fn resolvers(out: &mut dyn Writer, metrics: &Metrics) {
+    let numbers = metrics.resolvers.get().map(Acme::numbers).unwrap_or_default();
+    if numbers.is_empty() {
+        return;
+    }
+    let help = "Number of certificates of a resolver: held, missing, or no longer used.";
+    out.metric(Metric::gauge("tidegate_acme_certificates", help));
+    for (resolver, numbers) in &numbers {
+        let states = [("held", numbers.held), ("missing", numbers.missing), ("unused", numbers.unused)];
+        for (state, number) in states {
+            out.series(&[("resolver", resolver), ("state", state)], Value::Count(number));
+        }
+    }
+    let help = "Number of orders that failed, and of failures to reach the authority, by resolver.";
+    out.metric(Metric::counter("tidegate_acme_failures_total", help));
+    for (resolver, numbers) in &numbers {
+        out.series(&[("resolver", resolver)], Value::Count(numbers.failures));
+    }
+    let help = "When an order, or reaching the authority, last failed, in Unix time.";
+    out.metric(Metric::gauge("tidegate_acme_last_failure_timestamp_seconds", help));
+    for (resolver, numbers) in &numbers {
+        if let Some(last) = numbers.last_failure {
+            out.series(&[("resolver", resolver)], Value::Number(last.unix_timestamp() as f64));
+        }
     }
 }

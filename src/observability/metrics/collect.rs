@@ -76,6 +76,7 @@ pub(super) fn collect(
         servers(out, snapshot);
     }
     certificates(out, snapshot);
+    beyond::resolvers(out, metrics);
     lost_pushes(out, metrics);
 }
 

@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use http::HeaderName;
 use parking_lot::Mutex;
+use tidegate_acme::Acme;
 use tidegate_core::RequestCounters;
 use tidegate_core::metrics::ResponseCounters;
 
@@ -127,6 +128,7 @@ pub struct Metrics {
     entry_points: BTreeMap<String, EntryPointCounters>,
     connections: Mutex<BTreeMap<String, Arc<dyn OpenConnections>>>,
     providers: OnceLock<Arc<dyn Providers>>,
+    resolvers: OnceLock<Acme>,
     /// Number of lost pushes by system.
     lost: BTreeMap<&'static str, AtomicU64>,
 }
@@ -173,6 +175,7 @@ impl Metrics {
             header_labels: header_labels.map(label).collect(),
             connections: Mutex::default(),
             providers: OnceLock::new(),
+            resolvers: OnceLock::new(),
             lost: lost(options),
         }))
     }
@@ -205,6 +208,11 @@ impl Metrics {
     /// Sets where the states of providers are known. Further calls do nothing.
     pub(crate) fn watch_providers(&self, providers: Arc<dyn Providers>) {
         let _ = self.providers.set(providers);
+    }
+
+    /// Sets the certificate resolvers. Further calls do nothing.
+    pub(crate) fn watch_resolvers(&self, resolvers: Acme) {
+        let _ = self.resolvers.set(resolvers);
     }
 }
 
