@@ -312,6 +312,74 @@ impl ResponseCounters {
     }
 }
 
+/// Counts the connections of one TCP router or service, and their bytes.
+#[derive(Debug)]
+pub struct TrafficCounters(Box<[TrafficCells]>);
+
+/// The counters of one worker, in cache lines of their own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct TrafficCells {
+    opened: AtomicU64,
+    closed: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+/// The sum of all workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Number of connections so far.
+    pub connections: u64,
+    /// Number of open ones.
+    pub open: u64,
+    /// Bytes from clients.
+    pub received: u64,
+    /// Bytes to clients.
+    pub sent: u64,
+}
+
+impl TrafficCounters {
+    /// Creates counters for this many workers.
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers.max(1)).map(|_| TrafficCells::default()).collect())
+    }
+
+    fn cells(&self, worker: usize) -> Option<&TrafficCells> {
+        self.0.get(worker).or_else(|| self.0.first())
+    }
+
+    /// Counts a connection that opens on this worker. Other threads use any index.
+    pub fn open(&self, worker: usize) {
+        self.cells(worker).into_iter().for_each(|cells| add(&cells.opened, 1));
+    }
+
+    /// Counts a connection that closes.
+    pub fn close(&self, worker: usize) {
+        self.cells(worker).into_iter().for_each(|cells| add(&cells.closed, 1));
+    }
+
+    /// Counts bytes from a client, and to it.
+    pub fn carry(&self, worker: usize, received: u64, sent: u64) {
+        if let Some(cells) = self.cells(worker) {
+            add(&cells.received, received);
+            add(&cells.sent, sent);
+        }
+    }
+
+    /// Returns the sum of all workers.
+    pub fn total(&self) -> Traffic {
+        // What is closed is read first, so that no more are closed than were opened.
+        let sum = |of: fn(&TrafficCells) -> &AtomicU64| -> u64 {
+            self.0.iter().map(|cells| of(cells).load(Ordering::Relaxed)).sum()
+        };
+        let closed = sum(|cells| &cells.closed);
+        let connections = sum(|cells| &cells.opened);
+        let (received, sent) = (sum(|cells| &cells.received), sum(|cells| &cells.sent));
+        Traffic { connections, open: connections.saturating_sub(closed), received, sent }
+    }
+}
+
 /// An append-only list that can be searched while others append to it. Most have one or two entries.
 #[derive(Debug)]
 struct List<T>(OnceLock<Box<ListNode<T>>>);

@@ -16,10 +16,11 @@ use super::diagnostics::{Broken, Diagnostics};
 use super::files::Content;
 use super::tasks::{Slot, Tasks};
 use super::{Effects, Environment, files};
-use crate::observability::metrics::CountedObject;
+use crate::observability::metrics::{CarryingObject, CountedObject};
 use crate::service::Service;
 use crate::upstream::Transport;
 use crate::{service, store, tcp, udp};
+use tidegate_core::metrics::TrafficCounters;
 
 /// A kind of object that others refer to, built once for all of them or once per router.
 pub(super) trait Component: Object {
@@ -166,6 +167,8 @@ pub(super) struct Instances {
     pub(super) states: HashMap<StateKey, ObjectState>,
     /// Counters of routers and services.
     pub(super) counters: BTreeMap<CountedObject, Arc<RequestCounters>>,
+    /// Counters of TCP routers and services.
+    pub(super) traffic: BTreeMap<CarryingObject, Arc<TrafficCounters>>,
 }
 
 impl Instances {
@@ -176,6 +179,13 @@ impl Instances {
                 && self.services.names().contains(name)
             {
                 self.counters.entry(object.clone()).or_insert_with(|| counters.clone());
+            }
+        }
+        for (object, counters) in &before.traffic {
+            if let CarryingObject::TcpService(name) = object
+                && self.tcp_services.names().contains(name)
+            {
+                self.traffic.entry(object.clone()).or_insert_with(|| counters.clone());
             }
         }
     }
@@ -354,6 +364,16 @@ impl<'a> Builder<'a> {
         let mut state = self.state.borrow_mut();
         let counters =
             state.now.counters.entry(object).or_insert_with(|| before.unwrap_or_else(|| metrics.counters()));
+        Some(counters.clone())
+    }
+
+    /// Returns the counters of an object's connections, as [`Self::counters`] does.
+    pub(super) fn traffic(&self, object: CarryingObject) -> Option<Arc<TrafficCounters>> {
+        let metrics = self.environment.metrics.as_ref().filter(|metrics| metrics.counts_traffic(&object))?;
+        let before = self.previous.and_then(|(_, before)| before.traffic.get(&object).cloned());
+        let mut state = self.state.borrow_mut();
+        let counters =
+            state.now.traffic.entry(object).or_insert_with(|| before.unwrap_or_else(|| metrics.traffic()));
         Some(counters.clone())
     }
 

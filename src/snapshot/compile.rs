@@ -122,6 +122,7 @@ pub fn compile(
         tcp_services: instances.tcp_services.built(),
         report: Arc::new(report),
         counters: instances.counters.clone(),
+        traffic: instances.traffic.clone(),
         compiled: now,
     };
     (Compiled { snapshot: Arc::new(snapshot), qualified, instances, rules, tls }, effects)

@@ -29,7 +29,7 @@ use arc_swap::ArcSwap;
 use tidegate_core::{Next, RequestCounters, RouteInfo};
 use time::OffsetDateTime;
 
-use crate::observability::metrics::CountedObject;
+use crate::observability::metrics::{CarryingObject, CountedObject};
 use crate::router::Index;
 use crate::service::Service;
 use crate::settings::EntryPointObservability;
@@ -39,6 +39,7 @@ pub use effects::Effects;
 pub use files::Files;
 use report::Report;
 pub(crate) use routes::begin_span;
+use tidegate_core::metrics::TrafficCounters;
 
 /// A compiled configuration.
 pub struct Snapshot {
@@ -56,6 +57,8 @@ pub struct Snapshot {
     pub report: Arc<Report>,
     /// Counters of routers and services, for metrics.
     pub counters: BTreeMap<CountedObject, Arc<RequestCounters>>,
+    /// Counters of TCP routers and services, for metrics.
+    pub traffic: BTreeMap<CarryingObject, Arc<TrafficCounters>>,
     /// When it was compiled.
     pub compiled: OffsetDateTime,
 }

@@ -21,6 +21,7 @@ use super::routers::{
 };
 use super::services::not_one_type;
 use super::syntax::syntax_error;
+use crate::observability::metrics::CarryingObject;
 use crate::router::RuleError;
 use crate::settings::Settings;
 use crate::tcp::{
@@ -126,7 +127,17 @@ impl Router<'_, '_> {
             rule,
             priority: router.priority,
             tie: (rank, name.to_owned()),
-            value: Arc::new(Route { name: Arc::from(name), middlewares, service, security, domains }),
+            value: Arc::new(Route {
+                name: Arc::from(name),
+                middlewares,
+                service,
+                traffic: self.builder.traffic(CarryingObject::TcpRouter {
+                    router: name.to_owned(),
+                    service: router.service.as_str().to_owned(),
+                }),
+                security,
+                domains,
+            }),
         })
     }
 
@@ -296,7 +307,8 @@ fn load_balancer(
         "" => default_transport(builder, options)?,
         transport => builder.instance::<TcpServersTransport>(transport)?,
     };
-    let (service, warnings) = builder.tcp.load_balancer(name, options, &transport)?;
+    let traffic = builder.traffic(CarryingObject::TcpService(name.to_owned()));
+    let (service, warnings) = builder.tcp.load_balancer(name, options, &transport, traffic)?;
     builder.warn(warnings);
     Ok(service)
 }

@@ -385,7 +385,10 @@ fn tcp_servers_keep_their_state_across_reloads() {
     };
     let server = |compiled: &Compiled| {
         let service = compiled.snapshot.tcp_services["s@file"].clone();
-        (0..2).filter_map(|_| service.choose()).find(|server| server.address() == "127.0.0.1:1").unwrap()
+        (0..2)
+            .filter_map(|_| Some(service.choose()?.server))
+            .find(|server| server.address() == "127.0.0.1:1")
+            .unwrap()
     };
     let first = world.compile(&config("127.0.0.1:2"));
     let second = world.compile_after(&config("127.0.0.1:3"), Some(&first));

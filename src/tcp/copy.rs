@@ -38,11 +38,12 @@ pub(super) struct Copied {
 /// means no limit.
 ///
 /// A side that closes with unread bytes is reset: writes to it fail, but its last bytes can still be read. So
-/// a failed write ends only its own direction.
+/// a failed write ends only its own direction. `progress` gets what has been copied since it was last called.
 pub(super) async fn both_ways<C, S>(
     client: &mut C,
     server: &mut S,
     delay: Option<Duration>,
+    mut progress: impl FnMut(Copied),
 ) -> (Copied, io::Result<()>)
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -51,8 +52,10 @@ where
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut deadline = pin!(None);
     let ended = poll_fn(|cx| {
-        let sent = up.poll(cx, client, server)?;
-        let received = down.poll(cx, server, client)?;
+        let before = (up.copied, down.copied);
+        let (sent, received) = (up.poll(cx, client, server), down.poll(cx, server, client));
+        progress(Copied { sent: up.copied - before.0, received: down.copied - before.1 });
+        let (sent, received) = (sent?, received?);
         if sent.is_ready() && received.is_ready() {
             return Poll::Ready(Ok(()));
         }
@@ -222,7 +225,7 @@ mod tests {
         let (client, mut inner_client) = duplex(size);
         let (server, mut inner_server) = duplex(size);
         let copying = async {
-            let (copied, ended) = both_ways(&mut inner_client, &mut inner_server, delay).await;
+            let (copied, ended) = both_ways(&mut inner_client, &mut inner_server, delay, |_| ()).await;
             drop((inner_client, inner_server));
             ended.map(|()| copied)
         };

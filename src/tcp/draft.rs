@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tidegate_config::tcp::{TcpHealthCheck, TcpLoadBalancer};
 use tidegate_core::BuildError;
+use tidegate_core::metrics::TrafficCounters;
 
 use super::health;
 use super::registry::{Registry, ServerKey};
@@ -70,6 +71,7 @@ impl Draft {
         name: &str,
         options: &TcpLoadBalancer,
         transport: &Arc<Transport>,
+        traffic: Option<Arc<TrafficCounters>>,
     ) -> Result<(Arc<dyn Service>, Vec<String>), BuildError> {
         if let Some(check) = &options.health_check {
             health::check_options(check)?;
@@ -86,7 +88,7 @@ impl Draft {
         self.checks.set(name, servers.iter().map(|server| (server.clone(), check.clone())).collect());
         let members = servers.iter().map(|server| (server.address().to_owned(), 1)).collect();
         let round_robin = self.round_robin(name, members);
-        Ok((Arc::new(LoadBalancer { servers, round_robin }), errors))
+        Ok((Arc::new(LoadBalancer { servers, round_robin, traffic }), errors))
     }
 
     /// Returns a service that distributes connections over `children` (name as configured, weight, service).

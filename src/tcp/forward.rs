@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_core::Connection;
+use tidegate_core::metrics::TrafficCounters;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::copy;
+use super::copy::{self, Copied};
 use super::postgres;
 use super::route::Route;
 use super::server::Server;
+use super::service::Chosen;
 use super::transport::Stream;
+use crate::worker;
 
 /// Maximum number of servers tried for one connection.
 const MAX_SERVERS: usize = 3;
@@ -20,20 +23,47 @@ const STARTTLS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to the chosen server.
 pub struct ServerConnection {
-    server: Arc<Server>,
+    chosen: Chosen,
     stream: Stream,
+}
+
+/// An open connection in the counters of its router and its service.
+struct Counted<'a>([Option<&'a TrafficCounters>; 2]);
+
+impl<'a> Counted<'a> {
+    fn open(route: &'a Route, chosen: &'a Chosen) -> Self {
+        let counted = Self([route.traffic.as_deref(), chosen.traffic.as_deref()]);
+        counted.each(|counters| counters.open(worker::index()));
+        counted
+    }
+
+    fn carry(&self, carried: Copied) {
+        if carried != Copied::default() {
+            self.each(|counters| counters.carry(worker::index(), carried.sent, carried.received));
+        }
+    }
+
+    fn each(&self, work: impl FnMut(&'a TrafficCounters)) {
+        self.0.iter().copied().flatten().for_each(work);
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.each(|counters| counters.close(worker::index()));
+    }
 }
 
 /// Connects to a server of a route. With `starttls`, the server must accept PostgreSQL's TLS request first,
 /// as the client already has the answer.
 pub async fn connect(route: &Route, connection: &Connection, starttls: bool) -> io::Result<ServerConnection> {
-    let (server, mut stream) = Box::pin(connect_to_server(route, connection)).await?;
+    let (chosen, mut stream) = Box::pin(connect_to_server(route, connection)).await?;
     if starttls {
         tokio::time::timeout(STARTTLS_TIMEOUT, postgres::request_tls(&mut stream)).await.map_err(
             |_| io::Error::new(io::ErrorKind::TimedOut, "timed out waiting for the server to accept TLS"),
         )??;
     }
-    Ok(ServerConnection { server, stream })
+    Ok(ServerConnection { chosen, stream })
 }
 
 /// Copies bytes in both directions until both sides have finished.
@@ -43,10 +73,13 @@ pub async fn forward<C: AsyncRead + AsyncWrite + Unpin>(
     connected: ServerConnection,
     connection: &Connection,
 ) -> io::Result<()> {
-    let ServerConnection { server, mut stream } = connected;
+    let ServerConnection { chosen, mut stream } = connected;
+    let counted = Counted::open(route, &chosen);
+    let server = &chosen.server;
     tracing::debug!(router = %route.name, server = server.address(), peer = %connection.peer, "TCP connection opened");
     let delay = server.transport().termination_delay();
-    let (carried, ended) = Box::pin(copy::both_ways(client, &mut stream, delay)).await;
+    let (carried, ended) =
+        Box::pin(copy::both_ways(client, &mut stream, delay, |carried| counted.carry(carried))).await;
     tracing::debug!(
         router = %route.name,
         server = server.address(),
@@ -59,25 +92,26 @@ pub async fn forward<C: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Connects to the next server, or to another one if it is unreachable.
-async fn connect_to_server(route: &Route, connection: &Connection) -> io::Result<(Arc<Server>, Stream)> {
+async fn connect_to_server(route: &Route, connection: &Connection) -> io::Result<(Chosen, Stream)> {
     let Some(service) = &route.service else {
         return Err(io::Error::other(format!("router {} is broken", route.name)));
     };
     let mut tried: Vec<Arc<Server>> = Vec::new();
     let mut failure = None;
     while tried.len() < MAX_SERVERS {
-        let Some(server) = service.choose() else { break };
-        if tried.iter().any(|other| Arc::ptr_eq(other, &server)) {
+        let Some(chosen) = service.choose() else { break };
+        let server = &chosen.server;
+        if tried.iter().any(|other| Arc::ptr_eq(other, server)) {
             break;
         }
         match server.connect(connection).await {
-            Ok(stream) => return Ok((server, stream)),
+            Ok(stream) => return Ok((chosen, stream)),
             Err(error) => {
                 tracing::warn!(router = %route.name, server = server.address(), %error, "cannot connect to a TCP server");
                 failure = Some(error);
             }
         }
-        tried.push(server);
+        tried.push(chosen.server);
     }
     Err(failure.unwrap_or_else(|| io::Error::other(format!("router {}: no available server", route.name))))
 }

@@ -11,6 +11,7 @@ use super::service::Service;
 use crate::router::{Closeness, Rule};
 use tidegate_config::tls::Domain;
 use tidegate_core::Connection;
+use tidegate_core::metrics::TrafficCounters;
 use tidegate_wire::client_hello::{self, HANDSHAKE_RECORD, Hello, Parsed};
 use tidegate_wire::postgres;
 
@@ -22,6 +23,8 @@ pub struct Route {
     pub middlewares: Vec<Arc<dyn Middleware>>,
     /// The service; `None` for a broken router, which closes its connections.
     pub service: Option<Arc<dyn Service>>,
+    /// Counters of its connections, if metrics have them.
+    pub traffic: Option<Arc<TrafficCounters>>,
     /// How TLS is handled.
     pub security: Security,
     /// The names of the router's certificates (`tls.domains`).
@@ -206,6 +209,7 @@ mod tests {
                 name: Arc::from(*rule),
                 middlewares: Vec::new(),
                 service: None,
+                traffic: None,
                 security: Security::Plain,
                 domains: Vec::new(),
             }),

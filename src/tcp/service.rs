@@ -3,13 +3,23 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tidegate_core::metrics::TrafficCounters;
+
 use super::round_robin::RoundRobin;
 use super::server::Server;
+
+/// The server for a connection.
+pub struct Chosen {
+    /// The server.
+    pub server: Arc<Server>,
+    /// The counters of its service, if metrics have it.
+    pub traffic: Option<Arc<TrafficCounters>>,
+}
 
 /// A TCP service.
 pub trait Service: Send + Sync {
     /// Returns the server for a new connection; `None` if none is available.
-    fn choose(&self) -> Option<Arc<Server>>;
+    fn choose(&self) -> Option<Chosen>;
 
     /// Returns true if a server is available.
     fn is_up(&self) -> bool;
@@ -24,12 +34,13 @@ pub trait Service: Send + Sync {
 pub(super) struct LoadBalancer {
     pub(super) servers: Vec<Arc<Server>>,
     pub(super) round_robin: Arc<RoundRobin>,
+    pub(super) traffic: Option<Arc<TrafficCounters>>,
 }
 
 impl Service for LoadBalancer {
-    fn choose(&self) -> Option<Arc<Server>> {
+    fn choose(&self) -> Option<Chosen> {
         let index = self.round_robin.next(|index| self.servers[index].is_up())?;
-        Some(self.servers[index].clone())
+        Some(Chosen { server: self.servers[index].clone(), traffic: self.traffic.clone() })
     }
 
     fn is_up(&self) -> bool {
@@ -49,7 +60,7 @@ pub(super) struct Weighted {
 }
 
 impl Service for Weighted {
-    fn choose(&self) -> Option<Arc<Server>> {
+    fn choose(&self) -> Option<Chosen> {
         let index = self.round_robin.next(|index| self.children[index].is_up())?;
         self.children[index].choose()
     }

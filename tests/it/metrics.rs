@@ -9,6 +9,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 };
 
 use crate::support::otlp::{Collector, value};
+use crate::support::streams::{Server, connect, say, take};
 use crate::support::{Backend, Client, Gateway, eventually, get, get_with, raw};
 
 const ALL: &[&str] = &["--metrics.prometheus.addRoutersLabels=true"];
@@ -126,6 +127,44 @@ fn providers_report_their_updates() {
         number += 1;
         gateway.write("routes.yml", &routes(&format!("r{number}"), "http://127.0.0.1:1"));
         value("last_update_timestamp_seconds").unwrap() > first && value("problems") == Some(0)
+    });
+}
+
+#[test]
+fn tcp_connections_and_their_bytes_are_counted() {
+    let server = Server::greeter("mail");
+    let routes = |router: &str| {
+        format!(
+            "tcp:\n  routers:\n    {router}: {{entryPoints: [web], rule: 'HostSNI(`*`)', service: s}}\n  \
+             services:\n    s: {{loadBalancer: {{servers: [{{address: '{}'}}]}}}}\n",
+            server.address
+        )
+    };
+    let gateway = Gateway::with(ALL, &routes("a"));
+    let values = |object: &str, labels: &str| -> Vec<Option<u64>> {
+        let names = ["connections_total", "open_connections", "received_bytes_total", "sent_bytes_total"];
+        let value = |name: &&str| {
+            let start = format!("tidegate_tcp_{object}_{name}{{{labels}}} ");
+            samples(&gateway, &start).first().map(|line| last(line))
+        };
+        names.iter().map(value).collect()
+    };
+    let (router, service) = (r#"router="a@file",service="s@file""#, r#"service="s@file""#);
+    let both = |connections: u64, open: u64, received: u64, sent: u64| {
+        let expected = [connections, open, received, sent].map(Some);
+        values("router", router) == expected && values("service", service) == expected
+    };
+    assert!(both(0, 0, 0, 0));
+    let mut client = connect(gateway.web());
+    assert_eq!(take(&mut client, 16), "hello from mail\n");
+    assert_eq!(say(&mut client, "echo"), "echo");
+    // While the connection is open: the greeting has 16 bytes.
+    eventually("bytes are counted", || both(1, 1, 4, 20));
+    drop(client);
+    eventually("it is closed", || both(1, 0, 4, 20));
+    gateway.write("routes.yml", &routes("b"));
+    eventually("the router has gone, and its service has not lost its counts", || {
+        values("router", router)[0].is_none() && values("service", service)[0] == Some(1)
     });
 }
 

@@ -162,6 +162,7 @@ fn gate_with_hosts(
         tcp_services: BTreeMap::new(),
         report: Arc::default(),
         counters: BTreeMap::new(),
+        traffic: Default::default(),
         compiled: time::OffsetDateTime::UNIX_EPOCH,
     };
     let mut entry_point = EntryPoint { address: "127.0.0.1:0".into(), ..EntryPoint::default() };
@@ -478,6 +479,7 @@ fn an_address_in_use_is_an_error_that_names_it() {
         tcp_services: BTreeMap::new(),
         report: Arc::default(),
         counters: BTreeMap::new(),
+        traffic: Default::default(),
         compiled: time::OffsetDateTime::UNIX_EPOCH,
     }));
     let error = EntryPoints::start(&settings, handle, Options::default()).err().unwrap().to_string();

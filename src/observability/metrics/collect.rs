@@ -75,6 +75,7 @@ pub(super) fn collect(
         retries(out, shown);
         servers(out, snapshot);
     }
+    beyond::traffic(out, snapshot, view.levels);
     certificates(out, snapshot);
     beyond::resolvers(out, metrics);
     lost_pushes(out, metrics);

@@ -16,7 +16,7 @@ use http::HeaderName;
 use parking_lot::Mutex;
 use tidegate_acme::Acme;
 use tidegate_core::RequestCounters;
-use tidegate_core::metrics::ResponseCounters;
+use tidegate_core::metrics::{ResponseCounters, TrafficCounters};
 
 use crate::settings::{self, Datadog, InfluxDb2, OtlpMetrics, Prometheus, Settings, StatsD};
 
@@ -38,6 +38,20 @@ pub enum CountedObject {
     },
     /// A service with servers, by `name@provider`.
     Service(String),
+}
+
+/// An object whose connections are counted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CarryingObject {
+    /// A TCP router, by its name and that of its service.
+    TcpRouter {
+        /// `name@provider`.
+        router: String,
+        /// `name@provider`.
+        service: String,
+    },
+    /// A TCP service with servers, by `name@provider`.
+    TcpService(String),
 }
 
 /// The counters of an entry point.
@@ -198,6 +212,19 @@ impl Metrics {
     /// Returns new counters.
     pub fn counters(&self) -> Arc<RequestCounters> {
         Arc::new(RequestCounters::new(self.workers, self.bounds.clone()))
+    }
+
+    /// Returns true if the connections of this object are counted.
+    pub(crate) fn counts_traffic(&self, object: &CarryingObject) -> bool {
+        match object {
+            CarryingObject::TcpRouter { .. } => self.levels.routers,
+            CarryingObject::TcpService(_) => self.levels.services,
+        }
+    }
+
+    /// Returns new counters of connections.
+    pub(crate) fn traffic(&self) -> Arc<TrafficCounters> {
+        Arc::new(TrafficCounters::new(self.workers))
     }
 
     /// Adds the connections of an entry point.

@@ -175,7 +175,7 @@ fn live_tcp_servers_do_not_change_if_effects_are_dropped() {
     assert!(service.is_up(), "no longer checked");
     let slow = tcp_service(&world.draft(&tcp_config("2s", ""), Some(&live)));
     let again = tcp_service(&world.draft(&tcp_config("1s", ""), Some(&live)));
-    let server = |service: &Arc<dyn tcp::Service>| service.choose().unwrap();
+    let server = |service: &Arc<dyn tcp::Service>| service.choose().unwrap().server;
     assert!(!Arc::ptr_eq(&server(&service), &server(&slow)));
     assert!(Arc::ptr_eq(&server(&service), &server(&again)), "the live one is still known");
 }
