@@ -88,8 +88,7 @@ impl Gateway {
     /// Clients are accepted at once. They are served when every provider has delivered, or after
     /// `providers.startTimeout`.
     pub fn start(settings: Settings, options: Options) -> Result<Self, StartError> {
-        let control = control_runtime()?;
-        let sources = sources(&settings)?;
+        let (control, sources) = (control_runtime()?, sources(&settings)?);
         let settings = Arc::new(settings);
         let workers = if options.workers == 0 { worker::count() } else { options.workers };
         let (updates, incoming) = mpsc::channel(QUEUE);
@@ -102,8 +101,7 @@ impl Gateway {
         effects.apply();
         // Set only once, here: no one reads it earlier.
         let _ = around.snapshots.set(snapshots.downgrade());
-        let open = |log| AccessLog::open(log, control.handle());
-        let access_log = settings.access_log.as_ref().map(open).transpose().map_err(StartError::AccessLog)?;
+        let access_log = open_access_log(&settings, &control)?;
         let (generation_sender, generation) = watch::channel(0);
         let configuration = Loop {
             compiler: Arc::new(compiler),
@@ -131,8 +129,7 @@ impl Gateway {
         start_stapler(&settings, client, &snapshots, &generation, &control);
         let (log, metrics, passed) = (access_log.clone(), around.metrics.clone(), options.passed);
         let tracer = Tracer::start(&settings, control.handle());
-        let own_tracer = tracer.clone();
-        let requests = around.requests.clone();
+        let (own_tracer, requests) = (tracer.clone(), around.requests.clone());
         let entry_options =
             entrypoint::Options { workers, log, metrics, tracer, requests, opening: opening.clone(), passed };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
@@ -236,6 +233,12 @@ impl Gateway {
         };
         tokio::join!(traced, logged);
     }
+}
+
+/// Opens the access log, if it is enabled.
+fn open_access_log(settings: &Settings, control: &Runtime) -> Result<Option<Arc<AccessLog>>, StartError> {
+    let open = |log| AccessLog::open(log, control.handle());
+    settings.access_log.as_ref().map(open).transpose().map_err(StartError::AccessLog)
 }
 
 /// Starts the threads of the control plane.
