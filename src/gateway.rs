@@ -119,13 +119,9 @@ impl Gateway {
             opening.open();
         }
         around.readiness.expect(sources.iter().map(|(instance, _)| instance.name.clone()));
-        if let Some(metrics) = &around.metrics {
-            metrics.watch_providers(around.readiness.clone());
-            metrics.watch_resolvers(around.acme.clone());
-        }
         control.spawn(configuration.run(incoming));
         let providers = start_providers(sources, &settings, &updates, &control);
-        start_pushes(&settings, &around, &client, &snapshots, &control);
+        start_metrics(&settings, &around, &client, &snapshots, &control);
         start_stapler(&settings, client, &snapshots, &generation, &control);
         let (log, metrics, passed) = (access_log.clone(), around.metrics.clone(), options.passed);
         let tracer = Tracer::start(&settings, control.handle());
@@ -293,15 +289,18 @@ fn initial_states(settings: &Settings) -> BTreeMap<Arc<str>, Arc<Provided>> {
     BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)))])
 }
 
-/// Starts what sends metrics to other systems.
-fn start_pushes(
+/// Lets metrics read the state of providers and resolvers, and starts what sends them to other systems.
+fn start_metrics(
     settings: &Settings,
     around: &Surroundings,
     client: &Arc<dyn HttpClient>,
     snapshots: &SnapshotHandle,
     control: &Runtime,
 ) {
-    if let (Some(metrics), Some(options)) = (&around.metrics, &settings.metrics) {
+    let Some(metrics) = &around.metrics else { return };
+    metrics.watch_providers(around.readiness.clone());
+    metrics.watch_resolvers(around.acme.clone());
+    if let Some(options) = &settings.metrics {
         push::start(metrics, options, &snapshots.downgrade(), client, control.handle());
     }
 }
