@@ -18,8 +18,9 @@ if grep -qv '^dns-update ' <<<"$users"; then
   printf 'deny.toml: reqwest is used by:\n%s\n' "$users" >&2
   exit 1
 fi
+# Cargo also lists a version that is built twice, with the features of build dependencies and with others.
 several=$(cargo tree --workspace --quiet --all-features --edges normal,build,dev --duplicates --depth 0 --prefix none)
-for crate in $(sed 's/ .*//' <<<"$several" | sort -u); do
+for crate in $(cut -d ' ' -f 1,2 <<<"$several" | sort -u | cut -d ' ' -f 1 | uniq -d); do
   if ! grep -q "{ crate = \"$crate@[0-9.]*\", reason" deny.toml; then
     echo "deny.toml: there are several versions of $crate" >&2
     exit 1
