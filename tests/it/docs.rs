@@ -157,8 +157,12 @@ fn decode_labels(page: &str, body: &str) -> Config {
 }
 
 /// The Compose files of the repository.
-pub const COMPOSE: [&str; 3] =
-    ["docker-compose.yml", "examples/docker/docker-compose.yml", "examples/from-traefik/docker-compose.yml"];
+pub const COMPOSE: [&str; 4] = [
+    "docker-compose.yml",
+    "examples/docker/docker-compose.yml",
+    "examples/from-traefik/docker-compose.yml",
+    "examples/monitoring/docker-compose.yml",
+];
 
 #[test]
 fn the_labels_of_the_compose_files_decode() {
