@@ -52,6 +52,8 @@ fn lines_are_traefiks_but_for_pages() {
         differ.sort();
         differ.dedup();
         differ.retain(|key| ours.get(key) != theirs.get(key) && !VOLATILE.contains(&key.as_str()));
+        // Who responded and why. Traefik has neither.
+        differ.retain(|key| !["Origin", "Reason"].contains(&key.as_str()) || theirs.get(key).is_some());
         let with_page = ours.get("ErrorPageStatus").is_some();
         let known = |key: &String| match key.as_str() {
             "ServiceName" | "ServiceURL" | "ServiceAddr" | "OriginStatus" | "OriginContentSize"
