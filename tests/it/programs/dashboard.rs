@@ -161,7 +161,7 @@ fn names_and_rules_are_text_and_old_addresses_lead_to_new_pages() {
     open(&mut browser, &base, "/http/routers/hostile@file");
     assert_eq!(browser.evaluate("document.title"), "HTTP router hostile@file · Tidegate");
     assert_eq!(browser.complaints(), Vec::<String>::new());
-    // A name that does not exist is told, and the console shows the answer of the API.
+    // A name that does not exist is reported, and the console shows the response of the API.
     open(&mut browser, &base, "/http/routers/none@file");
     assert!(text(&mut browser).contains("router not found: none@file"));
 }
