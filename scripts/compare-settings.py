@@ -465,7 +465,9 @@ class Gateway:
                 continue
             if line.startswith("{"):
                 entry = json.loads(line)
-                entry.pop("RequestCount", None)
+                # Traefik has no Origin and no Reason: docs/differences.md.
+                for name in ("RequestCount", "Origin", "Reason"):
+                    entry.pop(name, None)
                 for name in ("Duration", "OriginDuration", "Overhead", "StartLocal", "StartUTC", "time", "ClientAddr", "ClientPort"):
                     if name in entry:
                         entry[name] = "*"
