@@ -42,7 +42,8 @@ pub struct Attempt {
     /// Number of bytes received of the body.
     received: AtomicU64,
     pub(crate) headers: OnceLock<HeaderMap>,
-    counters: OnceLock<Arc<RequestCounters>>,
+    /// The counters of the service, if metrics have its name.
+    counters: Option<Arc<RequestCounters>>,
     /// The status that was replaced by another response; 0 if the client got it.
     pub(crate) replaced: AtomicU16,
 }
@@ -63,7 +64,11 @@ pub struct Failed<'a> {
 
 impl Attempt {
     /// Creates an attempt that begins now.
-    pub(crate) fn begin(service: Arc<str>, server: Option<Arc<ServerInfo>>) -> Self {
+    pub(crate) fn begin(
+        service: Arc<str>,
+        server: Option<Arc<ServerInfo>>,
+        counters: Option<Arc<RequestCounters>>,
+    ) -> Self {
         Self {
             service,
             server,
@@ -74,7 +79,7 @@ impl Attempt {
             size: AtomicU64::new(UNKNOWN),
             received: AtomicU64::new(0),
             headers: OnceLock::new(),
-            counters: OnceLock::new(),
+            counters,
             replaced: AtomicU16::new(0),
         }
     }
@@ -92,15 +97,9 @@ impl Attempt {
         let _ = self.headers.set(headers.clone());
     }
 
-    /// Sets the counters of the service, if metrics have its name.
-    pub fn count_in(&self, counters: &Arc<RequestCounters>) {
-        // Set only once, when the attempt begins.
-        let _ = self.counters.set(counters.clone());
-    }
-
     /// Returns the counters of the service.
     pub fn counters(&self) -> Option<&RequestCounters> {
-        self.counters.get().map(|counters| &**counters)
+        self.counters.as_deref()
     }
 
     /// Returns the number of bytes received of the server's body.

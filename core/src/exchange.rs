@@ -219,7 +219,17 @@ impl Exchange {
 
     /// Records that the request is sent to a server of `service`, or that the service has none.
     pub fn attempt(&self, service: &Arc<str>, server: Option<&Arc<ServerInfo>>) -> Option<&Attempt> {
-        self.attempts.push(Attempt::begin(service.clone(), server.cloned()))
+        self.attempt_counted(service, server, None)
+    }
+
+    /// Like [`Exchange::attempt`], with the counters of the service, if metrics have its name.
+    pub fn attempt_counted(
+        &self,
+        service: &Arc<str>,
+        server: Option<&Arc<ServerInfo>>,
+        counters: Option<&Arc<RequestCounters>>,
+    ) -> Option<&Attempt> {
+        self.attempts.push(Attempt::begin(service.clone(), server.cloned(), counters.cloned()))
     }
 
     /// Returns the attempts, oldest first, at most 64.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioExecutor;
-use tidegate_core::BuildError;
 use tidegate_core::client_ip::IpRanges;
+use tidegate_core::{BuildError, Reason};
 use tokio_util::task::TaskTracker;
 
 use super::conn_limit::{ConnectionLimit, ConnectionLimiter, OpenConnection};
@@ -83,7 +83,7 @@ pub(super) struct Listener {
     /// Whether `/ping` and `/ready` are served before that.
     pub(super) early: bool,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
-    pub(super) meter: Option<EntryPointMeter>,
+    pub(super) meter: Option<Arc<EntryPointMeter>>,
     pub(super) tracer: Option<Arc<Tracer>>,
     /// Recent requests, if they are recorded.
     pub(super) requests: Option<Arc<Requests>>,
@@ -121,6 +121,13 @@ pub(super) struct Shared {
 }
 
 impl Listener {
+    /// Counts the response to a head that is refused before there is a request.
+    pub(super) fn count_refused(&self, reason: Reason) {
+        if let Some(meter) = self.meter.as_ref().filter(|_| self.observability.metrics) {
+            meter.count_refused(reason);
+        }
+    }
+
     /// Checks the options of the entry point `name`, which has this `index` in the settings.
     pub(super) fn new(
         index: usize,
@@ -178,7 +185,7 @@ impl Listener {
             requests: shared.requests.clone(),
             observability: options.observability.clone(),
             tracer: shared.tracer.clone(),
-            meter: shared.metrics.as_ref().map(|metrics| EntryPointMeter::new(metrics, name)),
+            meter: shared.metrics.as_ref().map(|metrics| Arc::new(EntryPointMeter::new(metrics, name))),
             balance: shared.balance.clone(),
             shutdown: Shutdown::default(),
             connections,

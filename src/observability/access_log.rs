@@ -22,7 +22,7 @@ mod writer;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Uri};
@@ -119,15 +119,15 @@ impl AccessLog {
     /// Starts the line of a request: records the request before middlewares change it.
     ///
     /// The client's address is the first value of `X-Forwarded-For`, which must have been removed if the peer is not
-    /// trusted, or else the address of the peer.
-    pub fn begin(self: &Arc<Self>, request: &Request) -> Line {
+    /// trusted, or else the address of the peer. `is_forwarded` is whether the request may have that header.
+    pub fn begin(self: &Arc<Self>, request: &Request, is_forwarded: bool) -> Line {
         let head = &request.head;
         let seen = Seen {
             at: SystemTime::now(),
             method: head.method.clone(),
             uri: head.uri.clone(),
             host: self.needs_host().then(|| head.headers.get(HOST).cloned()).flatten(),
-            forwarded: head.headers.get(X_FORWARDED_FOR).cloned(),
+            forwarded: if is_forwarded { head.headers.get(X_FORWARDED_FOR).cloned() } else { None },
             headers: self.keeps_headers().then(|| head.headers.clone()),
             facts: self.expression.as_ref().map_or(0, |filter| filter.ask(request)),
             sampling_facts: self.sampling.as_ref().map(|sampling| sampling.ask(request)).unwrap_or_default(),
@@ -272,9 +272,9 @@ impl Line {
         self.headers = self.log.keeps_headers().then(|| headers.clone());
     }
 
-    /// Writes the line. `aborted` is who aborted the response, if it is incomplete.
-    pub fn write(&self, exchange: &Exchange, aborted: Option<Aborted>) {
-        let duration = exchange.started.elapsed();
+    /// Writes the line of a request that ended at `now`. `aborted` is who aborted the response, if it is incomplete.
+    pub fn write(&self, exchange: &Exchange, aborted: Option<Aborted>, now: Instant) {
+        let duration = now.saturating_duration_since(exchange.started);
         let summary = exchange.summary();
         let internal = |name: &str| name.ends_with("@internal");
         if (summary.service.is_some_and(internal) || internal(exchange.router())) && !self.log.add_internals {
@@ -352,7 +352,7 @@ mod tests {
         }
 
         fn answer(&self, request: Request, status: u16, body: &'static str) {
-            let mut line = self.log.begin(&request);
+            let mut line = self.log.begin(&request, true);
             let exchange = request.context.exchange;
             exchange.claim("eve\n\" x");
             let server = ServerInfo { id: 1, url: "http://s:80".into(), address: "s:80".into() };
@@ -361,7 +361,7 @@ mod tests {
             exchange.answer(status, None);
             exchange.add_sent(body.len());
             line.record_response(&HeaderMap::new());
-            line.write(&exchange, None);
+            line.write(&exchange, None, Instant::now());
         }
 
         fn text(&self) -> String {
@@ -432,9 +432,9 @@ mod tests {
         let log = Fixture::open(|settings| settings.format = "json".into());
         for (path, status, aborted) in [("/a", 499, Aborted::Client), ("/b", 200, Aborted::Server)] {
             let request = request(path, &[]);
-            let line = log.log.begin(&request);
+            let line = log.log.begin(&request, true);
             request.context.exchange.answer(status, None);
-            line.write(&request.context.exchange, Some(aborted));
+            line.write(&request.context.exchange, Some(aborted), Instant::now());
         }
         let lines: Vec<serde_json::Value> =
             log.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -603,7 +603,7 @@ mod tests {
         ping.context.exchange.enter_route(route("ping@internal"));
         ping.context.exchange.reach_service();
         ping.context.exchange.answer(502, None);
-        log.log.begin(&ping).write(&ping.context.exchange, None);
+        log.log.begin(&ping, true).write(&ping.context.exchange, None, Instant::now());
         let text = log.text();
         assert!(text.contains("/bad") && text.lines().count() == 1, "{text}");
     }

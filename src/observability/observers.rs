@@ -1,5 +1,7 @@
 //! What watches one request: its access log line, its counters and its record. Each reads the request's exchange when it ends.
 
+use std::time::Instant;
+
 use http::HeaderMap;
 use tidegate_core::{End, Exchange};
 
@@ -18,7 +20,7 @@ pub(crate) struct Observers {
     /// Builds its spans.
     pub(crate) trace: Option<Box<Draft>>,
     /// Records it for the API.
-    pub(crate) recording: Option<Box<Recording>>,
+    pub(crate) recording: Option<Recording>,
 }
 
 impl Observers {
@@ -43,14 +45,18 @@ impl Observers {
     /// Lets each observer read the exchange, which has ended. Further calls do nothing.
     pub(crate) fn finish(&mut self, exchange: &Exchange, end: End) {
         let Self { line, meter, trace, recording } = std::mem::take(self);
+        if meter.is_none() && recording.is_none() && line.is_none() && trace.is_none() {
+            return;
+        }
+        let now = Instant::now();
         if let Some(meter) = meter {
-            meter.count(exchange);
+            meter.count(exchange, now);
         }
         if let Some(recording) = recording {
-            recording.end(exchange, end);
+            recording.end(exchange, end, now);
         }
         if let Some(line) = line {
-            line.write(exchange, Aborted::by(end));
+            line.write(exchange, Aborted::by(end), now);
         }
         if let Some(trace) = trace {
             trace.finish(exchange, end);

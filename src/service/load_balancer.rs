@@ -185,11 +185,7 @@ impl LoadBalancer {
     }
 
     fn begin_attempt<'a>(&self, exchange: &'a Exchange, server: Option<&Server>) -> Option<&'a Attempt> {
-        let attempt = exchange.attempt(&self.name, server.map(Server::info))?;
-        if let Some(counters) = &self.counters {
-            attempt.count_in(counters);
-        }
-        Some(attempt)
+        exchange.attempt_counted(&self.name, server.map(Server::info), self.counters.as_ref())
     }
 
     fn note_failure(&self, server: &Server, error: &UpstreamError) {

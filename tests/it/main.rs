@@ -43,6 +43,7 @@ mod programs;
 mod protocols;
 mod provider_instances;
 mod rate_limit_redis;
+mod reasons;
 mod recent_requests;
 mod reference;
 mod reload;

@@ -34,7 +34,8 @@ fn tidegate(gateway: &Gateway, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn why(gateway: &Gateway, id: &str) -> String {
+/// Returns what `tidegate why` prints about a request.
+pub fn why(gateway: &Gateway, id: &str) -> String {
     let Output { status, stdout, stderr } = tidegate(gateway, &["why", id]);
     assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()

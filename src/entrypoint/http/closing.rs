@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use tidegate_core::{End, Exchange, Guard, Reason, Response};
+use tidegate_core::{BodyErrorKind, End, Exchange, Guard, Reason, Response};
 
 use crate::observability::Observers;
 
-/// The status of a request whose client disconnected before there was a response.
+/// The status of a request whose client disconnected, or was disconnected, before there was a response.
 const CLIENT_CLOSED: u16 = 499;
 
 /// An open exchange. It ends with the body of its response, or when it is dropped because the client disconnected.
@@ -45,7 +45,9 @@ impl Closing {
             return;
         }
         if self.exchange.status() == 0 {
-            self.exchange.answer(CLIENT_CLOSED, Some(Reason::ClientGone));
+            let is_late = matches!(end, End::Failed(BodyErrorKind::TimedOut));
+            let reason = if is_late { Reason::ClientTimeout } else { Reason::ClientGone };
+            self.exchange.answer(CLIENT_CLOSED, Some(reason));
         }
         self.observers.finish(&self.exchange, end);
     }

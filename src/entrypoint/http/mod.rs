@@ -32,8 +32,8 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tidegate_config::Kind;
 use tidegate_core::{
-    Body, BoxFuture, Context, End, Exchange, Guard, Interim, OriginalTarget, Reason, Request, Response,
-    SpanKind, Upgrade, boxed, reply,
+    Body, BodyErrorKind, BoxFuture, Context, End, Exchange, Guard, Interim, OriginalTarget, Reason, Request,
+    Response, SpanKind, Upgrade, boxed, reply,
 };
 
 use crate::entrypoint::hold::EARLY;
@@ -48,7 +48,6 @@ use crate::entrypoint::listener::Listener;
 use crate::entrypoint::shutdown::Phase;
 use crate::internal::PROVIDER;
 use crate::observability::Observers;
-use crate::observability::metrics::EntryPointMeter;
 use crate::snapshot::report::Status;
 use crate::snapshot::{Route, Snapshot, begin_span};
 
@@ -174,9 +173,10 @@ pub(in crate::entrypoint) async fn respond(
     arrived: ReceivedRequest,
 ) -> (Response, Option<Closing>) {
     let presence = Presence::from_headers(&arrived.head.headers);
-    let mut closing = None;
-    let routed =
-        AssertUnwindSafe(route_request(client, arrived, presence, &mut closing)).catch_unwind().await;
+    let mut pending = Pending { client, closing: None };
+    let routing = route_request(client, arrived, presence, &mut pending.closing);
+    let routed = AssertUnwindSafe(routing).catch_unwind().await;
+    let mut closing = pending.closing.take();
     let response = routed.unwrap_or_else(|panic| {
         let what =
             panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
@@ -190,6 +190,20 @@ pub(in crate::entrypoint) async fn respond(
         response.headers_mut().remove(CONTENT_TYPE);
     }
     (response, closing)
+}
+
+/// A request without a response. It is dropped if its connection ends.
+struct Pending<'a> {
+    client: &'a ClientConnection,
+    closing: Option<Closing>,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let Some(closing) = self.closing.as_mut().filter(|_| self.client.progress.is_cut()) {
+            closing.finish(End::Failed(BodyErrorKind::TimedOut));
+        }
+    }
 }
 
 /// Completes a response over HTTP/1 with `Connection`.
@@ -331,8 +345,9 @@ fn begin_exchange(
     let log = listener.log.as_ref().filter(|_| observability.access_logs);
     let meter = listener.meter.as_ref().filter(|_| observability.metrics);
     let info = route.map(|route| &*route.info);
-    let counted = meter.and_then(|meter| meter.counted(request, info, presence.upgrade));
-    let meter = meter.zip(counted.as_ref()).map(|(meter, counted)| meter.begin(counted));
+    let counted =
+        meter.and_then(|meter| meter.counted(request, info, (presence.upgrade, presence.media_type)));
+    let meter = meter.filter(|_| counted.is_some()).map(|meter| meter.begin(counted.as_ref()));
     let tracer = listener.tracer.as_ref().filter(|_| observability.tracing);
     let traced = tracer.and_then(|tracer| tracer.begin(request, info, observability));
     let (spans, trace) = traced.unzip();
@@ -352,8 +367,11 @@ fn begin_exchange(
         let received = Box::new(ReceivedGuard(exchange.clone()));
         request.body = std::mem::take(&mut request.body).with_guard(received);
     }
-    let line = log.map(|log| Box::new(log.begin(request)));
-    let recording = listener.requests.as_ref().map(|requests| requests.begin(listener.index, &request.head));
+    let line = log.map(|log| Box::new(log.begin(request, presence.forwarded_for)));
+    let recording = listener
+        .requests
+        .as_ref()
+        .map(|requests| requests.begin(listener.index, &exchange, &request.head, presence.forwarded_for));
     let observers = Observers { line, meter, trace: trace.flatten(), recording };
     Closing::observed(exchange, observers)
 }
@@ -361,9 +379,10 @@ fn begin_exchange(
 /// Returns the end of an exchange that is refused before it is routed: only the API shows it, and its response is
 /// counted.
 fn refused_exchange(listener: &Listener, exchange: Arc<Exchange>, head: &http::request::Parts) -> Closing {
-    let recording = listener.requests.as_ref().map(|requests| requests.begin(listener.index, head));
+    let recording =
+        listener.requests.as_ref().map(|requests| requests.begin(listener.index, &exchange, head, true));
     let meter = listener.meter.as_ref().filter(|_| listener.observability.metrics);
-    let meter = meter.map(EntryPointMeter::refused);
+    let meter = meter.map(|meter| meter.begin(None));
     Closing::observed(exchange, Observers { recording, meter, ..Observers::default() })
 }
 

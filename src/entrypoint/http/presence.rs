@@ -1,15 +1,19 @@
 //! Which of the headers that matter before routing a request has.
 
 use http::HeaderMap;
-use http::header::{CONNECTION, EXPECT, HeaderName, UPGRADE};
+use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, EXPECT, HeaderName, UPGRADE};
+use tidegate_core::forwarded::X_FORWARDED_FOR;
 
 pub(in crate::entrypoint) const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Headers that most requests do not have. One pass over all names is cheaper than looking up each of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::entrypoint) struct Presence {
+    /// `Accept` or `Content-Type`, which tell the protocol on top of HTTP.
+    pub(in crate::entrypoint) media_type: bool,
     pub(in crate::entrypoint) connection: bool,
     pub(in crate::entrypoint) expect: bool,
+    pub(in crate::entrypoint) forwarded_for: bool,
     pub(in crate::entrypoint) http2_settings: bool,
     pub(in crate::entrypoint) upgrade: bool,
 }
@@ -19,8 +23,10 @@ impl Presence {
     pub(in crate::entrypoint) fn from_headers(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         for name in headers.keys() {
+            found.media_type |= *name == ACCEPT || *name == CONTENT_TYPE;
             found.connection |= *name == CONNECTION;
             found.expect |= *name == EXPECT;
+            found.forwarded_for |= *name == X_FORWARDED_FOR;
             found.upgrade |= *name == UPGRADE;
             found.http2_settings |= *name == HTTP2_SETTINGS;
         }

@@ -270,10 +270,11 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 's
             listener.http1.serve_connection(TokioIo::new(stream), service.clone()).with_upgrades();
         let mut connection = Box::pin(connection);
         let leave = |connection: Pin<&mut _>| UpgradeableConnection::graceful_shutdown(connection);
-        let End::Parked = drive(&listener, &progress, Protocol::Http1, connection.as_mut(), leave).await?
-        else {
-            return Ok(());
-        };
+        let end = drive(&listener, &progress, Protocol::Http1, connection.as_mut(), leave).await;
+        if let Some(reason) = progress.take_refused() {
+            listener.count_refused(reason);
+        }
+        let End::Parked = end? else { return Ok(()) };
         stream = match Pin::into_inner(connection).into_parts() {
             None => return Ok(()),
             Some(parts) if parts.read_buf.is_empty() => parts.io.into_inner(),

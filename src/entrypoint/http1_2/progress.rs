@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
-use tidegate_core::Interim;
+use tidegate_core::{Interim, Reason};
 use tidegate_wire::http1::framing::Place;
 
 /// Maximum number of bytes of a response that are buffered for a slow client (HTTP/1).
@@ -51,6 +51,8 @@ pub(in crate::entrypoint) struct Progress {
     cut: AtomicBool,
     /// Bytes read.
     received: AtomicU64,
+    /// Why the stream refused a head, as its place in [`Reason::ALL`] plus 1; 0 if it did not (HTTP/1).
+    refused: AtomicU8,
     /// How long the current body may stall, in milliseconds plus 1; 0 for the listener's limit, 1 for none.
     patience: AtomicU64,
 }
@@ -77,6 +79,17 @@ impl Interim for Progress {
 }
 
 impl Progress {
+    /// Records that a head is refused before there is a request.
+    pub(in crate::entrypoint) fn refuse(&self, reason: Reason) {
+        self.refused.store(reason as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// Takes the reason for which a head was refused.
+    pub(in crate::entrypoint) fn take_refused(&self) -> Option<Reason> {
+        let place = usize::from(self.refused.swap(0, Ordering::Relaxed)).checked_sub(1)?;
+        Reason::ALL.get(place).copied()
+    }
+
     /// Records a read that ended at `place`; `head` if it completed a request head.
     pub(in crate::entrypoint) fn read(&self, place: Place, head: bool) {
         self.place.store(place as u8, Ordering::Relaxed);

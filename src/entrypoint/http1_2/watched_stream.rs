@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tidegate_wire::http1::framing::{Place, Scanner, Violation};
+use tidegate_core::Reason;
+use tidegate_wire::http1::framing::{Place, Refusal, Scanner, Violation};
 use tidegate_wire::http2::scan::FrameScan;
 use tidegate_wire::target::escape_of;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -125,13 +126,13 @@ impl<S, G> Watched<S, G> {
                         if self.head > self.largest || !self.held.grow(self.head + scan.kept()) {
                             scan.refuse_large();
                             poison(&mut fresh[scan.sound()..], begins);
-                            self.refusal = self.refusal.or(scan.refusal().answer());
+                            note_refusal(&mut self.refusal, &self.progress, scan.refusal());
                         }
                     }
                     Ok(()) => {}
                     Err(Violation::Head) => {
                         poison(&mut fresh[scan.sound()..], begins);
-                        self.refusal = self.refusal.or(scan.refusal().answer());
+                        note_refusal(&mut self.refusal, &self.progress, scan.refusal());
                     }
                     Err(Violation::Body) => {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, "malformed request body"));
@@ -166,6 +167,16 @@ impl<S, G> Watched<S, G> {
         }
         Ok(())
     }
+}
+
+/// Records why a head is refused. The first response stays.
+fn note_refusal(answer: &mut Option<&'static [u8]>, progress: &Progress, refusal: Refusal) {
+    *answer = answer.or(refusal.answer());
+    progress.refuse(match refusal {
+        Refusal::TooLarge => Reason::HeadTooLarge,
+        Refusal::TargetTooLong => Reason::TargetTooLong,
+        _ => Reason::MalformedRequest,
+    });
 }
 
 /// Escapes the bytes at `places`, relative to `start`, and returns what exceeds the buffer.

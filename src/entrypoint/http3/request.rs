@@ -68,6 +68,7 @@ pub(super) async fn handle_request(
         Err(NoHead::Gone) => return Ended::Wasted,
         Err(NoHead::Fault(fault)) => return refuse(&quic, &mut source, &mut answer, fault),
         Err(NoHead::Refused(status, reason)) => {
+            client.listener.count_refused(reason);
             let _ = answer.send(reply::empty(status, reason), false).await;
             return Ended::Wasted;
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, Method};
 use tidegate_core::metrics::{Counted, Protocol, RequestKind, ResponseCounters, Sample};
-use tidegate_core::{Attempt, Exchange, Request, RequestCounters, RouteInfo};
+use tidegate_core::{Attempt, Exchange, Reason, Request, RequestCounters, RouteInfo};
 
 use super::{Metrics, is_internal};
 use crate::worker;
@@ -36,19 +36,19 @@ impl EntryPointMeter {
     }
 
     /// Returns how a request is counted, given its route; `None` if it is not. `upgrades` is whether it has the header
-    /// `Upgrade`.
+    /// `Upgrade`, and `has_media_type` whether it has `Accept` or `Content-Type`.
     pub(crate) fn counted(
         &self,
         request: &Request,
         route: Option<&RouteInfo>,
-        upgrades: bool,
+        (upgrades, has_media_type): (bool, bool),
     ) -> Option<Counted> {
         let is_internal = route.is_some_and(|route| is_internal(&route.router, &route.service));
         if is_internal && !self.metrics.add_internals {
             return None;
         }
         let headers = &request.head.headers;
-        let kind = RequestKind::new(&request.head.method, protocol(headers, upgrades));
+        let kind = RequestKind::new(&request.head.method, protocol(headers, upgrades, has_media_type));
         let value = |(_, header): &(String, Option<HeaderName>)| {
             let value = header.as_ref().and_then(|header| headers.get(header));
             let value = value.map(|value| String::from_utf8_lossy(value.as_bytes()));
@@ -57,29 +57,31 @@ impl EntryPointMeter {
         Some(Counted { kind, labels: self.metrics.header_labels.iter().map(value).collect() })
     }
 
-    /// Begins to count a request.
-    pub(crate) fn begin(&self, counted: &Counted) -> Meter {
+    /// Begins to count a request. `counted` is how; only the response is counted to one that is refused before it is
+    /// routed.
+    pub(crate) fn begin(self: &Arc<Self>, counted: Option<&Counted>) -> Meter {
         Meter {
-            counters: self.counters.clone(),
-            responses: self.responses.clone(),
-            is_grpc: counted.kind.protocol.is_grpc(),
+            entry_point: Some(self.clone()),
+            is_grpc: counted.is_some_and(|counted| counted.kind.protocol.is_grpc()),
             grpc_status: None,
         }
     }
+}
 
-    /// Counts only the response to a request: one that is refused before it is routed.
-    pub(crate) fn refused(&self) -> Meter {
-        Meter { responses: self.responses.clone(), ..Meter::default() }
+impl EntryPointMeter {
+    /// Counts the response to a head that is refused before there is a request.
+    pub(crate) fn count_refused(&self, reason: Reason) {
+        if let Some(responses) = &self.responses {
+            responses.count(worker::index(), Some(reason));
+        }
     }
 }
 
 /// A request that is counted when it ends, as its exchange says.
 #[derive(Default)]
 pub(crate) struct Meter {
-    /// The counters of the entry point.
-    counters: Option<Arc<RequestCounters>>,
-    /// Those of its responses.
-    responses: Option<Arc<ResponseCounters>>,
+    /// `None` for a request of the gateway.
+    entry_point: Option<Arc<EntryPointMeter>>,
     is_grpc: bool,
     grpc_status: Option<u16>,
 }
@@ -94,14 +96,14 @@ impl Meter {
         }
     }
 
-    /// Counts the request, which has ended.
-    pub(crate) fn count(&self, exchange: &Exchange) {
+    /// Counts the request, which ended at `now`.
+    pub(crate) fn count(&self, exchange: &Exchange, now: Instant) {
         let worker = worker::index();
-        if let Some(responses) = &self.responses {
+        let entry_point = self.entry_point.as_deref();
+        if let Some(responses) = entry_point.and_then(|meter| meter.responses.as_ref()) {
             responses.count(worker, exchange.reason());
         }
         let Some(counted) = &exchange.counted else { return };
-        let now = Instant::now();
         let sample = Sample {
             kind: counted.kind,
             code: self.code(exchange.status()),
@@ -112,7 +114,8 @@ impl Meter {
             labels: &counted.labels,
         };
         let routers = exchange.routes().filter_map(|route| route.counters.as_ref());
-        for counters in self.counters.iter().chain(routers) {
+        let entry_point = entry_point.and_then(|meter| meter.counters.as_ref());
+        for counters in entry_point.into_iter().chain(routers) {
             counters.count(worker, &sample);
         }
         for attempt in exchange.attempts() {
@@ -179,15 +182,18 @@ pub(crate) fn count_aside(exchange: &Exchange, headers: &HeaderMap) {
     let is_grpc = exchange.counted.as_ref().is_some_and(|counted| counted.kind.protocol.is_grpc());
     let mut meter = Meter { is_grpc, ..Meter::default() };
     meter.record_headers(headers);
-    meter.count(exchange);
+    meter.count(exchange, Instant::now());
 }
 
-fn protocol(headers: &HeaderMap, upgrades: bool) -> Protocol {
+fn protocol(headers: &HeaderMap, upgrades: bool, has_media_type: bool) -> Protocol {
     let has = |name: HeaderName, is_wanted: fn(&[u8]) -> bool| {
         headers.get(name).is_some_and(|value| is_wanted(value.as_bytes()))
     };
     if upgrades && has(http::header::UPGRADE, |value| value.eq_ignore_ascii_case(b"websocket")) {
         return Protocol::WebSocket;
+    }
+    if !has_media_type {
+        return Protocol::Http;
     }
     if has(CONTENT_TYPE, |value| value.starts_with(b"application/grpc-web")) {
         return Protocol::GrpcWeb;

@@ -75,7 +75,7 @@ pub(crate) fn detail(requests: &Requests, record: &Record) -> Value {
         add("middlewares", all.into());
         add("reachedService", record.reached_service.into());
     }
-    add("attempts", record.attempts.iter().map(attempt).collect());
+    add("attempts", record.attempts.iter().map(|one| attempt(record, one)).collect());
     let headers: Vec<&str> = record.text(Text::Headers).lines().collect();
     if !headers.is_empty() {
         add("headers", headers.into());
@@ -94,22 +94,27 @@ fn timings(record: &Record) -> Value {
             object.insert(name.to_owned(), milliseconds(time));
         }
     };
-    add("connectionAgeMs", Some(record.connection_age));
+    add("connectionAgeMs", Some(record.started.saturating_duration_since(record.accepted)));
     add("routedMs", record.routed);
-    add("sentToServerMs", record.attempts.first().map(|first| first.after));
+    add("sentToServerMs", record.attempts.first().map(|first| after(record, first)));
     add("responseStartedMs", record.answered);
     add("endedMs", Some(record.duration));
     object.into()
 }
 
-fn attempt(attempt: &Try) -> Value {
+/// Returns the time from the request head to an attempt.
+fn after(record: &Record, attempt: &Try) -> Duration {
+    attempt.sent.saturating_duration_since(record.started)
+}
+
+fn attempt(record: &Record, attempt: &Try) -> Value {
     let mut object = Map::new();
     let mut add = |name: &str, value: Value| drop(object.insert(name.to_owned(), value));
     add("service", (&*attempt.service).into());
     if let Some(server) = &attempt.server {
         add("server", (&*server.url).into());
     }
-    add("afterMs", milliseconds(attempt.after));
+    add("afterMs", milliseconds(after(record, attempt)));
     if let Some(connected) = attempt.connected {
         add("connectMs", milliseconds(connected));
     }

@@ -14,25 +14,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::HOST;
 use parking_lot::Mutex;
-use tidegate_core::forwarded::X_FORWARDED_FOR;
 use tidegate_core::{End, Exchange};
 
 use super::access_log::{Aborted, Redaction};
 use crate::settings::Settings;
 use crate::worker;
-use record::{MAX_TEXT, Seen};
+use record::{Arrival, MAX_TEXT};
 pub(crate) use record::{Record, Text, Try};
 
 /// Number of records that a reader copies at a time, so that it holds the ring for a few microseconds.
 const CHUNK: usize = 32;
+/// Number of bytes that the texts of most records need.
+const TYPICAL_TEXT: usize = 128;
 /// How often a request tries to enter a ring that a reader holds.
 const MAX_SPINS: usize = 200;
 
 thread_local! {
-    /// The buffer of a displaced record, for the next one of this thread.
-    static BUFFER: Cell<String> = const { Cell::new(String::new()) };
+    /// A displaced record, whose memory the next one of this thread takes over.
+    static SPARE: Cell<Option<Box<Record>>> = const { Cell::new(None) };
 }
 
 /// The recent requests of a gateway.
@@ -61,7 +61,8 @@ struct Rings {
 
 /// The newest records, up to a fixed number.
 struct Ring {
-    records: Vec<Record>,
+    #[expect(clippy::vec_box, reason = "records move between open requests and the ring")]
+    records: Vec<Box<Record>>,
     capacity: usize,
     /// Place of the oldest record once the ring is full.
     oldest: usize,
@@ -70,14 +71,14 @@ struct Ring {
 /// A request that is recorded when it ends.
 pub(crate) struct Recording {
     requests: Arc<Requests>,
-    seen: Seen,
+    record: Box<Record>,
 }
 
 impl Requests {
     /// Creates the rings that the settings ask for, for this number of workers; `None` if they ask for none.
     pub fn new(settings: &Settings, workers: usize) -> Option<Arc<Self>> {
         let options = &settings.api.as_ref()?.requests;
-        let per_record = size_of::<Record>() + MAX_TEXT;
+        let per_record = size_of::<Record>() + size_of::<Box<Record>>() + MAX_TEXT;
         let affordable = options.max_memory / per_record;
         let size = options.size.min(affordable);
         if size == 0 {
@@ -101,19 +102,24 @@ impl Requests {
     }
 
     /// Begins to record a request before middlewares change it. `entry_point` is its index in the settings.
-    pub(crate) fn begin(self: &Arc<Self>, entry_point: usize, head: &http::request::Parts) -> Box<Recording> {
-        let headers = &head.headers;
-        Box::new(Recording {
-            requests: self.clone(),
-            seen: Seen {
-                entry_point: u16::try_from(entry_point).unwrap_or(u16::MAX),
-                method: head.method.clone(),
-                uri: head.uri.clone(),
-                host: headers.get(HOST).cloned(),
-                forwarded: headers.get(X_FORWARDED_FOR).cloned(),
-                headers: self.redaction.keeps_headers().then(|| headers.clone()),
-            },
-        })
+    /// `is_forwarded` is whether it may have the header `X-Forwarded-For`.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        entry_point: usize,
+        exchange: &Exchange,
+        head: &http::request::Parts,
+        is_forwarded: bool,
+    ) -> Recording {
+        let arrival = Arrival { exchange, entry_point, head, is_forwarded };
+        let record = match SPARE.take() {
+            Some(mut spare) => {
+                let buffer = spare.take_buffer();
+                *spare = Record::begin(&arrival, &self.redaction, buffer);
+                spare
+            }
+            None => Box::new(Record::begin(&arrival, &self.redaction, String::with_capacity(TYPICAL_TEXT))),
+        };
+        Recording { requests: self.clone(), record }
     }
 
     /// Returns copies of all records, the last to end first.
@@ -154,21 +160,20 @@ impl Requests {
 }
 
 impl Recording {
-    /// Records the request, which has ended.
-    pub(crate) fn end(self: Box<Self>, exchange: &Exchange, end: End) {
-        let Self { requests, seen } = *self;
+    /// Records the request, which ended at `now`.
+    pub(crate) fn end(self, exchange: &Exchange, end: End, now: Instant) {
+        let Self { requests, mut record } = self;
         let is_internal = exchange
             .route()
             .is_some_and(|route| route.router.ends_with("@internal") || route.service.ends_with("@internal"));
         if is_internal && !requests.add_internals {
-            return;
+            return SPARE.set(Some(record));
         }
         let index = worker::index() % requests.shards.len();
         let shard = &requests.shards[index];
         let id =
             (shard.count.fetch_add(1, Ordering::Relaxed) + 1) * requests.shards.len() as u64 + index as u64;
-        let source = (&requests.redaction, BUFFER.take());
-        let record = Record::new(id, &seen, exchange, Aborted::by(end), source);
+        record.complete((id, now), exchange, Aborted::by(end), &requests.redaction);
         let entered = (0..MAX_SPINS).find_map(|_| {
             let rings = shard.rings.try_lock();
             if rings.is_none() {
@@ -178,13 +183,13 @@ impl Recording {
         });
         let Some(mut rings) = entered else {
             shard.missed.fetch_add(1, Ordering::Relaxed);
-            return;
+            return SPARE.set(Some(record));
         };
         let is_notable = record.is_notable(requests.slow);
         let ring = if is_notable { &mut rings.notable } else { &mut rings.ordinary };
         let displaced = ring.push(record);
         drop(rings);
-        BUFFER.set(displaced.map(Record::into_buffer).unwrap_or_default());
+        SPARE.set(displaced);
     }
 }
 
@@ -201,7 +206,7 @@ impl Shard {
                 if chunk.is_empty() {
                     break;
                 }
-                copies.extend(chunk.iter().take(CHUNK).cloned());
+                copies.extend(chunk.iter().take(CHUNK).map(|record| Record::clone(record)));
                 from += CHUNK;
             }
         }
@@ -215,7 +220,7 @@ impl Ring {
     }
 
     /// Adds a record, and returns the oldest one if the ring is full.
-    fn push(&mut self, record: Record) -> Option<Record> {
+    fn push(&mut self, record: Box<Record>) -> Option<Box<Record>> {
         if self.records.len() < self.capacity {
             self.records.push(record);
             return None;
@@ -249,9 +254,9 @@ mod tests {
         let peer = ([192, 0, 2, 1], 4000).into();
         let exchange = Exchange::begin(Arc::new(Connection::plain(peer)), Version::HTTP_11);
         exchange.set_request_id(&format!("request{target}"));
-        let recording = requests.begin(0, &head);
+        let recording = requests.begin(0, &exchange, &head, false);
         exchange.answer(status, (status == 404).then_some(Reason::NoRouter));
-        recording.end(&exchange, End::Complete);
+        recording.end(&exchange, End::Complete, Instant::now());
     }
 
     #[test]

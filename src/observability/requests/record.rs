@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
-use http::{HeaderMap, Method, Uri, Version};
+use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Version};
 use smallvec::SmallVec;
+use tidegate_core::forwarded::X_FORWARDED_FOR;
 use tidegate_core::{Attempt, Exchange, Origin, Reason, RouteInfo, ServerInfo, TraceContext};
 
 use crate::observability::access_log::{Aborted, Redaction};
@@ -25,14 +27,14 @@ const SECRET: [HeaderName; 3] = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE];
 pub(crate) enum Text {
     Host,
     Target,
+    /// The first address of `X-Forwarded-For`, which is believed.
+    Client,
     ServerName,
+    /// Lines of `name: value`.
+    Headers,
     RequestId,
     User,
     Subject,
-    /// The first address of `X-Forwarded-For`, which is believed.
-    Client,
-    /// Lines of `name: value`.
-    Headers,
 }
 
 /// Number of texts.
@@ -51,8 +53,8 @@ pub(crate) struct Record {
     pub(crate) version: Version,
     /// The client's connection, unless the access log drops the address.
     pub(crate) peer: Option<SocketAddr>,
-    /// Time from accepting the connection to the request head.
-    pub(crate) connection_age: Duration,
+    /// When the connection was accepted.
+    pub(crate) accepted: Instant,
     /// TLS version and cipher suite.
     pub(crate) tls: Option<(&'static str, &'static str)>,
     pub(crate) route: Option<Arc<RouteInfo>>,
@@ -80,8 +82,8 @@ pub(crate) struct Record {
 pub(crate) struct Try {
     pub(crate) service: Arc<str>,
     pub(crate) server: Option<Arc<ServerInfo>>,
-    /// Time from the request head until it was passed to the server's connections.
-    pub(crate) after: Duration,
+    /// When the request was passed to the server's connections.
+    pub(crate) sent: Instant,
     pub(crate) connected: Option<Duration>,
     pub(crate) took: Option<Duration>,
     pub(crate) status: Option<u16>,
@@ -89,79 +91,71 @@ pub(crate) struct Try {
     pub(crate) replaced: bool,
 }
 
-/// What is kept of a request while it is open: middlewares change the rest. Parts are shared, and no text is copied.
-pub(crate) struct Seen {
-    pub(super) entry_point: u16,
-    pub(super) method: Method,
-    pub(super) uri: Uri,
-    pub(super) host: Option<HeaderValue>,
-    pub(super) forwarded: Option<HeaderValue>,
-    /// Only if the access log has any.
-    pub(super) headers: Option<HeaderMap>,
+/// A request whose head has just been read, before middlewares change it.
+pub(super) struct Arrival<'a> {
+    pub(super) exchange: &'a Exchange,
+    /// Index of the entry point in the settings.
+    pub(super) entry_point: usize,
+    pub(super) head: &'a http::request::Parts,
+    /// Whether it may have the header `X-Forwarded-For`.
+    pub(super) is_forwarded: bool,
 }
 
 impl Record {
-    /// Creates the record of a request that has ended. `text` is an empty buffer.
-    pub(super) fn new(
-        id: u64,
-        seen: &Seen,
-        exchange: &Exchange,
-        aborted: Option<Aborted>,
-        (redaction, text): (&Redaction, String),
-    ) -> Self {
+    /// Begins the record of a request. `text` is an empty buffer.
+    pub(super) fn begin(arrival: &Arrival<'_>, redaction: &Redaction, text: String) -> Self {
+        let Arrival { exchange, entry_point, head, is_forwarded } = arrival;
         let connection = &exchange.connection;
         let tls = connection.tls.as_ref();
         let mut record = Self {
-            id,
+            id: 0,
             started: exchange.started,
-            entry_point: seen.entry_point,
-            method: seen.method.clone(),
+            entry_point: u16::try_from(*entry_point).unwrap_or(u16::MAX),
+            method: head.method.clone(),
             version: exchange.version,
             peer: redaction.keeps_client().then_some(connection.peer),
-            connection_age: exchange.started.saturating_duration_since(connection.accepted),
+            accepted: connection.accepted,
             tls: tls.map(|tls| (tls.version, tls.cipher)),
-            route: exchange.route().cloned(),
-            middlewares: exchange.middlewares_reached(),
-            reached_service: exchange.has_reached_service(),
-            attempts: exchange.attempts().take(MAX_ATTEMPTS).map(|one| Try::new(exchange, one)).collect(),
-            retries: exchange.retries(),
-            status: exchange.status(),
-            origin: exchange.origin(),
-            reason: exchange.reason(),
-            aborted,
-            routed: exchange.routed(),
-            answered: exchange.answered(),
-            duration: exchange.started.elapsed(),
-            received: exchange.received(),
-            sent: exchange.sent(),
-            trace: exchange.trace().copied(),
+            route: None,
+            middlewares: 0,
+            reached_service: false,
+            attempts: SmallVec::new(),
+            retries: 0,
+            status: 0,
+            origin: None,
+            reason: None,
+            aborted: None,
+            routed: None,
+            answered: None,
+            duration: Duration::ZERO,
+            received: 0,
+            sent: 0,
+            trace: None,
             text,
             ends: [0; TEXTS],
         };
-        record.push_texts(seen, exchange, redaction);
+        record.push(Text::Host, head.headers.get(HOST).map_or(&[], HeaderValue::as_bytes));
+        let target = match redaction.keeps_query() {
+            true => head.uri.path_and_query().map_or("", PathAndQuery::as_str),
+            false => head.uri.path(),
+        };
+        record.push(Text::Target, if redaction.keeps_path() { target.as_bytes() } else { &[] });
+        let first = if *is_forwarded { head.headers.get(X_FORWARDED_FOR) } else { None };
+        let first = first.filter(|_| redaction.keeps_client());
+        let first = first.and_then(|value| value.as_bytes().split(|byte| *byte == b',').next());
+        record.push(Text::Client, first.unwrap_or(&[]).trim_ascii());
+        record
+            .push(Text::ServerName, tls.and_then(|tls| tls.server_name.as_deref()).unwrap_or("").as_bytes());
+        if redaction.keeps_headers() {
+            record.push_headers(&head.headers, redaction);
+        }
+        record.end(Text::Headers);
         record
     }
 
-    /// Appends all texts, in the order of [`Text`].
-    fn push_texts(&mut self, seen: &Seen, exchange: &Exchange, redaction: &Redaction) {
-        let (user, client) = (redaction.keeps_user(), redaction.keeps_client());
-        self.push(Text::Host, seen.host.as_ref().map_or(&[], HeaderValue::as_bytes));
-        let target = match redaction.keeps_query() {
-            true => seen.uri.path_and_query().map_or("", |target| target.as_str()),
-            false => seen.uri.path(),
-        };
-        self.push(Text::Target, if redaction.keeps_path() { target.as_bytes() } else { &[] });
-        let tls = exchange.connection.tls.as_ref();
-        self.push(Text::ServerName, tls.and_then(|tls| tls.server_name.as_deref()).unwrap_or("").as_bytes());
-        self.push(Text::RequestId, exchange.request_id().unwrap_or("").as_bytes());
-        self.push(Text::User, exchange.user().filter(|_| user).unwrap_or("").as_bytes());
-        let subject = exchange.identity().filter(|_| user).map_or("", |identity| &identity.subject);
-        self.push(Text::Subject, subject.as_bytes());
-        let first = seen.forwarded.as_ref().filter(|_| client);
-        let first = first.and_then(|value| value.as_bytes().split(|byte| *byte == b',').next());
-        self.push(Text::Client, first.unwrap_or(&[]).trim_ascii());
-        for (name, value) in seen.headers.iter().flatten() {
-            if SECRET.contains(name) || *name == http::header::HOST {
+    fn push_headers(&mut self, headers: &HeaderMap, redaction: &Redaction) {
+        for (name, value) in headers {
+            if SECRET.contains(name) || *name == HOST {
                 continue;
             }
             if let Some(shown) = redaction.header(name, value) {
@@ -170,16 +164,56 @@ impl Record {
                 }
             }
         }
-        self.end(Text::Headers);
+    }
+
+    /// Completes the record of a request that ended at `now`.
+    pub(super) fn complete(
+        &mut self,
+        (id, now): (u64, Instant),
+        exchange: &Exchange,
+        aborted: Option<Aborted>,
+        redaction: &Redaction,
+    ) {
+        self.id = id;
+        self.route = exchange.route().cloned();
+        self.middlewares = exchange.middlewares_reached();
+        self.reached_service = exchange.has_reached_service();
+        for attempt in exchange.attempts().take(MAX_ATTEMPTS) {
+            self.attempts.push(Try::new(attempt));
+        }
+        self.retries = exchange.retries();
+        self.status = exchange.status();
+        self.origin = exchange.origin();
+        self.reason = exchange.reason();
+        self.aborted = aborted;
+        self.routed = exchange.routed();
+        self.answered = exchange.answered();
+        self.duration = now.saturating_duration_since(exchange.started);
+        self.received = exchange.received();
+        self.sent = exchange.sent();
+        self.trace = exchange.trace().copied();
+        let keeps_user = redaction.keeps_user();
+        self.push(Text::RequestId, exchange.request_id().unwrap_or("").as_bytes());
+        self.push(Text::User, exchange.user().filter(|_| keeps_user).unwrap_or("").as_bytes());
+        let subject = exchange.identity().filter(|_| keeps_user).map_or("", |identity| &identity.subject);
+        self.push(Text::Subject, subject.as_bytes());
     }
 
     /// Appends to a text, which must be the last one so far. Texts that are too long are truncated.
     fn push(&mut self, text: Text, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return self.end(text);
+        }
         let room = MAX_TEXT.saturating_sub(self.text.len()).min(MAX_PART);
-        let part = String::from_utf8_lossy(bytes.get(..room).unwrap_or(bytes));
-        // A replaced character may be longer than what it replaces.
-        if self.text.len() + part.len() <= MAX_TEXT {
-            self.text.push_str(&part);
+        let bytes = bytes.get(..room).unwrap_or(bytes);
+        if let Ok(part) = str::from_utf8(bytes) {
+            self.text.push_str(part);
+        } else {
+            let part = String::from_utf8_lossy(bytes);
+            // A replaced character may be longer than what it replaces.
+            if self.text.len() + part.len() <= MAX_TEXT {
+                self.text.push_str(&part);
+            }
         }
         self.end(text);
     }
@@ -215,18 +249,18 @@ impl Record {
     }
 
     /// Returns the buffer of its texts, for another record.
-    pub(super) fn into_buffer(mut self) -> String {
+    pub(super) fn take_buffer(&mut self) -> String {
         self.text.clear();
-        self.text
+        std::mem::take(&mut self.text)
     }
 }
 
 impl Try {
-    fn new(exchange: &Exchange, attempt: &Attempt) -> Self {
+    fn new(attempt: &Attempt) -> Self {
         Self {
             service: attempt.service.clone(),
             server: attempt.server.clone(),
-            after: attempt.sent.saturating_duration_since(exchange.started),
+            sent: attempt.sent,
             connected: attempt.connected(),
             took: attempt.took(),
             status: attempt.status(),

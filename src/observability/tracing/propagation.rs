@@ -106,36 +106,47 @@ impl Format {
     }
 
     fn inject(self, trace: &TraceContext, headers: &mut HeaderMap) {
-        let (trace_id, span_id) = (trace.trace_id_hex(), trace.span_id_hex());
-        let sampled = u8::from(trace.is_sampled);
-        let mut set = |name: HeaderName, text: String| {
-            // Digits and separators are always valid.
-            if let Ok(value) = HeaderValue::try_from(text) {
-                headers.insert(name, value);
-            }
-        };
+        let (trace_id, span_id) = (&trace.trace_id_digits()[..], &trace.span_id_digits()[..]);
+        let sampled: &[u8] = if trace.is_sampled { b"1" } else { b"0" };
         match self {
-            Self::W3c => set(TRACEPARENT, format!("00-{trace_id}-{span_id}-0{sampled}")),
-            Self::B3 => set(B3, format!("{trace_id}-{span_id}-{sampled}")),
+            Self::W3c => set(headers, TRACEPARENT, &[b"00-", trace_id, b"-", span_id, b"-0", sampled]),
+            Self::B3 => set(headers, B3, &[trace_id, b"-", span_id, b"-", sampled]),
             Self::B3Multi => {
-                set(B3_TRACE, trace_id);
-                set(B3_SPAN, span_id);
-                set(B3_SAMPLED, sampled.to_string());
+                set(headers, B3_TRACE, &[trace_id]);
+                set(headers, B3_SPAN, &[span_id]);
+                set(headers, B3_SAMPLED, &[sampled]);
                 // They are about the client's span.
                 headers.remove(B3_PARENT);
                 headers.remove(B3_FLAGS);
             }
-            Self::Jaeger => set(JAEGER, format!("{trace_id}:{span_id}:0:{sampled}")),
+            Self::Jaeger => set(headers, JAEGER, &[trace_id, b":", span_id, b":0:", sampled]),
             Self::XRay => {
                 let (epoch, unique) = trace_id.split_at(8);
-                set(XRAY, format!("Root=1-{epoch}-{unique};Parent={span_id};Sampled={sampled}"));
+                let parts: &[&[u8]] =
+                    &[b"Root=1-", epoch, b"-", unique, b";Parent=", span_id, b";Sampled=", sampled];
+                set(headers, XRAY, parts);
             }
             Self::OtTrace => {
-                set(OT_TRACE, trace_id[16..].to_owned());
-                set(OT_SPAN, span_id);
-                set(OT_SAMPLED, trace.is_sampled.to_string());
+                set(headers, OT_TRACE, &[&trace_id[16..]]);
+                set(headers, OT_SPAN, &[span_id]);
+                set(headers, OT_SAMPLED, &[if trace.is_sampled { b"true" } else { b"false" }]);
             }
         }
+    }
+}
+
+/// Sets a header to a value of at most 128 bytes.
+fn set(headers: &mut HeaderMap, name: HeaderName, parts: &[&[u8]]) {
+    let mut value = [0; 128];
+    let mut length = 0;
+    for part in parts {
+        let Some(room) = value.get_mut(length..length + part.len()) else { return };
+        room.copy_from_slice(part);
+        length += part.len();
+    }
+    // Digits and separators are always valid.
+    if let Ok(value) = HeaderValue::from_bytes(&value[..length]) {
+        headers.insert(name, value);
     }
 }
 

@@ -12,6 +12,8 @@ use crate::target::{is_host, must_be_escaped};
 const MAX_CHUNK_LINE_LEN: usize = 4096;
 /// Maximum length in bytes of a line that is buffered while it arrives in pieces.
 const MAX_LINE_LEN: usize = 1 << 20;
+/// Maximum length of a target in bytes; URIs of the HTTP library are no longer.
+const MAX_TARGET_LEN: usize = 65_534;
 
 /// A violation of the rules, by its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,7 +91,7 @@ pub enum Refusal {
     Fragment,
     /// A head that exceeds the available memory.
     TooLarge,
-    /// A request line that exceeds the available memory.
+    /// A target that is too long, or a request line that exceeds the available memory.
     TargetTooLong,
 }
 
@@ -367,6 +369,9 @@ impl Scanner {
         }
         if memchr::memchr(b'\t', target).is_some() {
             return Err(Violation::Head);
+        }
+        if target.len() > MAX_TARGET_LEN {
+            return self.refuse(Refusal::TargetTooLong);
         }
         if target.contains(&b'#') {
             return self.refuse(Refusal::Fragment);
