@@ -13,6 +13,33 @@ pub enum Fault {
     Gateway,
 }
 
+/// What failed while connecting to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectCause {
+    /// The server refused the connection.
+    Refused,
+    /// Its network cannot be reached.
+    Unroutable,
+    /// Its name has no address, or could not be looked up.
+    Name,
+    /// It aborted the TLS handshake with an alert.
+    Alert,
+    /// The connection was closed, or anything else.
+    Other,
+}
+
+impl From<&std::io::Error> for ConnectCause {
+    fn from(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::ConnectionRefused => Self::Refused,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Self::Unroutable,
+            ErrorKind::NotFound => Self::Name,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// A failure between this gateway and a server, carried by the response that represents it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum UpstreamError {
@@ -23,6 +50,8 @@ pub enum UpstreamError {
         server: String,
         /// The system's error.
         reason: String,
+        /// What failed, as far as is known.
+        cause: ConnectCause,
     },
     /// No connection within `forwardingTimeouts.dialTimeout`.
     #[error("timed out connecting to {server}")]
@@ -37,6 +66,8 @@ pub enum UpstreamError {
         server: String,
         /// The cause.
         reason: String,
+        /// Whether the server's certificate was rejected, instead of a violation of the protocol.
+        is_certificate: bool,
     },
     /// The connection was lost before the response. `sent` tells whether the server may have received the
     /// request.

@@ -36,7 +36,7 @@ pub use body::{
 };
 pub use building::{Build, BuildContext, BuildError, BuildErrors, HttpClient, Resolver};
 pub use clock::{Clock, ManualClock};
-pub use error::{Fault, UpstreamError};
+pub use error::{ConnectCause, Fault, UpstreamError};
 pub use exchange::{Exchange, RouteInfo};
 pub use identity::{AuthMethod, Identity};
 pub use message::{

@@ -281,7 +281,11 @@ mod tests {
             assert!(text(response).starts_with("Bad Gateway"));
             counter.load(Ordering::Relaxed)
         };
-        let refused = || UpstreamError::Connect { server: "a:80".into(), reason: "refused".into() };
+        let refused = || UpstreamError::Connect {
+            server: "a:80".into(),
+            reason: "refused".into(),
+            cause: tidegate_core::ConnectCause::Refused,
+        };
         assert_eq!(calls("IsNetworkError() && Attempts() < 3", refused()), 3);
         assert_eq!(calls("ResponseCode() == 502", refused()), 11);
         assert_eq!(calls("ResponseCode() == 503", refused()), 1);

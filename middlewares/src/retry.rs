@@ -195,7 +195,11 @@ mod tests {
     }
 
     fn refused() -> UpstreamError {
-        UpstreamError::Connect { server: "a:80".into(), reason: "refused".into() }
+        UpstreamError::Connect {
+            server: "a:80".into(),
+            reason: "refused".into(),
+            cause: tidegate_core::ConnectCause::Refused,
+        }
     }
 
     fn lost(sent: bool) -> UpstreamError {

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::conn_limit::{ConnectionLimit, ConnectionLimiter, OpenConnection};
 use super::http::aliases::Aliases;
 use super::http::forwarded::ForwardedRules;
+use super::http::proxy_status::ProxyStatus;
 use super::http::target::TargetRules;
 use super::http1_2::clock::Limits;
 use super::http1_2::header_budget::HeaderBudget;
@@ -87,6 +88,8 @@ pub(super) struct Listener {
     pub(super) tracer: Option<Arc<Tracer>>,
     /// Recent requests, if they are recorded.
     pub(super) requests: Option<Arc<Requests>>,
+    /// Adds `Proxy-Status` to responses, if enabled.
+    pub(super) proxy_status: Option<ProxyStatus>,
     /// What is observed of requests without a route.
     pub(super) observability: EntryPointObservability,
     pub(super) balance: Balance,
@@ -147,6 +150,7 @@ impl Listener {
                     .map_err(|error| BuildError::new(format!("proxyProtocol.trustedIPs: {error}")))?,
             }),
         };
+        let proxy_status = options.http.proxy_status.as_ref().map(ProxyStatus::new).transpose()?;
         let limits = limits(options);
         // The threads of HTTP/3 count as one more worker.
         let connections =
@@ -162,6 +166,7 @@ impl Listener {
             aliases: Aliases::new(&options.http)?,
             forwarded,
             proxy,
+            proxy_status,
             handshake: limits.head.unwrap_or(MAX_HEAD_TIME),
             handshakes: Arc::default(),
             limits,

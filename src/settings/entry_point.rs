@@ -5,6 +5,8 @@ use tidegate_config::router::{Observability, RouterTls};
 use tidegate_core::values::{Duration, Timeout, is_default};
 use tidegate_core::word::{Vocabulary, Word};
 
+use super::response_details::{ProxyStatus, ServerTiming};
+
 /// `entryPoints.<name>`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -204,6 +206,12 @@ pub struct EntryPointHttp {
     /// Deprecated: the same for `_` only.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub underscore_headers_strategy: Word<AliasStrategy>,
+    /// Adds `Proxy-Status` to responses of the gateway and to failures of servers. Not in Traefik.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_status: Option<ProxyStatus>,
+    /// Adds `Server-Timing` to responses to requests with a token. Not in Traefik.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_timing: Option<ServerTiming>,
 }
 
 impl Default for EntryPointHttp {
@@ -219,6 +227,8 @@ impl Default for EntryPointHttp {
             max_header_bytes: 1_048_576,
             alias_headers_strategy: Word::EMPTY,
             underscore_headers_strategy: Word::EMPTY,
+            proxy_status: None,
+            server_timing: None,
         }
     }
 }

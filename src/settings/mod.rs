@@ -13,6 +13,7 @@ mod load;
 mod logs;
 mod metrics;
 mod providers;
+mod response_details;
 mod tracing;
 mod traefik;
 
@@ -35,6 +36,7 @@ pub use load::{Loaded, load};
 pub use logs::*;
 pub use metrics::{Datadog, InfluxDb2, Metrics, OtlpMetrics, Prometheus, StatsD};
 pub use providers::{LastState, Providers};
+pub use response_details::{ProxyStatus, ServerTiming};
 pub use tracing::Tracing;
 
 /// The entry point for the gateway's own services: the API and `/ping`.

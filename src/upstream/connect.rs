@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tidegate_clients::dial::{self, Answer, Dialled};
-use tidegate_core::{BuildError, UpstreamError};
+use tidegate_core::{BuildError, ConnectCause, UpstreamError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
@@ -162,12 +162,8 @@ pub(super) async fn connect(
     if target.scheme != Scheme::Https {
         return Ok(Connected { stream: Kind::Plain(tcp).into(), http2, named });
     }
-    let connector = transport
-        .tls_connector(http1)
-        .map_err(|e| UpstreamError::Tls { server: target.address.clone(), reason: e.to_string() })?;
-    let name = transport
-        .server_name(&target.host)
-        .map_err(|e| UpstreamError::Tls { server: target.address.clone(), reason: e.to_string() })?;
+    let connector = transport.tls_connector(http1).map_err(|e| not_secured(target, e.to_string()))?;
+    let name = transport.server_name(&target.host).map_err(|e| not_secured(target, e.to_string()))?;
     let stream = tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, connector.connect(name, tcp))
         .await
         .map_err(|_| UpstreamError::ConnectTimeout { server: target.address.clone() })?
@@ -185,7 +181,11 @@ async fn reach<T>(
     let server = || target.address.clone();
     match within(transport.dial_timeout(), dialled).await {
         None => Err(UpstreamError::ConnectTimeout { server: server() }),
-        Some(Err(error)) => Err(UpstreamError::Connect { server: server(), reason: error.to_string() }),
+        Some(Err(error)) => Err(UpstreamError::Connect {
+            server: server(),
+            reason: error.to_string(),
+            cause: cause_of(target, &error),
+        }),
         Some(Ok(stream)) => Ok(stream),
     }
 }
@@ -213,15 +213,37 @@ async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Outp
     }
 }
 
+/// Returns what failed while connecting.
+fn cause_of(target: &Target, error: &io::Error) -> ConnectCause {
+    let is_lookup = error.get_ref().is_some_and(|inner| inner.is::<dial::LookupError>());
+    match ConnectCause::from(error) {
+        _ if is_lookup => ConnectCause::Name,
+        // The path of a socket is not a name that is looked up.
+        ConnectCause::Name if target.socket.is_some() => ConnectCause::Other,
+        cause => cause,
+    }
+}
+
+/// Returns the error for a handshake that cannot begin.
+fn not_secured(target: &Target, reason: String) -> UpstreamError {
+    UpstreamError::Tls { server: target.address.clone(), reason, is_certificate: false }
+}
+
 fn handshake_error(target: &Target, error: &io::Error) -> UpstreamError {
     let server = target.address.clone();
     let reason = error.to_string();
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         // As in Go, a closed connection or an alert is a network error, a rejected certificate is not.
-        None | Some(rustls::Error::AlertReceived(_)) => {
-            UpstreamError::Connect { server, reason: format!("TLS: {reason}") }
+        None => {
+            UpstreamError::Connect { server, reason: format!("TLS: {reason}"), cause: ConnectCause::Other }
         }
-        Some(_) => UpstreamError::Tls { server, reason },
+        Some(rustls::Error::AlertReceived(_)) => {
+            UpstreamError::Connect { server, reason: format!("TLS: {reason}"), cause: ConnectCause::Alert }
+        }
+        Some(error) => {
+            let is_certificate = matches!(error, rustls::Error::InvalidCertificate(_));
+            UpstreamError::Tls { server, reason, is_certificate }
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tidegate_core::{Body, BodyError, End, Exchange, Guard, Interim, Response, UpstreamError};
+use tidegate_core::{Body, BodyError, ConnectCause, End, Exchange, Guard, Interim, Response, UpstreamError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
@@ -328,7 +328,8 @@ impl Endpoint {
     }
 
     fn not_connected(&self, error: &hyper::Error) -> UpstreamError {
-        UpstreamError::Connect { server: self.target.address.clone(), reason: error.to_string() }
+        let (server, reason) = (self.target.address.clone(), error.to_string());
+        UpstreamError::Connect { server, reason, cause: ConnectCause::Other }
     }
 
     fn malformed(&self, reason: String) -> UpstreamError {

@@ -51,6 +51,7 @@ mod request_attacks;
 mod request_framing;
 mod request_id;
 mod request_targets;
+mod response_details;
 mod response_framing;
 mod router_options;
 mod rule_language;

@@ -23,6 +23,11 @@ impl Closing {
         Self { exchange, observers, is_over: false }
     }
 
+    /// Returns the exchange.
+    pub(in crate::entrypoint) fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
     /// Records the head of the response to the client.
     pub(in crate::entrypoint) fn record_response(&mut self, response: &Response) {
         self.exchange.answer(response.status().as_u16(), response.reason);

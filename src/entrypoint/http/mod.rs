@@ -9,6 +9,7 @@ pub(crate) mod forwarded;
 pub(in crate::entrypoint) mod min_rate;
 pub(in crate::entrypoint) mod presence;
 pub(in crate::entrypoint) mod protocol;
+pub(in crate::entrypoint) mod proxy_status;
 pub(in crate::entrypoint) mod target;
 pub(in crate::entrypoint) mod timed_body;
 pub(in crate::entrypoint) mod timeouts;
@@ -177,12 +178,15 @@ pub(in crate::entrypoint) async fn respond(
     let routing = route_request(client, arrived, presence, &mut pending.closing);
     let routed = AssertUnwindSafe(routing).catch_unwind().await;
     let mut closing = pending.closing.take();
-    let response = routed.unwrap_or_else(|panic| {
+    let mut response = routed.unwrap_or_else(|panic| {
         let what =
             panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
         tracing::error!(entry_point = %client.listener.name, panic = what, "a request handler panicked");
         reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::InternalError)
     });
+    if let Some(proxy_status) = &client.listener.proxy_status {
+        proxy_status.apply(&mut response, closing.as_ref().map(Closing::exchange));
+    }
     let finish = if client.protocol.is_framed() { finish_framed } else { finish_http1 };
     let mut response = finish(client, response, presence.upgrade, closing.as_mut());
     if response.status() == StatusCode::NOT_MODIFIED {
