@@ -35,6 +35,10 @@ pub struct Attempt {
     took: AtomicU64,
     /// Nanoseconds from `sent` until a new connection was open; 0 if a kept one was used.
     connected: AtomicU64,
+    /// Nanoseconds from `sent` until the new connection began to be opened, or until a kept one was free; 0 if unknown.
+    waited: AtomicU64,
+    /// Nanoseconds of the TLS handshake of a new connection; 0 without one.
+    secured: AtomicU64,
     /// Status of the server's response; 0 without one.
     status: AtomicU16,
     /// Length of the body as declared by the server.
@@ -46,6 +50,15 @@ pub struct Attempt {
     counters: Option<Arc<RequestCounters>>,
     /// The status that was replaced by another response; 0 if the client got it.
     pub(crate) replaced: AtomicU16,
+}
+
+/// When a new connection to a server was opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    /// When its server was dialled, or its name looked up.
+    pub began: Instant,
+    /// How long its TLS handshake took; `None` without TLS.
+    pub handshake: Option<Duration>,
 }
 
 /// An attempt that was followed by another.
@@ -75,6 +88,8 @@ impl Attempt {
             sent: Instant::now(),
             took: AtomicU64::new(0),
             connected: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
+            secured: AtomicU64::new(0),
             status: AtomicU16::new(0),
             size: AtomicU64::new(UNKNOWN),
             received: AtomicU64::new(0),
@@ -118,8 +133,26 @@ impl Attempt {
     }
 
     /// Records that a new connection to the server is open.
-    pub fn connect(&self) {
+    pub fn connect(&self, opened: Opened) {
         self.connected.store(since(self.sent), Ordering::Relaxed);
+        self.waited.store(nanoseconds(opened.began.saturating_duration_since(self.sent)), Ordering::Relaxed);
+        self.secured.store(opened.handshake.map_or(0, nanoseconds), Ordering::Relaxed);
+    }
+
+    /// Records that a kept connection is free for the request.
+    pub fn reuse(&self) {
+        self.waited.store(since(self.sent), Ordering::Relaxed);
+    }
+
+    /// Returns how long the request waited before a new connection was begun, or until a kept one was free; `None` if
+    /// that was not recorded.
+    pub fn waited(&self) -> Option<Duration> {
+        duration(&self.waited)
+    }
+
+    /// Returns how long the TLS handshake of the new connection took.
+    pub fn secured(&self) -> Option<Duration> {
+        duration(&self.secured)
     }
 
     /// Returns the time until a new connection was open, which includes its TLS handshake and waiting for others
@@ -184,7 +217,12 @@ pub(crate) fn is_set(replaced: &AtomicU16) -> bool {
 
 /// Returns the nanoseconds from `start` until now, at least one.
 pub(crate) fn since(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
+    nanoseconds(start.elapsed())
+}
+
+/// Returns the nanoseconds of a time, at least one.
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 
 /// Converts nanoseconds; `None` for 0.

@@ -13,7 +13,7 @@ use http::{HeaderMap, Version};
 use crate::append_list::AppendList;
 use crate::attempt::{Attempt, Failed, ServerInfo, duration, is_set, since};
 use crate::metrics::Counted;
-use crate::{Connection, Identity, Origin, Reason, RequestCounters, Spans, TraceContext};
+use crate::{Connection, Identity, Origin, Reason, RequestCounters, Spans, Timing, TraceContext};
 
 /// Maximum number of failed attempts in a [`Summary`].
 const MAX_FAILED: usize = 16;
@@ -57,6 +57,7 @@ pub struct Exchange {
     request_id: OnceLock<Box<str>>,
     trace: OnceLock<TraceContext>,
     spans: Option<Arc<Spans>>,
+    timing: Option<Arc<Timing>>,
 }
 
 /// A route, for readers of the exchange.
@@ -142,6 +143,7 @@ impl Exchange {
             request_id: OnceLock::new(),
             trace: OnceLock::new(),
             spans: None,
+            timing: None,
         }
     }
 
@@ -373,6 +375,16 @@ impl Exchange {
     /// Returns the spans if routers, middlewares and services are recorded.
     pub fn detailed_spans(&self) -> Option<&Arc<Spans>> {
         self.spans.as_ref().filter(|spans| spans.is_detailed())
+    }
+
+    /// Lets the time of each middleware be recorded, before the exchange is shared.
+    pub fn record_timing(&mut self) {
+        self.timing = Some(Arc::default());
+    }
+
+    /// Returns the times of middlewares, if they are recorded.
+    pub fn timing(&self) -> Option<&Arc<Timing>> {
+        self.timing.as_ref()
     }
 
     /// Counts bytes of the request's body.

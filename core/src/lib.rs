@@ -24,13 +24,14 @@ pub mod reference;
 pub mod reply;
 pub mod spans;
 pub mod store;
+pub mod timing;
 pub mod tls_version;
 pub mod trace_context;
 pub mod values;
 pub mod word;
 
 pub use access::Access;
-pub use attempt::{Attempt, ServerInfo};
+pub use attempt::{Attempt, Opened, ServerInfo};
 pub use body::{
     Body, BodyError, BodyErrorKind, CollectError, Collected, End, Frames, Guard, Polled, Tee, Teed,
 };
@@ -46,4 +47,5 @@ pub use metrics::RequestCounters;
 pub use middleware::{BoxFuture, Handler, Middleware, Next, boxed};
 pub use reason::{Origin, Reason};
 pub use spans::{OpenSpan, SpanKind, Spans};
+pub use timing::Timing;
 pub use trace_context::{Propagator, TraceContext};

@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::timing::OpenRun;
 use crate::{OpenSpan, Request, Response, SpanKind};
 
 /// A boxed future that may move between threads.
@@ -134,19 +135,39 @@ impl Next {
             Stage::Middleware { middleware, next, left } => {
                 if *left != 0 {
                     request.context.exchange.pass_on(*left);
-                    if let Some(span) = begin_span(&request, *left) {
+                    let (run, span) = (begin_run(&request, *left), begin_span(&request, *left));
+                    if run.is_some() || span.is_some() {
                         return boxed(move || async move {
                             let response = middleware.handle(request, next).await;
-                            span.finish(response.status().as_u16());
+                            OpenSpan::end(span, response.status().as_u16());
+                            drop(run);
                             response
                         });
                     }
                 }
                 middleware.handle(request, next)
             }
-            Stage::Service(service) => service.call(request),
+            Stage::Service(service) => match request.context.exchange.timing() {
+                Some(timing) => {
+                    let run = timing.begin(None);
+                    boxed(move || async move {
+                        let response = service.call(request).await;
+                        drop(run);
+                        response
+                    })
+                }
+                None => service.call(request),
+            },
         }
     }
+}
+
+/// Begins to record the time of a middleware, if the request asks for it.
+fn begin_run(request: &Request, left: u16) -> Option<OpenRun> {
+    let exchange = &request.context.exchange;
+    let (timing, route) = (exchange.timing()?, exchange.route()?);
+    let index = route.middlewares.len().checked_sub(usize::from(left))?;
+    timing.begin(Some(route.middlewares.get(index)?.clone()))
 }
 
 /// Begins the span of a middleware, if its kind has one. `retry` has one for each attempt instead.

@@ -195,6 +195,7 @@ fn attempted(attempt: &Value) -> String {
     add("status", "status ", "");
     add("afterMs", "sent after ", " ms");
     add("connectMs", "new connection in ", " ms");
+    add("tlsMs", "TLS handshake in ", " ms");
     add("tookMs", "took ", " ms");
     if attempt["replaced"] == true {
         parts.push("another response followed".to_owned());

@@ -16,6 +16,7 @@ use super::conn_limit::{ConnectionLimit, ConnectionLimiter, OpenConnection};
 use super::http::aliases::Aliases;
 use super::http::forwarded::ForwardedRules;
 use super::http::proxy_status::ProxyStatus;
+use super::http::server_timing::ServerTiming;
 use super::http::target::TargetRules;
 use super::http1_2::clock::Limits;
 use super::http1_2::header_budget::HeaderBudget;
@@ -90,6 +91,8 @@ pub(super) struct Listener {
     pub(super) requests: Option<Arc<Requests>>,
     /// Adds `Proxy-Status` to responses, if enabled.
     pub(super) proxy_status: Option<ProxyStatus>,
+    /// Adds `Server-Timing` to responses to requests with a token, if enabled.
+    pub(super) server_timing: Option<ServerTiming>,
     /// What is observed of requests without a route.
     pub(super) observability: EntryPointObservability,
     pub(super) balance: Balance,
@@ -151,6 +154,7 @@ impl Listener {
             }),
         };
         let proxy_status = options.http.proxy_status.as_ref().map(ProxyStatus::new).transpose()?;
+        let server_timing = options.http.server_timing.as_ref().map(ServerTiming::new).transpose()?;
         let limits = limits(options);
         // The threads of HTTP/3 count as one more worker.
         let connections =
@@ -167,6 +171,7 @@ impl Listener {
             forwarded,
             proxy,
             proxy_status,
+            server_timing,
             handshake: limits.head.unwrap_or(MAX_HEAD_TIME),
             handshakes: Arc::default(),
             limits,

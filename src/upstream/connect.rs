@@ -7,10 +7,10 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidegate_clients::dial::{self, Answer, Dialled};
-use tidegate_core::{BuildError, ConnectCause, UpstreamError};
+use tidegate_core::{BuildError, ConnectCause, Opened, UpstreamError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
@@ -142,6 +142,7 @@ pub(super) struct Connected {
     pub(super) http2: bool,
     /// The peer address and the DNS answer with it, if the server has a host name.
     pub(super) named: Option<(IpAddr, Answer)>,
+    pub(super) opened: Opened,
 }
 
 /// Connects to a server. `http1` excludes HTTP/2, for upgrades.
@@ -151,25 +152,28 @@ pub(super) async fn connect(
     http1: bool,
 ) -> Result<Connected, UpstreamError> {
     let http2 = target.scheme == Scheme::H2c && !http1;
+    let opened = Opened { began: Instant::now(), handshake: None };
     if let Some(path) = &target.socket {
         let stream = reach(target, transport, UnixStream::connect(path)).await?;
-        return Ok(Connected { stream: Kind::Unix(stream).into(), http2, named: None });
+        return Ok(Connected { stream: Kind::Unix(stream).into(), http2, named: None, opened });
     }
     let Dialled { stream: tcp, peer, answer } =
         reach(target, transport, connect_tcp(&target.host, target.port)).await?;
     let named = answer.map(|answer| (peer, answer));
     prepare(&tcp);
     if target.scheme != Scheme::Https {
-        return Ok(Connected { stream: Kind::Plain(tcp).into(), http2, named });
+        return Ok(Connected { stream: Kind::Plain(tcp).into(), http2, named, opened });
     }
     let connector = transport.tls_connector(http1).map_err(|e| not_secured(target, e.to_string()))?;
     let name = transport.server_name(&target.host).map_err(|e| not_secured(target, e.to_string()))?;
+    let dialled = Instant::now();
     let stream = tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, connector.connect(name, tcp))
         .await
         .map_err(|_| UpstreamError::ConnectTimeout { server: target.address.clone() })?
         .map_err(|e| handshake_error(target, &e))?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    Ok(Connected { stream: Kind::Tls(Box::new(stream)).into(), http2, named })
+    let opened = Opened { handshake: Some(dialled.elapsed()), ..opened };
+    Ok(Connected { stream: Kind::Tls(Box::new(stream)).into(), http2, named, opened })
 }
 
 /// Waits for a connection with the timeout of the transport.

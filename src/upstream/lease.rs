@@ -4,21 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper::client::conn::http2;
-use tidegate_core::Body;
+use tidegate_core::{Body, Opened};
 
 use super::pool::{Own, Shared, Streams};
 
 /// An exclusive connection, or a stream of a shared one.
 pub(super) enum Lease {
-    Own { own: Own, reused: bool },
-    Stream { sender: http2::SendRequest<Body>, count: StreamCount, reused: bool },
+    Own { own: Own, opened: Option<Opened> },
+    Stream { sender: http2::SendRequest<Body>, count: StreamCount, opened: Option<Opened> },
 }
 
 impl Lease {
-    /// Returns true if the connection was used before.
-    pub(super) fn reused(&self) -> bool {
+    /// Returns when the connection was opened; `None` if it was used before.
+    pub(super) fn opened(&self) -> Option<Opened> {
         match self {
-            Self::Own { reused, .. } | Self::Stream { reused, .. } => *reused,
+            Self::Own { opened, .. } | Self::Stream { opened, .. } => *opened,
         }
     }
 }
@@ -32,6 +32,6 @@ impl Drop for StreamCount {
     }
 }
 
-pub(super) fn stream_of(shared: Shared, reused: bool) -> Lease {
-    Lease::Stream { sender: shared.sender, count: StreamCount(shared.streams), reused }
+pub(super) fn stream_of(shared: Shared, opened: Option<Opened>) -> Lease {
+    Lease::Stream { sender: shared.sender, count: StreamCount(shared.streams), opened }
 }

@@ -13,7 +13,9 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tidegate_core::{Body, BodyError, ConnectCause, End, Exchange, Guard, Interim, Response, UpstreamError};
+use tidegate_core::{
+    Attempt, Body, BodyError, ConnectCause, End, Exchange, Guard, Interim, Opened, Response, UpstreamError,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
@@ -83,10 +85,8 @@ impl Endpoint {
                 Ok(lease) => lease,
                 Err(error) => return Err(unsent(error, outgoing, change, exchange)),
             };
-            let reused = lease.reused();
-            if !reused && let Some(attempt) = exchange.as_ref().and_then(|exchange| exchange.last_attempt()) {
-                attempt.connect();
-            }
+            let reused = lease.opened().is_none();
+            note_connection(exchange.as_deref(), &lease);
             let spare = spare(&outgoing);
             match self.exchange(&mut lease, &mut outgoing, interim).await {
                 Ok(response) => return self.answer(response, lease, change, (in_flight, exchange)),
@@ -143,13 +143,13 @@ impl Endpoint {
                 && self.target.scheme != Scheme::H2c
                 && let Some(own) = pool.take()
             {
-                return Ok(Lease::Own { own, reused: true });
+                return Ok(Lease::Own { own, opened: None });
             }
             if !fresh
                 && self.target.scheme != Scheme::Http
                 && let Some(shared) = pool.share(idle)
             {
-                return Ok(stream_of(shared, true));
+                return Ok(stream_of(shared, None));
             }
             (pool.opening.clone(), self.target.scheme != Scheme::Http && !pool.http1)
         };
@@ -164,7 +164,8 @@ impl Endpoint {
     async fn open_for_upgrade(&self) -> Result<Lease, UpstreamError> {
         let connected = connect(&self.target, &self.transport, true).await?;
         let tap = connected.stream.tap().clone();
-        self.open_http1(WebSocketCase::new(connected.stream.for_tunnel()), None, tap, true).await
+        let opened = connected.opened;
+        self.open_http1(WebSocketCase::new(connected.stream.for_tunnel()), None, tap, (true, opened)).await
     }
 
     /// Opens a connection that concurrent requests share, or waits for it.
@@ -178,7 +179,7 @@ impl Endpoint {
         let asked = Instant::now();
         let mut last_failure = opening.lock().await;
         if let Some(shared) = self.pool(worker).lock().share(idle).filter(|_| !fresh) {
-            return Ok(stream_of(shared, true));
+            return Ok(stream_of(shared, None));
         }
         // Requests that waited for a failed attempt share its error, as consecutive attempts would take too
         // long.
@@ -191,7 +192,8 @@ impl Endpoint {
     }
 
     async fn open(self: &Arc<Self>, worker: usize) -> Result<Lease, UpstreamError> {
-        let Connected { stream, http2, named } = connect(&self.target, &self.transport, false).await?;
+        let Connected { stream, http2, named, opened } =
+            connect(&self.target, &self.transport, false).await?;
         let peer = named.map(|(peer, answer)| {
             self.keep_to(&answer);
             peer
@@ -201,14 +203,14 @@ impl Endpoint {
                 self.pool(worker).lock().http1 = true;
             }
             let tap = stream.tap().clone();
-            return self.open_http1(stream, peer, tap, false).await;
+            return self.open_http1(stream, peer, tap, (false, opened)).await;
         }
         let shared = self.open_http2(stream, peer).await?;
         shared.streams.open.fetch_add(1, Ordering::Relaxed);
         let mut pool = self.pool(worker).lock();
         pool.http1 = false;
         pool.add(shared.clone());
-        Ok(stream_of(shared, false))
+        Ok(stream_of(shared, Some(opened)))
     }
 
     async fn open_http1<S>(
@@ -216,7 +218,7 @@ impl Endpoint {
         stream: S,
         peer: Option<IpAddr>,
         tap: Arc<Tap>,
-        upgrade: bool,
+        (upgrade, opened): (bool, Opened),
     ) -> Result<Lease, UpstreamError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -235,7 +237,7 @@ impl Endpoint {
             let _ = if upgrade { connection.with_upgrades().await } else { connection.await };
         });
         let own = Own { sender, peer, tap, task: task.abort_handle() };
-        Ok(Lease::Own { own, reused: false })
+        Ok(Lease::Own { own, opened: Some(opened) })
     }
 
     async fn open_http2(&self, stream: Stream, peer: Option<IpAddr>) -> Result<Shared, UpstreamError> {
@@ -371,6 +373,16 @@ impl From<hyper::client::conn::TrySendError<Request<Body>>> for Lost {
 impl From<UpstreamError> for Failure {
     fn from(error: UpstreamError) -> Self {
         Self { error, unsent: None }
+    }
+}
+
+/// Records a new connection, and how long the request waited for a kept one if its times are asked for.
+fn note_connection(exchange: Option<&Exchange>, lease: &Lease) {
+    let Some(exchange) = exchange else { return };
+    match lease.opened() {
+        Some(opened) => exchange.last_attempt().into_iter().for_each(|attempt| attempt.connect(opened)),
+        None if exchange.timing().is_some() => exchange.last_attempt().into_iter().for_each(Attempt::reuse),
+        None => {}
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an entry point tells about a response: `Proxy-Status` and `Server-Timing`.
 
 use crate::support::backend::unused_address;
-use crate::support::{Backend, Gateway, get};
+use crate::support::{Backend, Gateway, eventually, get, get_with};
 
 /// A backend that answers as its path says.
 fn backend() -> Backend {
@@ -96,4 +96,77 @@ fn proxy_status_is_off_by_default_and_shows_addresses_on_request() {
     assert_eq!(proxy_status(&gateway, "/failing"), [expected]);
     let expected = r#""edge 1"; error=destination_not_found; details="no_router""#;
     assert_eq!(proxy_status(&gateway, "/nowhere"), [expected]);
+}
+
+/// Returns the metrics of `Server-Timing`: names, times in milliseconds, and descriptions.
+fn timings(header: &str) -> Vec<(String, f64, String)> {
+    let metric = |text: &str| {
+        let mut parts = text.split(';');
+        let name = parts.next().unwrap().to_owned();
+        let time = parts.next().unwrap().strip_prefix("dur=").unwrap().parse().unwrap();
+        let description = parts.next().unwrap_or("desc=\"\"").strip_prefix("desc=").unwrap();
+        (name, time, description.trim_matches('"').to_owned())
+    };
+    header.split(", ").map(metric).collect()
+}
+
+#[test]
+fn server_timing_is_for_holders_of_the_token() {
+    let backend = backend();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "t0ken\n").unwrap();
+    let flags = [
+        format!("--entryPoints.web.http.serverTiming.token=file:{}", file.display()),
+        "--accessLog.filePath=/dev/null".to_owned(),
+        "--accessLog.fields.headers.defaultMode=keep".to_owned(),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let gateway = Gateway::with(&flags, &routes(&backend.url()));
+    let ask = |path: &str, headers: &str| {
+        get_with(gateway.web(), "h", path, headers).header("server-timing").map(str::to_owned)
+    };
+    for headers in ["", "x-tidegate-debug: wrong\r\n", "x-tidegate-debug: t0ke\r\n"] {
+        assert_eq!(ask("/chained", headers), None, "{headers}");
+    }
+    let header = ask("/chained", "x-tidegate-debug: t0ken\r\nx-other: 1\r\n").unwrap();
+    let found = timings(&header);
+    let names: Vec<&str> = found.iter().map(|(name, _, _)| name.as_str()).collect();
+    assert_eq!(names, ["route", "middleware1", "middleware2", "queue", "first-byte", "total"], "{header}");
+    let described: Vec<&str> = found.iter().map(|(_, _, description)| description.as_str()).collect();
+    assert_eq!(described[..3], ["chained@file", "outer@file", "inner@file"]);
+    assert_eq!(described[4], backend.url());
+    let (total, parts) = found.split_last().unwrap();
+    assert!(parts.iter().map(|(_, time, _)| time).sum::<f64>() <= total.1 + 0.01, "{header}");
+    for seen in backend.seen() {
+        assert_eq!(seen.header("x-tidegate-debug"), None, "{}", seen.head);
+    }
+    eventually("the request is recorded", || gateway.api("/api/requests").contains("/chained"));
+    let requests = gateway.api("/api/requests");
+    let first = requests.split("\"id\":\"").nth(1).unwrap().split('"').next().unwrap();
+    let detail = gateway.api(&format!("/api/requests/{first}"));
+    assert!(detail.contains("x-other") && !detail.contains("t0ken"), "{detail}");
+    assert!(!gateway.api("/api/entrypoints").contains("t0ken"));
+    let refused = ask("/refused", "x-tidegate-debug: t0ken\r\n").unwrap();
+    assert!(refused.contains("failed;dur=") && !refused.contains("first-byte"), "{refused}");
+    let nowhere = ask("/nowhere", "x-tidegate-debug: t0ken\r\n").unwrap();
+    assert_eq!(timings(&nowhere).len(), 1, "{nowhere}");
+}
+
+#[test]
+fn server_timing_has_the_handshake_of_a_new_connection() {
+    let backend = backend();
+    let secure = Gateway::with(&["--entryPoints.web.http.tls=true"], &Gateway::one_service(&backend.url()));
+    let flags =
+        ["--entryPoints.web.http.serverTiming.token=t0ken", "--serversTransport.insecureSkipVerify=true"];
+    let gateway = Gateway::with(&flags, &Gateway::one_service(&format!("https://{}", secure.web())));
+    let mut header = String::new();
+    eventually("a connection is opened", || {
+        // The route of the server may not be served yet.
+        let answer = get_with(gateway.web(), "h", "/ok", "x-tidegate-debug: t0ken\r\n");
+        header = answer.header("server-timing").unwrap_or_default().to_owned();
+        header.contains("tls;dur=")
+    });
+    let names: Vec<String> = timings(&header).into_iter().map(|(name, _, _)| name).collect();
+    assert_eq!(names, ["route", "queue", "connect", "tls", "first-byte", "total"], "{header}");
 }

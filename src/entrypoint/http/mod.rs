@@ -10,6 +10,7 @@ pub(in crate::entrypoint) mod min_rate;
 pub(in crate::entrypoint) mod presence;
 pub(in crate::entrypoint) mod protocol;
 pub(in crate::entrypoint) mod proxy_status;
+pub(in crate::entrypoint) mod server_timing;
 pub(in crate::entrypoint) mod target;
 pub(in crate::entrypoint) mod timed_body;
 pub(in crate::entrypoint) mod timeouts;
@@ -187,6 +188,9 @@ pub(in crate::entrypoint) async fn respond(
     if let Some(proxy_status) = &client.listener.proxy_status {
         proxy_status.apply(&mut response, closing.as_ref().map(Closing::exchange));
     }
+    if let Some(closing) = closing.as_ref().filter(|_| client.listener.server_timing.is_some()) {
+        server_timing::apply(&mut response, closing.exchange());
+    }
     let finish = if client.protocol.is_framed() { finish_framed } else { finish_http1 };
     let mut response = finish(client, response, presence.upgrade, closing.as_mut());
     if response.status() == StatusCode::NOT_MODIFIED {
@@ -275,7 +279,12 @@ async fn route_request(
 ) -> Response {
     let listener = &*client.listener;
     let ReceivedRequest { mut head, body, interim, upgrade } = arrived;
-    let exchange = Arc::new(Exchange::begin(client.connection.clone(), head.version));
+    let mut exchange = Exchange::begin(client.connection.clone(), head.version);
+    // Before anything records the headers: the token is a secret.
+    if listener.server_timing.as_ref().is_some_and(|timing| timing.take_token(&mut head.headers)) {
+        exchange.record_timing();
+    }
+    let exchange = Arc::new(exchange);
     // Held until there is a response.
     let _held = match client.progress.has_large().then(|| hold_head(listener, &head.headers)) {
         Some(None) => {

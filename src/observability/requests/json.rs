@@ -118,6 +118,9 @@ fn attempt(record: &Record, attempt: &Try) -> Value {
     if let Some(connected) = attempt.connected {
         add("connectMs", milliseconds(connected));
     }
+    if let Some(secured) = attempt.secured {
+        add("tlsMs", milliseconds(secured));
+    }
     if let Some(took) = attempt.took {
         add("tookMs", milliseconds(took));
     }

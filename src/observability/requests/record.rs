@@ -85,6 +85,7 @@ pub(crate) struct Try {
     /// When the request was passed to the server's connections.
     pub(crate) sent: Instant,
     pub(crate) connected: Option<Duration>,
+    pub(crate) secured: Option<Duration>,
     pub(crate) took: Option<Duration>,
     pub(crate) status: Option<u16>,
     /// Whether another attempt or page followed.
@@ -262,6 +263,7 @@ impl Try {
             server: attempt.server.clone(),
             sent: attempt.sent,
             connected: attempt.connected(),
+            secured: attempt.secured(),
             took: attempt.took(),
             status: attempt.status(),
             replaced: attempt.is_replaced(),
