@@ -19,10 +19,10 @@ use crate::cluster::Cluster;
 use crate::configuration::{Compiler, FirstStates, LastStates, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
 use crate::internal::{self, Surroundings};
-use crate::observability::Requests;
 use crate::observability::access_log::AccessLog;
 use crate::observability::metrics::{Metrics, push};
 use crate::observability::tracing::Tracer;
+use crate::observability::{Requests, Statistics};
 use crate::opening::Opening;
 use crate::saved::{self, States, Store};
 use crate::service::Registry;
@@ -75,6 +75,7 @@ pub struct Gateway {
     updates: Updates,
     providers: Vec<providers::Handle>,
     access_log: Option<Arc<AccessLog>>,
+    requests: Option<Arc<Requests>>,
     tracer: Option<Arc<Tracer>>,
     readiness: Arc<Readiness>,
     terminating: Arc<AtomicBool>,
@@ -122,12 +123,15 @@ impl Gateway {
         control.spawn(configuration.run(incoming));
         let providers = start_providers(sources, &settings, &updates, &control);
         start_metrics(&settings, &around, &client, &snapshots, &control);
+        start_records(&around, &control);
         start_stapler(&settings, client, &snapshots, &generation, &control);
-        let (log, metrics, passed) = (access_log.clone(), around.metrics.clone(), options.passed);
         let tracer = Tracer::start(&settings, control.handle());
-        let (own_tracer, requests) = (tracer.clone(), around.requests.clone());
-        let entry_options =
-            entrypoint::Options { workers, log, metrics, tracer, requests, opening: opening.clone(), passed };
+        let entry_options = entrypoint::Options {
+            log: access_log.clone(),
+            tracer: tracer.clone(),
+            passed: options.passed,
+            ..entry_options(&around, workers, &opening)
+        };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         around.cluster.start(&settings, &snapshots, &generation, &around.readiness, control.handle());
         acme::start(&around.acme, &settings, &snapshots, &generation, &opening, control.handle());
@@ -141,7 +145,8 @@ impl Gateway {
             updates,
             providers,
             access_log,
-            tracer: own_tracer,
+            requests: around.requests,
+            tracer,
             readiness: around.readiness,
             terminating: around.terminating,
             acme: around.acme,
@@ -208,6 +213,9 @@ impl Gateway {
     /// then open ones finish for at most `graceTimeOut`.
     pub async fn shutdown(mut self) {
         self.terminating.store(true, Ordering::Relaxed);
+        if let Some(requests) = &self.requests {
+            requests.dismiss_readers();
+        }
         let entry_points = self.entry_points.take();
         let drained = async {
             if let Some(entry_points) = entry_points {
@@ -265,6 +273,7 @@ fn surroundings(
         // The threads of HTTP/3 count as one more worker.
         metrics: Metrics::new(settings, workers + 1),
         requests: Requests::new(settings, workers + 1),
+        statistics: Statistics::new(settings, workers + 1),
     }
 }
 
@@ -302,6 +311,30 @@ fn start_metrics(
     metrics.watch_resolvers(around.acme.clone());
     if let Some(options) = &settings.metrics {
         push::start(metrics, options, &snapshots.downgrade(), client, control.handle());
+    }
+}
+
+/// Returns what entry points depend on, without the logs.
+fn entry_options(around: &Surroundings, workers: usize, opening: &Arc<Opening>) -> entrypoint::Options {
+    entrypoint::Options {
+        workers,
+        log: None,
+        metrics: around.metrics.clone(),
+        tracer: None,
+        requests: around.requests.clone(),
+        statistics: around.statistics.clone(),
+        opening: opening.clone(),
+        passed: entrypoint::Passed::default(),
+    }
+}
+
+/// Starts what adds up statistics, and what sends requests to readers of the API as they end.
+fn start_records(around: &Surroundings, control: &Runtime) {
+    if let Some(statistics) = around.statistics.clone() {
+        control.spawn(statistics.run());
+    }
+    if let Some(requests) = around.requests.clone() {
+        control.spawn(requests.serve_readers());
     }
 }
 
@@ -406,6 +439,7 @@ pub(crate) fn compile_once(
         cluster: Cluster::default(),
         metrics: Metrics::new(settings, 1),
         requests: None,
+        statistics: None,
     };
     let environment = environment(&around, 1, control);
     states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));

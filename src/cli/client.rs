@@ -12,7 +12,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, StatusCode};
 use serde_json::Value;
 use tidegate_core::building::ClientTls;
-use tidegate_core::{Body, Connection, Context, HttpClient, Request, UpstreamError};
+use tidegate_core::{Body, Connection, Context, HttpClient, Request, Response, UpstreamError};
 use tokio::runtime::Runtime;
 
 use crate::service::Registry;
@@ -106,6 +106,48 @@ impl ApiArguments {
 impl ApiClient {
     /// Returns the JSON at a path below `/api/`.
     pub(super) fn get(&self, path: &str) -> Result<Value, ApiError> {
+        self.runtime.block_on(async {
+            let response = self.ask(path).await?;
+            let status = response.status();
+            let body = tokio::time::timeout(TIMEOUT, response.into_body().collect(MAX_BODY)).await;
+            let body = body.map_err(|_| ApiError::Incomplete)?.map_err(|_| ApiError::Incomplete)?;
+            content(status, &body.bytes)
+        })
+    }
+
+    /// Calls `take` with each JSON line at a path below `/api/` until it returns false or the response ends.
+    pub(super) fn lines(&self, path: &str, mut take: impl FnMut(&Value) -> bool) -> Result<(), ApiError> {
+        self.runtime.block_on(async {
+            let response = self.ask(path).await?;
+            let status = response.status();
+            if status != StatusCode::OK {
+                let body = response.into_body().collect(MAX_BODY).await.map_err(|_| ApiError::Incomplete)?;
+                return content(status, &body.bytes).map(|_| ());
+            }
+            let (mut body, mut rest) = (response.into_body(), Vec::new());
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|_| ApiError::Incomplete)?;
+                rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+                while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = rest.drain(..=end).collect();
+                    if line.trim_ascii().is_empty() {
+                        continue;
+                    }
+                    let line = serde_json::from_slice(&line).map_err(|_| ApiError::Unexpected(status))?;
+                    if !take(&line) {
+                        return Ok(());
+                    }
+                }
+                if rest.len() as u64 > MAX_BODY {
+                    return Err(ApiError::Incomplete);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Sends a request for a path below `/api/`.
+    async fn ask(&self, path: &str) -> Result<Response, ApiError> {
         let url = format!("{}/api/{path}", self.base);
         let mut head = http::Request::get(&url).body(()).map_err(ApiError::Url)?.into_parts().0;
         if let Some(credentials) = &self.credentials {
@@ -113,22 +155,20 @@ impl ApiClient {
         }
         let nobody = Arc::new(Connection::plain((Ipv4Addr::LOCALHOST, 0).into()));
         let request = Request::new(head, Body::empty(), Context::new(nobody));
-        let (status, bytes) = self.runtime.block_on(async {
-            let response = self.client.send(request, &self.tls, TIMEOUT).await;
-            let response = response.map_err(|error| ApiError::Unreachable(self.base.clone(), error))?;
-            let status = response.status();
-            let body = tokio::time::timeout(TIMEOUT, response.into_body().collect(MAX_BODY)).await;
-            let body = body.map_err(|_| ApiError::Incomplete)?.map_err(|_| ApiError::Incomplete)?;
-            Ok::<_, ApiError>((status, body.bytes))
-        })?;
-        let json: Option<Value> = serde_json::from_slice(&bytes).ok();
-        match (status, json) {
-            (StatusCode::OK, Some(json)) => Ok(json),
-            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Err(ApiError::Unauthorized),
-            (status, json) => match json.as_ref().and_then(|json| json["message"].as_str()) {
-                Some(message) => Err(ApiError::Refused(message.to_owned())),
-                None => Err(ApiError::Unexpected(status)),
-            },
-        }
+        let response = self.client.send(request, &self.tls, TIMEOUT).await;
+        response.map_err(|error| ApiError::Unreachable(self.base.clone(), error))
+    }
+}
+
+/// Returns the JSON of a response.
+fn content(status: StatusCode, bytes: &[u8]) -> Result<Value, ApiError> {
+    let json: Option<Value> = serde_json::from_slice(bytes).ok();
+    match (status, json) {
+        (StatusCode::OK, Some(json)) => Ok(json),
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Err(ApiError::Unauthorized),
+        (status, json) => match json.as_ref().and_then(|json| json["message"].as_str()) {
+            Some(message) => Err(ApiError::Refused(message.to_owned())),
+            None => Err(ApiError::Unexpected(status)),
+        },
     }
 }

@@ -1,16 +1,10 @@
 //! `tidegate why` and `tidegate tail`: what happened to requests of a running gateway.
 
-use std::collections::HashSet;
-use std::time::Duration;
-
 use clap::Args;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::client::{ApiArguments, ApiError};
-
-/// Time between two questions of `tail`.
-const INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Args)]
 pub(super) struct Why {
@@ -30,7 +24,7 @@ pub(super) struct Tail {
     #[command(flatten)]
     api: ApiArguments,
     /// Maximum number of requests that are printed per second.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(4..=10_000))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,
     /// Exit after this many requests.
     #[arg(long)]
@@ -50,44 +44,22 @@ impl Why {
 }
 
 impl Tail {
-    /// Prints requests as they end, oldest first, until the gateway stops.
+    /// Prints requests as they end until the gateway stops.
     pub(super) fn run(&self, mut print: impl FnMut(&str)) -> Result<(), ApiError> {
-        let client = self.api.client()?;
         let filter = utf8_percent_encode(self.filter.as_deref().unwrap_or(""), NON_ALPHANUMERIC);
-        // An invalid filter is refused at once.
-        client.get(&format!("requests?per_page=1&filter={filter}"))?;
-        // The newest request at the start is not printed, nor is anything before it.
-        let mut newest = id_of_first(&client.get("requests?per_page=1")?);
+        let path = format!("requests/stream?rate={}&filter={filter}", self.rate);
         let mut printed = 0;
-        // Requests that ended between two questions are in both answers.
-        let mut previous = HashSet::new();
-        let per_page = (self.rate / 4).max(1);
-        loop {
-            let last = id_of_first(&client.get("requests?per_page=1")?);
-            let path = format!("requests?per_page={per_page}&after={newest}&filter={filter}");
-            let found = if last == newest { Value::Null } else { client.get(&path)? };
-            let mut current = HashSet::new();
-            for request in found.as_array().into_iter().flatten().rev() {
-                let id = text(request, "id").to_owned();
-                let is_known = previous.contains(&id);
-                current.insert(id);
-                if is_known {
-                    continue;
-                }
-                print(&if self.json { request.to_string() } else { line(request) });
-                printed += 1;
-                if self.count == Some(printed) {
-                    return Ok(());
-                }
-            }
-            (newest, previous) = (last, current);
-            std::thread::sleep(INTERVAL);
-        }
+        self.api.client()?.lines(&path, |request| {
+            let is_request = request["missed"].is_null();
+            print(&match (self.json, is_request) {
+                (true, _) => request.to_string(),
+                (false, true) => line(request),
+                (false, false) => format!("({} requests were left out)", request["missed"]),
+            });
+            printed += usize::from(is_request);
+            self.count != Some(printed)
+        })
     }
-}
-
-fn id_of_first(list: &Value) -> String {
-    text(&list[0], "id").to_owned()
 }
 
 fn text<'a>(object: &'a Value, key: &str) -> &'a str {

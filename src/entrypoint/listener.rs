@@ -23,9 +23,9 @@ use super::http1_2::header_budget::HeaderBudget;
 use super::http1_2::header_budget::MAX_HEADER_LINES;
 use super::http1_2::linger::CONNECTION_WINDOW;
 use super::shutdown::Shutdown;
-use crate::observability::Requests;
 use crate::observability::metrics::{EntryPointMeter, Metrics};
 use crate::observability::tracing::Tracer;
+use crate::observability::{Requests, Statistics};
 use crate::opening::Opening;
 use crate::settings::{EntryPoint, EntryPointObservability, Settings};
 use crate::snapshot::SnapshotHandle;
@@ -89,6 +89,8 @@ pub(super) struct Listener {
     pub(super) tracer: Option<Arc<Tracer>>,
     /// Recent requests, if they are recorded.
     pub(super) requests: Option<Arc<Requests>>,
+    /// Statistics of requests, if there are any.
+    pub(super) statistics: Option<Arc<Statistics>>,
     /// Adds `Proxy-Status` to responses, if enabled.
     pub(super) proxy_status: Option<ProxyStatus>,
     /// Adds `Server-Timing` to responses to requests with a token, if enabled.
@@ -120,6 +122,7 @@ pub(super) struct Shared {
     pub(super) metrics: Option<Arc<Metrics>>,
     pub(super) tracer: Option<Arc<Tracer>>,
     pub(super) requests: Option<Arc<Requests>>,
+    pub(super) statistics: Option<Arc<Statistics>>,
     pub(super) hostname: Option<HeaderValue>,
     pub(super) balance: Balance,
     pub(super) room: Arc<ConnectionLimiter>,
@@ -193,6 +196,7 @@ impl Listener {
                 .is_some_and(|ping| !ping.manual_routing && ping.entry_point == name),
             log: shared.log.clone(),
             requests: shared.requests.clone(),
+            statistics: shared.statistics.clone(),
             observability: options.observability.clone(),
             tracer: shared.tracer.clone(),
             meter: shared.metrics.as_ref().map(|metrics| Arc::new(EntryPointMeter::new(metrics, name))),

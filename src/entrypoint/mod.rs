@@ -27,9 +27,9 @@ use std::time::Duration;
 use ::http::HeaderValue;
 use tokio::runtime::Handle;
 
-use crate::observability::Requests;
 use crate::observability::metrics::Metrics;
 use crate::observability::tracing::Tracer;
+use crate::observability::{Requests, Statistics};
 use crate::opening::Opening;
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
@@ -87,6 +87,8 @@ pub struct Options {
     pub tracer: Option<Arc<Tracer>>,
     /// Recent requests, if they are recorded.
     pub requests: Option<Arc<Requests>>,
+    /// Statistics of requests, if there are any.
+    pub statistics: Option<Arc<Statistics>>,
     /// Decides when clients are first served.
     pub opening: Arc<Opening>,
     /// Sockets opened by a supervisor.
@@ -119,6 +121,7 @@ impl EntryPoints {
             metrics: options.metrics,
             tracer: options.tracer,
             requests: options.requests,
+            statistics: options.statistics,
             opening: options.opening,
             hostname: hostname(),
             balance: workers.balance(),

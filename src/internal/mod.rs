@@ -19,8 +19,8 @@ use tidegate_providers::Updates;
 use crate::acme::Acme;
 use crate::cluster::Cluster;
 use crate::configuration::Readiness;
-use crate::observability::Requests;
 use crate::observability::metrics::Metrics;
+use crate::observability::{Requests, Statistics};
 use crate::service::Service;
 use crate::settings::Settings;
 use crate::snapshot::WeakSnapshotHandle;
@@ -53,6 +53,8 @@ pub struct Surroundings {
     pub metrics: Option<Arc<Metrics>>,
     /// Recent requests, if they are recorded.
     pub requests: Option<Arc<Requests>>,
+    /// Statistics of requests, if there are any.
+    pub statistics: Option<Arc<Statistics>>,
 }
 
 /// Returns the services by qualified name.

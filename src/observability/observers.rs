@@ -8,6 +8,7 @@ use tidegate_core::{End, Exchange};
 use super::access_log::{Aborted, Line};
 use super::metrics::Meter;
 use super::requests::Recording;
+use super::statistics::Counting;
 use super::tracing::Draft;
 
 /// The observers of one request.
@@ -21,6 +22,8 @@ pub(crate) struct Observers {
     pub(crate) trace: Option<Box<Draft>>,
     /// Records it for the API.
     pub(crate) recording: Option<Recording>,
+    /// Counts it for the statistics of the API.
+    pub(crate) counting: Option<Counting>,
 }
 
 impl Observers {
@@ -44,13 +47,17 @@ impl Observers {
 
     /// Lets each observer read the exchange, which has ended. Further calls do nothing.
     pub(crate) fn finish(&mut self, exchange: &Exchange, end: End) {
-        let Self { line, meter, trace, recording } = std::mem::take(self);
-        if meter.is_none() && recording.is_none() && line.is_none() && trace.is_none() {
+        let Self { line, meter, trace, recording, counting } = std::mem::take(self);
+        let is_observed = meter.is_some() || recording.is_some() || counting.is_some();
+        if !is_observed && line.is_none() && trace.is_none() {
             return;
         }
         let now = Instant::now();
         if let Some(meter) = meter {
             meter.count(exchange, now);
+        }
+        if let Some(counting) = counting {
+            counting.end(exchange);
         }
         if let Some(recording) = recording {
             recording.end(exchange, end, now);

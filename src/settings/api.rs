@@ -22,6 +22,25 @@ pub struct Api {
     /// Recent requests, which the API shows. Not in Traefik.
     #[serde(skip_serializing_if = "is_default")]
     pub requests: RecentRequests,
+    /// Rates, errors and times, which the API shows. Not in Traefik.
+    #[serde(skip_serializing_if = "is_default")]
+    pub statistics: Statistics,
+}
+
+/// `api.statistics`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Statistics {
+    /// Maximum number of routers, of services and of servers that are distinguished; 0 for no statistics.
+    pub max_objects: usize,
+    /// Maximum number of client addresses that are distinguished; 0 for none.
+    pub max_clients: usize,
+}
+
+impl Default for Statistics {
+    fn default() -> Self {
+        Self { max_objects: 1000, max_clients: 100 }
+    }
 }
 
 /// `api.requests`.
@@ -52,6 +71,7 @@ impl Default for Api {
             dashboard_name: String::new(),
             base_path: "/".into(),
             requests: RecentRequests::default(),
+            statistics: Statistics::default(),
         }
     }
 }

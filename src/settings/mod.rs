@@ -29,7 +29,7 @@ use tidegate_core::word::Word;
 
 pub use acme::*;
 pub use address::{Address, AddressError, Protocol};
-pub use api::{Api, Ping, RecentRequests};
+pub use api::{Api, Ping, RecentRequests, Statistics};
 pub use cluster::*;
 pub use entry_point::*;
 pub use load::{Loaded, load};

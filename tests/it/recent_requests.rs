@@ -260,6 +260,55 @@ fn tail_prints_requests_as_they_end() {
     }
 }
 
+/// Asks for a stream, and returns the connection after the head of the response, with the head.
+fn stream(gateway: &Gateway, query: &str, headers: &str) -> (Client, String) {
+    let mut client = Client::connect(gateway.address("traefik"));
+    client.send(format!("GET /api/requests/stream?{query} HTTP/1.1\r\nhost: h\r\n{headers}\r\n"));
+    let head = client.head().unwrap();
+    (client, head)
+}
+
+#[test]
+fn requests_are_streamed_until_the_gateway_stops() {
+    let backend = backend();
+    let gateway = Gateway::serve(&routes(&backend.url()));
+    let (mut lines, head) = stream(&gateway, "filter=status%20%3E%3D%20400", "");
+    assert!(head.contains("200 OK") && head.contains("application/x-ndjson"), "{head}");
+    let (mut events, head) = stream(&gateway, "rate=5", "accept: text/event-stream\r\n");
+    assert!(head.contains("content-type: text/event-stream") && head.contains("no-store"), "{head}");
+    for path in ["/ok/1", "/nowhere", "/ok/2"] {
+        get(gateway.web(), "h", path);
+    }
+    let until = |client: &mut Client, end: &str| {
+        let mut text = String::new();
+        while !text.contains(end) {
+            text.push_str(&String::from_utf8(client.take(1).unwrap()).unwrap());
+        }
+        text
+    };
+    let seen = until(&mut events, "/ok/2");
+    assert!(seen.contains("data: {\"id\":") && seen.contains("/ok/1") && seen.contains("/nowhere"), "{seen}");
+    let seen = until(&mut lines, "/nowhere");
+    assert!(!seen.contains("/ok/1"), "{seen}");
+    gateway.shutdown();
+    let rest = String::from_utf8(lines.rest()).unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "the stream ends in order: {rest}");
+}
+
+#[test]
+fn streams_refuse_invalid_queries() {
+    let gateway = Gateway::serve("http: {}\n");
+    for (query, message) in [
+        ("filter=status%20%3E", "invalid filter: column 9: expected"),
+        ("filter=stats%20%3E%201", "column 1: stats is not a field"),
+        ("filter=Path(%60/%60)", "needs the request itself"),
+        ("rate=0", "invalid rate `0`: expected a number from 1 to 10000"),
+    ] {
+        let answer = get(gateway.address("traefik"), "h", &format!("/api/requests/stream?{query}"));
+        assert!(answer.status == 400 && answer.text().contains(message), "{}", answer.text());
+    }
+}
+
 #[test]
 fn commands_say_why_the_api_does_not_answer() {
     let gateway = Gateway::serve("http: {}\n");

@@ -50,6 +50,7 @@ use crate::entrypoint::listener::Listener;
 use crate::entrypoint::shutdown::Phase;
 use crate::internal::PROVIDER;
 use crate::observability::Observers;
+use crate::observability::statistics::Counting;
 use crate::snapshot::report::Status;
 use crate::snapshot::{Route, Snapshot, begin_span};
 
@@ -385,7 +386,8 @@ fn begin_exchange(
         .requests
         .as_ref()
         .map(|requests| requests.begin(listener.index, &exchange, &request.head, presence.forwarded_for));
-    let observers = Observers { line, meter, trace: trace.flatten(), recording };
+    let counting = begin_counting(listener, &request.head);
+    let observers = Observers { line, meter, trace: trace.flatten(), recording, counting };
     Closing::observed(exchange, observers)
 }
 
@@ -396,7 +398,14 @@ fn refused_exchange(listener: &Listener, exchange: Arc<Exchange>, head: &http::r
         listener.requests.as_ref().map(|requests| requests.begin(listener.index, &exchange, head, true));
     let meter = listener.meter.as_ref().filter(|_| listener.observability.metrics);
     let meter = meter.map(|meter| meter.begin(None));
-    Closing::observed(exchange, Observers { recording, meter, ..Observers::default() })
+    let counting = begin_counting(listener, head);
+    Closing::observed(exchange, Observers { recording, meter, counting, ..Observers::default() })
+}
+
+/// Begins to count a request for the statistics of the API, if there are any.
+fn begin_counting(listener: &Listener, head: &http::request::Parts) -> Option<Counting> {
+    let statistics = listener.statistics.as_ref()?;
+    Some(statistics.begin(listener.index, &head.headers))
 }
 
 /// Counts the bytes of a request body.

@@ -6,12 +6,13 @@ mod json;
 mod list;
 mod overview;
 mod requests;
+mod statistics;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tidegate_config::{Kind, Origin};
@@ -64,8 +65,12 @@ impl Api {
         let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade) else {
             return reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::OwnService);
         };
-        let question =
-            Question { api: self, snapshot: snapshots.load(), query: request.head.uri.query().unwrap_or("") };
+        let question = Question {
+            api: self,
+            snapshot: snapshots.load(),
+            query: request.head.uri.query().unwrap_or(""),
+            wants_events: accepts_events(&request.head.headers),
+        };
         match question.answer(path) {
             Some(_) if request.head.method != Method::GET => {
                 reply::empty(StatusCode::METHOD_NOT_ALLOWED, Reason::OwnService)
@@ -93,6 +98,8 @@ struct Question<'a> {
     api: &'a Api,
     snapshot: Arc<Snapshot>,
     query: &'a str,
+    /// Whether the client accepts server-sent events.
+    wants_events: bool,
 }
 
 impl Question<'_> {
@@ -119,6 +126,10 @@ impl Question<'_> {
             "requests" => match &self.api.around.requests {
                 Some(all) => requests::all(all, self.query),
                 None => requests::off(),
+            },
+            "statistics" => match &self.api.around.statistics {
+                Some(all) => statistics::all(all, self.query),
+                None => statistics::off(),
             },
             "certificates" => self.certificates(),
             "certificates/resolvers" => body(&certificates::of_resolvers(&self.api.around.acme.rows())),
@@ -149,6 +160,7 @@ impl Question<'_> {
             ("requests", None) => {
                 return Some(match &self.api.around.requests {
                     Some(all) if group == "state" => requests::state(all),
+                    Some(all) if group == "stream" => requests::stream(all, self.query, self.wants_events),
                     Some(all) => requests::detail(all, &decode(group)),
                     None => requests::off(),
                 });
@@ -218,6 +230,12 @@ impl Question<'_> {
         }
         all.into()
     }
+}
+
+/// Returns true if a client accepts server-sent events, as browsers say for an `EventSource`.
+fn accepts_events(headers: &HeaderMap) -> bool {
+    let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepts.flat_map(|value| value.split(',')).any(|one| one.trim().starts_with("text/event-stream"))
 }
 
 /// Returns the listed kind with these parts of a path.

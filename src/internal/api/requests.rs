@@ -1,13 +1,18 @@
 //! `/api/requests`, which does not exist in Traefik: recent requests, and what happened to one of them.
 
-use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
 use serde_json::Value;
-use tidegate_core::Response;
+use tidegate_core::{Body, Reason, Response};
 
 use super::{body, list, one, page, refusal};
 use crate::observability::Requests;
+use crate::observability::requests::live::{Format, MAX_RATE, Wanted};
 use crate::observability::requests::select::Selection;
 use crate::observability::requests::{Record, Text, json};
+
+/// Number of requests per second that a stream has at most, unless the query has a `rate`.
+const USUAL_RATE: u32 = 100;
 
 /// Lists the requests that the query selects, newest first: `filter` is an expression, `search` a part of host,
 /// path, router or identifier, and `after` the identifier of a request that is older than all in the list.
@@ -16,12 +21,9 @@ pub(super) fn all(requests: &Requests, query: &str) -> Response {
         let mut pairs = url::form_urlencoded::parse(query.as_bytes());
         pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).unwrap_or_default()
     };
-    let selection = match value("filter").as_str() {
-        "" => None,
-        text => match Selection::parse(text) {
-            Ok(selection) => Some(selection),
-            Err(error) => return refusal(StatusCode::BAD_REQUEST, &format!("invalid filter: {error}")),
-        },
+    let selection = match selection(&value("filter")) {
+        Ok(selection) => selection,
+        Err(refused) => return *refused,
     };
     let mut records = requests.all();
     let after = value("after");
@@ -35,6 +37,50 @@ pub(super) fn all(requests: &Requests, query: &str) -> Response {
             && selection.as_ref().is_none_or(|selection| selection.selects(requests, record))
     });
     page(&list::Query::parse(query), records, |record| Some(json::summary(requests, record).into()))
+}
+
+/// Sends the requests that the query selects as they end: `filter` is an expression, and `rate` the maximum number per
+/// second. `wants_events` is whether the client accepts server-sent events.
+pub(super) fn stream(requests: &Requests, query: &str, wants_events: bool) -> Response {
+    let value = |name: &str| {
+        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).unwrap_or_default()
+    };
+    let selection = match selection(&value("filter")) {
+        Ok(selection) => selection,
+        Err(refused) => return *refused,
+    };
+    let rate = match (value("rate").as_str(), value("rate").parse()) {
+        ("", _) => USUAL_RATE,
+        (_, Ok(rate)) if (1..=MAX_RATE).contains(&rate) => rate,
+        (rate, _) => {
+            let message = format!("invalid rate `{rate}`: expected a number from 1 to {MAX_RATE}");
+            return refusal(StatusCode::BAD_REQUEST, &message);
+        }
+    };
+    let (format, kind) = match wants_events {
+        true => (Format::Events, "text/event-stream"),
+        false => (Format::Lines, "application/x-ndjson"),
+    };
+    match requests.follow(Wanted { selection, format, rate }) {
+        Ok(stream) => {
+            let mut response = Response::new(Body::of_frames(stream)).because(Reason::OwnService);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response
+        }
+        Err(error) => refusal(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+    }
+}
+
+/// Compiles a filter; `None` if it is empty. The error is the response.
+fn selection(filter: &str) -> Result<Option<Selection>, Box<Response>> {
+    if filter.is_empty() {
+        return Ok(None);
+    }
+    Selection::parse(filter)
+        .map(Some)
+        .map_err(|error| Box::new(refusal(StatusCode::BAD_REQUEST, &format!("invalid filter: {error}"))))
 }
 
 /// Describes one request, by its identifier.

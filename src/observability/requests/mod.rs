@@ -5,6 +5,7 @@
 //! never waits: if a reader holds the ring, the request is counted as missed.
 
 pub(crate) mod json;
+pub(crate) mod live;
 mod record;
 pub(crate) mod select;
 
@@ -18,8 +19,10 @@ use parking_lot::Mutex;
 use tidegate_core::{End, Exchange};
 
 use super::access_log::{Aborted, Redaction};
+use super::enter::enter;
 use crate::settings::Settings;
 use crate::worker;
+use live::Live;
 use record::{Arrival, MAX_TEXT};
 pub(crate) use record::{Record, Text, Try};
 
@@ -27,8 +30,6 @@ pub(crate) use record::{Record, Text, Try};
 const CHUNK: usize = 32;
 /// Number of bytes that the texts of most records need.
 const TYPICAL_TEXT: usize = 128;
-/// How often a request tries to enter a ring that a reader holds.
-const MAX_SPINS: usize = 200;
 
 thread_local! {
     /// A displaced record, whose memory the next one of this thread takes over.
@@ -42,6 +43,7 @@ pub struct Requests {
     redaction: Redaction,
     add_internals: bool,
     entry_points: Box<[String]>,
+    live: Live,
     /// The same moment on both clocks.
     epoch: (Instant, SystemTime),
 }
@@ -97,6 +99,7 @@ impl Requests {
             redaction: Redaction::new(settings.access_log.as_ref()),
             add_internals: settings.access_log.as_ref().is_some_and(|log| log.add_internals),
             entry_points: settings.entry_points.keys().cloned().collect(),
+            live: Live::new(workers.max(1)),
             epoch: (Instant::now(), SystemTime::now()),
         }))
     }
@@ -174,14 +177,8 @@ impl Recording {
         let id =
             (shard.count.fetch_add(1, Ordering::Relaxed) + 1) * requests.shards.len() as u64 + index as u64;
         record.complete((id, now), exchange, Aborted::by(end), &requests.redaction);
-        let entered = (0..MAX_SPINS).find_map(|_| {
-            let rings = shard.rings.try_lock();
-            if rings.is_none() {
-                std::hint::spin_loop();
-            }
-            rings
-        });
-        let Some(mut rings) = entered else {
+        requests.live.offer(index, &record);
+        let Some(mut rings) = enter(&shard.rings) else {
             shard.missed.fetch_add(1, Ordering::Relaxed);
             return SPARE.set(Some(record));
         };
@@ -239,7 +236,7 @@ mod tests {
     use super::*;
     use crate::settings::{AccessLog, Api, EntryPoint};
 
-    fn settings(change: impl FnOnce(&mut Api)) -> Settings {
+    pub(super) fn settings(change: impl FnOnce(&mut Api)) -> Settings {
         let mut api = Api::default();
         change(&mut api);
         let mut settings = Settings { api: Some(api), ..Settings::default() };
@@ -247,7 +244,7 @@ mod tests {
         settings
     }
 
-    fn record(requests: &Arc<Requests>, target: &str, status: u16) {
+    pub(super) fn record(requests: &Arc<Requests>, target: &str, status: u16) {
         let builder = http::Request::builder().uri(target).header("host", "h.test");
         let builder = builder.header("cookie", "secret").header("authorization", "secret").header("x-a", "1");
         let head = builder.body(()).unwrap().into_parts().0;
