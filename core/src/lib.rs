@@ -27,6 +27,7 @@ pub mod store;
 pub mod timing;
 pub mod tls_version;
 pub mod trace_context;
+pub mod traffic;
 pub mod values;
 pub mod word;
 

@@ -56,6 +56,8 @@ pub struct Prometheus {
     pub add_routers_labels: bool,
     /// Counts the requests of each service.
     pub add_services_labels: bool,
+    /// Counts the TCP connections and UDP sessions of each server, if those of its service are counted.
+    pub add_servers_labels: bool,
     /// Entry point of `/metrics`.
     pub entry_point: String,
     /// Does not create a router for it.
@@ -73,6 +75,7 @@ impl Default for Prometheus {
             add_entry_points_labels: true,
             add_routers_labels: false,
             add_services_labels: true,
+            add_servers_labels: false,
             entry_point: INTERNAL_ENTRY_POINT.into(),
             manual_routing: false,
             header_labels: BTreeMap::new(),
@@ -216,6 +219,8 @@ pub struct OtlpMetrics {
     pub add_routers_labels: bool,
     /// Counts the requests of each service.
     pub add_services_labels: bool,
+    /// Counts the TCP connections and UDP sessions of each server, if those of its service are counted.
+    pub add_servers_labels: bool,
 }
 
 /// Default upper bounds of the buckets of `metrics.otlp`.
@@ -234,6 +239,7 @@ impl Default for OtlpMetrics {
             add_entry_points_labels: true,
             add_routers_labels: false,
             add_services_labels: true,
+            add_servers_labels: false,
         }
     }
 }

@@ -16,11 +16,11 @@ use super::diagnostics::{Broken, Diagnostics};
 use super::files::Content;
 use super::tasks::{Slot, Tasks};
 use super::{Effects, Environment, files};
-use crate::observability::metrics::{CarryingObject, CountedObject};
+use crate::observability::metrics::{CarryingObject, CountedObject, Role, Transport as Carrier};
 use crate::service::Service;
 use crate::upstream::Transport;
 use crate::{service, store, tcp, udp};
-use tidegate_core::metrics::TrafficCounters;
+use tidegate_core::traffic::TrafficCounters;
 
 /// A kind of object that others refer to, built once for all of them or once per router.
 pub(super) trait Component: Object {
@@ -167,7 +167,7 @@ pub(super) struct Instances {
     pub(super) states: HashMap<StateKey, ObjectState>,
     /// Counters of routers and services.
     pub(super) counters: BTreeMap<CountedObject, Arc<RequestCounters>>,
-    /// Counters of TCP routers and services.
+    /// Counters of TCP and UDP routers, services and servers.
     pub(super) traffic: BTreeMap<CarryingObject, Arc<TrafficCounters>>,
 }
 
@@ -181,13 +181,21 @@ impl Instances {
                 self.counters.entry(object.clone()).or_insert_with(|| counters.clone());
             }
         }
-        for (object, counters) in &before.traffic {
-            if let CarryingObject::TcpService(name) = object
-                && self.tcp_services.names().contains(name)
-            {
-                self.traffic.entry(object.clone()).or_insert_with(|| counters.clone());
-            }
-        }
+        let (tcp, udp) = (self.tcp_services.names(), self.udp_services.names());
+        let is_reused = |transport: Carrier, service: &String| {
+            let names = match transport {
+                Carrier::Tcp => &tcp,
+                Carrier::Udp => &udp,
+            };
+            let itself = CarryingObject { transport, role: Role::Service(service.clone()) };
+            names.contains(service) && !self.traffic.contains_key(&itself)
+        };
+        let kept = before.traffic.iter().filter(|(object, _)| match &object.role {
+            Role::Service(service) | Role::Server { service, .. } => is_reused(object.transport, service),
+            Role::Router { .. } => false,
+        });
+        let kept: Vec<_> = kept.map(|(object, counters)| (object.clone(), counters.clone())).collect();
+        self.traffic.extend(kept);
     }
 }
 
@@ -367,8 +375,9 @@ impl<'a> Builder<'a> {
         Some(counters.clone())
     }
 
-    /// Returns the counters of an object's connections, as [`Self::counters`] does.
-    pub(super) fn traffic(&self, object: CarryingObject) -> Option<Arc<TrafficCounters>> {
+    /// Returns the counters of an object's connections or sessions, as [`Self::counters`] does.
+    pub(super) fn traffic(&self, transport: Carrier, role: Role) -> Option<Arc<TrafficCounters>> {
+        let object = CarryingObject { transport, role };
         let metrics = self.environment.metrics.as_ref().filter(|metrics| metrics.counts_traffic(&object))?;
         let before = self.previous.and_then(|(_, before)| before.traffic.get(&object).cloned());
         let mut state = self.state.borrow_mut();

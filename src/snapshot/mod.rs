@@ -39,7 +39,7 @@ pub use effects::Effects;
 pub use files::Files;
 use report::Report;
 pub(crate) use routes::begin_span;
-use tidegate_core::metrics::TrafficCounters;
+use tidegate_core::traffic::TrafficCounters;
 
 /// A compiled configuration.
 pub struct Snapshot {
@@ -57,7 +57,7 @@ pub struct Snapshot {
     pub report: Arc<Report>,
     /// Counters of routers and services, for metrics.
     pub counters: BTreeMap<CountedObject, Arc<RequestCounters>>,
-    /// Counters of TCP routers and services, for metrics.
+    /// Counters of TCP and UDP routers, services and servers, for metrics.
     pub traffic: BTreeMap<CarryingObject, Arc<TrafficCounters>>,
     /// When it was compiled.
     pub compiled: OffsetDateTime,

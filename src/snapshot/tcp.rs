@@ -21,7 +21,7 @@ use super::routers::{
 };
 use super::services::not_one_type;
 use super::syntax::syntax_error;
-use crate::observability::metrics::CarryingObject;
+use crate::observability::metrics::{Role, Transport as Carrier};
 use crate::router::RuleError;
 use crate::settings::Settings;
 use crate::tcp::{
@@ -131,10 +131,10 @@ impl Router<'_, '_> {
                 name: Arc::from(name),
                 middlewares,
                 service,
-                traffic: self.builder.traffic(CarryingObject::TcpRouter {
-                    router: name.to_owned(),
-                    service: router.service.as_str().to_owned(),
-                }),
+                traffic: self.builder.traffic(
+                    Carrier::Tcp,
+                    Role::Router { router: name.to_owned(), service: router.service.as_str().to_owned() },
+                ),
                 security,
                 domains,
             }),
@@ -307,8 +307,8 @@ fn load_balancer(
         "" => default_transport(builder, options)?,
         transport => builder.instance::<TcpServersTransport>(transport)?,
     };
-    let traffic = builder.traffic(CarryingObject::TcpService(name.to_owned()));
-    let (service, warnings) = builder.tcp.load_balancer(name, options, &transport, traffic)?;
+    let traffic = |role| builder.traffic(Carrier::Tcp, role);
+    let (service, warnings) = builder.tcp.load_balancer(name, options, &transport, &traffic)?;
     builder.warn(warnings);
     Ok(service)
 }

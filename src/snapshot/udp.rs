@@ -13,7 +13,8 @@ use super::builder::{Builder, Component, Instances, Pool, Scope};
 use super::diagnostics::Finding;
 use super::routers::{self, Routed, default_entry_points};
 use super::services::not_one_type;
-use crate::udp::{Route, Server, Service};
+use crate::observability::metrics::{Role, Transport as Carrier};
+use crate::udp::{Route, Server, Servers, Service};
 
 /// Compiles the UDP routers.
 pub(super) fn route(builder: &Builder<'_>) -> Routed<Option<Arc<Route>>, UdpRouter> {
@@ -31,7 +32,9 @@ pub(super) fn route(builder: &Builder<'_>) -> Routed<Option<Arc<Route>>, UdpRout
         indexes.sort_unstable();
         if !indexes.is_empty() {
             let service = outcome.check(build_service(builder, name, router));
-            let route = Arc::new(Route { name: Arc::from(name.as_str()), service });
+            let role = Role::Router { router: name.clone(), service: router.service.as_str().to_owned() };
+            let traffic = builder.traffic(Carrier::Udp, role);
+            let route = Arc::new(Route { name: Arc::from(name.as_str()), service, traffic });
             for index in &indexes {
                 match &entry_points[*index] {
                     None => entry_points[*index] = Some(route.clone()),
@@ -97,11 +100,15 @@ fn load_balancer(builder: &Builder<'_>, name: &str, options: &UdpLoadBalancer) -
     let mut servers = Vec::new();
     for server in &options.servers {
         match Server::new(&server.address) {
-            Ok(server) => servers.push(Arc::new(server)),
+            Ok(built) => {
+                let role = Role::Server { service: name.to_owned(), server: server.address.clone() };
+                servers.push((Arc::new(built), builder.traffic(Carrier::Udp, role)));
+            }
             Err(error) => builder.warn(error.messages().to_vec()),
         }
     }
-    let members = servers.iter().map(|server| (server.address().to_owned(), 1)).collect();
+    let members = servers.iter().map(|(server, _)| (server.address().to_owned(), 1)).collect();
     let round_robin = builder.tcp.round_robin(&format!("UDP {name}"), members);
-    Arc::new(Service::Servers(servers, round_robin))
+    let traffic = builder.traffic(Carrier::Udp, Role::Service(name.to_owned()));
+    Arc::new(Service::Servers(Servers { servers, round_robin, traffic }))
 }

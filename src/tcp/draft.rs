@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidegate_config::tcp::{TcpHealthCheck, TcpLoadBalancer};
 use tidegate_core::BuildError;
-use tidegate_core::metrics::TrafficCounters;
+use tidegate_core::traffic::TrafficCounters;
 
 use super::health;
 use super::registry::{Registry, ServerKey};
@@ -14,6 +14,7 @@ use super::server::Server;
 use super::service::{LoadBalancer, Service, Weighted};
 use super::transport::Transport;
 use crate::live::{Checks, Staged};
+use crate::observability::metrics::Role;
 
 /// TCP services being built, and the round robins of UDP services. The [`Registry`] does not change: new
 /// servers and round robins are plain values until the [`Effects`] are applied.
@@ -65,22 +66,28 @@ impl Draft {
         Effects(self)
     }
 
-    /// Returns a service with servers, and the errors of invalid servers, which are left out.
+    /// Returns a service with servers, and the errors of invalid servers, which are left out. `traffic` returns the
+    /// counters of the service and of its servers.
     pub fn load_balancer(
         &self,
         name: &str,
         options: &TcpLoadBalancer,
         transport: &Arc<Transport>,
-        traffic: Option<Arc<TrafficCounters>>,
+        traffic: &dyn Fn(Role) -> Option<Arc<TrafficCounters>>,
     ) -> Result<(Arc<dyn Service>, Vec<String>), BuildError> {
         if let Some(check) = &options.health_check {
             health::check_options(check)?;
         }
         let mut servers = Vec::new();
+        let mut server_traffic = Vec::new();
         let mut errors = Vec::new();
         for server in &options.servers {
             match self.server((name.to_owned(), server.address.clone(), server.tls), transport) {
-                Ok(found) => servers.push(found),
+                Ok(found) => {
+                    let role = Role::Server { service: name.to_owned(), server: server.address.clone() };
+                    server_traffic.push(traffic(role));
+                    servers.push(found);
+                }
                 Err(error) => errors.extend_from_slice(error.messages()),
             }
         }
@@ -88,7 +95,8 @@ impl Draft {
         self.checks.set(name, servers.iter().map(|server| (server.clone(), check.clone())).collect());
         let members = servers.iter().map(|server| (server.address().to_owned(), 1)).collect();
         let round_robin = self.round_robin(name, members);
-        Ok((Arc::new(LoadBalancer { servers, round_robin, traffic }), errors))
+        let traffic = traffic(Role::Service(name.to_owned()));
+        Ok((Arc::new(LoadBalancer { servers, round_robin, traffic, server_traffic }), errors))
     }
 
     /// Returns a service that distributes connections over `children` (name as configured, weight, service).

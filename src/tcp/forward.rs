@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_core::Connection;
-use tidegate_core::metrics::TrafficCounters;
+use tidegate_core::traffic::OpenTraffic;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::copy::{self, Copied};
+use super::copy;
 use super::postgres;
 use super::route::Route;
 use super::server::Server;
@@ -25,33 +25,6 @@ const STARTTLS_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ServerConnection {
     chosen: Chosen,
     stream: Stream,
-}
-
-/// An open connection in the counters of its router and its service.
-struct Counted<'a>([Option<&'a TrafficCounters>; 2]);
-
-impl<'a> Counted<'a> {
-    fn open(route: &'a Route, chosen: &'a Chosen) -> Self {
-        let counted = Self([route.traffic.as_deref(), chosen.traffic.as_deref()]);
-        counted.each(|counters| counters.open(worker::index()));
-        counted
-    }
-
-    fn carry(&self, carried: Copied) {
-        if carried != Copied::default() {
-            self.each(|counters| counters.carry(worker::index(), carried.sent, carried.received));
-        }
-    }
-
-    fn each(&self, work: impl FnMut(&'a TrafficCounters)) {
-        self.0.iter().copied().flatten().for_each(work);
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.each(|counters| counters.close(worker::index()));
-    }
 }
 
 /// Connects to a server of a route. With `starttls`, the server must accept PostgreSQL's TLS request first,
@@ -74,12 +47,14 @@ pub async fn forward<C: AsyncRead + AsyncWrite + Unpin>(
     connection: &Connection,
 ) -> io::Result<()> {
     let ServerConnection { chosen, mut stream } = connected;
-    let counted = Counted::open(route, &chosen);
-    let server = &chosen.server;
+    let Chosen { server, traffic, server_traffic } = chosen;
+    let counted = OpenTraffic::open(worker::index(), [route.traffic.clone(), traffic, server_traffic]);
     tracing::debug!(router = %route.name, server = server.address(), peer = %connection.peer, "TCP connection opened");
     let delay = server.transport().termination_delay();
-    let (carried, ended) =
-        Box::pin(copy::both_ways(client, &mut stream, delay, |carried| counted.carry(carried))).await;
+    let (carried, ended) = Box::pin(copy::both_ways(client, &mut stream, delay, |carried| {
+        counted.carry(carried.sent, carried.received);
+    }))
+    .await;
     tracing::debug!(
         router = %route.name,
         server = server.address(),

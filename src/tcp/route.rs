@@ -11,7 +11,7 @@ use super::service::Service;
 use crate::router::{Closeness, Rule};
 use tidegate_config::tls::Domain;
 use tidegate_core::Connection;
-use tidegate_core::metrics::TrafficCounters;
+use tidegate_core::traffic::TrafficCounters;
 use tidegate_wire::client_hello::{self, HANDSHAKE_RECORD, Hello, Parsed};
 use tidegate_wire::postgres;
 

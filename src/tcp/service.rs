@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidegate_core::metrics::TrafficCounters;
+use tidegate_core::traffic::TrafficCounters;
 
 use super::round_robin::RoundRobin;
 use super::server::Server;
@@ -14,6 +14,8 @@ pub struct Chosen {
     pub server: Arc<Server>,
     /// The counters of its service, if metrics have it.
     pub traffic: Option<Arc<TrafficCounters>>,
+    /// Its own counters, if metrics have it.
+    pub server_traffic: Option<Arc<TrafficCounters>>,
 }
 
 /// A TCP service.
@@ -35,12 +37,18 @@ pub(super) struct LoadBalancer {
     pub(super) servers: Vec<Arc<Server>>,
     pub(super) round_robin: Arc<RoundRobin>,
     pub(super) traffic: Option<Arc<TrafficCounters>>,
+    /// Of each server.
+    pub(super) server_traffic: Vec<Option<Arc<TrafficCounters>>>,
 }
 
 impl Service for LoadBalancer {
     fn choose(&self) -> Option<Chosen> {
         let index = self.round_robin.next(|index| self.servers[index].is_up())?;
-        Some(Chosen { server: self.servers[index].clone(), traffic: self.traffic.clone() })
+        Some(Chosen {
+            server: self.servers[index].clone(),
+            traffic: self.traffic.clone(),
+            server_traffic: self.server_traffic[index].clone(),
+        })
     }
 
     fn is_up(&self) -> bool {

@@ -10,14 +10,17 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
+use tidegate_core::traffic::OpenTraffic;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::service::Chosen;
 use super::session::{BATCH, Ended, Session, with_buffer};
 use crate::opening::Opening;
 use crate::settings::EntryPoint;
 use crate::snapshot::SnapshotHandle;
+use crate::worker;
 
 /// Maximum number of sessions per entry point, as each has its own socket. Datagrams of further clients are
 /// dropped.
@@ -198,9 +201,10 @@ impl Listener {
         }
         let snapshot = self.snapshots.load();
         let route = snapshot.entry_points.get(self.index)?.udp.as_ref()?;
-        let server = route.service.as_ref()?.choose()?;
+        let Chosen { server, traffic, server_traffic } = route.service.as_ref()?.choose()?;
         tracing::debug!(router = %route.name, server = server.address(), %client, "UDP session started");
-        Some(Session::new(client, server))
+        let counted = OpenTraffic::open(worker::index(), [route.traffic.clone(), traffic, server_traffic]);
+        Some(Session::new(client, server, counted))
     }
 }
 

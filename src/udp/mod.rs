@@ -12,9 +12,11 @@ mod session;
 
 pub use listen::bind;
 pub use listener::Listener;
-pub use service::{Server, Service};
+pub use service::{Server, Servers, Service};
 
 use std::sync::Arc;
+
+use tidegate_core::traffic::TrafficCounters;
 
 /// The UDP route of an entry point, which has at most one.
 pub struct Route {
@@ -22,4 +24,6 @@ pub struct Route {
     pub name: Arc<str>,
     /// The service; `None` for a broken router, which drops its datagrams.
     pub service: Option<Arc<Service>>,
+    /// Counters of its sessions, if metrics have them.
+    pub traffic: Option<Arc<TrafficCounters>>,
 }

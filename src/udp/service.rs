@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidegate_core::BuildError;
+use tidegate_core::traffic::TrafficCounters;
 
 use crate::tcp::{RoundRobin, split_address};
 use crate::upstream::Host;
@@ -12,9 +13,28 @@ use crate::upstream::Host;
 /// A UDP service.
 pub enum Service {
     /// Round robin over servers.
-    Servers(Vec<Arc<Server>>, Arc<RoundRobin>),
+    Servers(Servers),
     /// Weighted round robin over services.
     Weighted(Vec<Arc<Service>>, Arc<RoundRobin>),
+}
+
+/// The servers of a service.
+pub struct Servers {
+    /// Each with its counters, if metrics have it.
+    pub servers: Vec<(Arc<Server>, Option<Arc<TrafficCounters>>)>,
+    /// The order.
+    pub round_robin: Arc<RoundRobin>,
+    /// The counters of the service, if metrics have it.
+    pub traffic: Option<Arc<TrafficCounters>>,
+}
+
+/// The server for a session.
+pub(super) struct Chosen {
+    pub(super) server: Arc<Server>,
+    /// The counters of its service.
+    pub(super) traffic: Option<Arc<TrafficCounters>>,
+    /// Its own counters.
+    pub(super) server_traffic: Option<Arc<TrafficCounters>>,
 }
 
 /// A UDP server.
@@ -28,9 +48,12 @@ pub struct Server {
 
 impl Service {
     /// Returns the server for a new session; `None` if there is none.
-    pub fn choose(&self) -> Option<Arc<Server>> {
+    pub(super) fn choose(&self) -> Option<Chosen> {
         match self {
-            Self::Servers(servers, turns) => servers.get(turns.next(|_| true)?).cloned(),
+            Self::Servers(all) => {
+                let (server, server_traffic) = all.servers.get(all.round_robin.next(|_| true)?)?.clone();
+                Some(Chosen { server, traffic: all.traffic.clone(), server_traffic })
+            }
             Self::Weighted(children, turns) => {
                 children.get(turns.next(|index| children[index].has_servers())?)?.choose()
             }
@@ -39,7 +62,7 @@ impl Service {
 
     fn has_servers(&self) -> bool {
         match self {
-            Self::Servers(servers, _) => !servers.is_empty(),
+            Self::Servers(all) => !all.servers.is_empty(),
             Self::Weighted(children, _) => children.iter().any(|child| child.has_servers()),
         }
     }
@@ -79,9 +102,10 @@ mod tests {
 
     fn servers(addresses: &[&str]) -> Arc<Service> {
         let servers: Vec<_> =
-            addresses.iter().map(|address| Arc::new(Server::new(address).unwrap())).collect();
+            addresses.iter().map(|address| (Arc::new(Server::new(address).unwrap()), None)).collect();
         let members = addresses.iter().map(|address| ((*address).to_owned(), 1)).collect();
-        Arc::new(Service::Servers(servers, Arc::new(RoundRobin::new(members))))
+        let round_robin = Arc::new(RoundRobin::new(members));
+        Arc::new(Service::Servers(Servers { servers, round_robin, traffic: None }))
     }
 
     #[test]
@@ -89,7 +113,7 @@ mod tests {
         let children = vec![servers(&["a:1", "b:1"]), servers(&["c:1"]), servers(&[])];
         let members = vec![("x".into(), 2), ("y".into(), 1), ("z".into(), 5)];
         let service = Service::Weighted(children, Arc::new(RoundRobin::new(members)));
-        let chosen: Vec<_> = (0..6).map(|_| service.choose().unwrap().address().to_owned()).collect();
+        let chosen: Vec<_> = (0..6).map(|_| service.choose().unwrap().server.address().to_owned()).collect();
         assert_eq!(chosen, ["a:1", "c:1", "b:1", "a:1", "c:1", "b:1"]);
         assert!(servers(&[]).choose().is_none());
         assert!(Server::new("nowhere").is_err());

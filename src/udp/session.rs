@@ -14,6 +14,7 @@ use futures_util::future::{BoxFuture, FutureExt, OptionFuture};
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tidegate_clients::dial::{self, Answer, LookupError};
+use tidegate_core::traffic::OpenTraffic;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 
@@ -46,6 +47,7 @@ pub(super) fn with_buffer<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
 pub(super) struct Session {
     client: SocketAddr,
     server: Arc<Server>,
+    counted: OpenTraffic,
     /// Set once the server's address is known.
     socket: OnceLock<UdpSocket>,
     waiting: Mutex<Vec<Vec<u8>>>,
@@ -68,10 +70,11 @@ pub(super) enum Ended {
 
 impl Session {
     /// Returns a session of a client with a server, to be driven by [`Self::run`].
-    pub(super) fn new(client: SocketAddr, server: Arc<Server>) -> Self {
+    pub(super) fn new(client: SocketAddr, server: Arc<Server>, counted: OpenTraffic) -> Self {
         let session = Self {
             client,
             server,
+            counted,
             socket: OnceLock::new(),
             waiting: Mutex::default(),
             confirmed: AtomicU64::new(now()),
@@ -190,7 +193,9 @@ impl Session {
                 let length = socket.try_recv(buffer)?;
                 self.touch();
                 // Replies that cannot be sent immediately are dropped.
-                let _ = SockRef::from(entry).send_to(&buffer[..length], &self.client.into());
+                if SockRef::from(entry).send_to(&buffer[..length], &self.client.into()).is_ok() {
+                    self.counted.send_datagram(length);
+                }
                 Ok(())
             });
             match carried {
@@ -229,6 +234,9 @@ impl Session {
     fn send_on(&self, socket: &UdpSocket, datagram: &[u8]) {
         // Bypasses the runtime, which learns that a new socket is writable only later.
         let sent = SockRef::from(socket).send(datagram);
+        if sent.is_ok() {
+            self.counted.receive_datagram(datagram.len());
+        }
         if sent.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
             // The kernel reports the refusal only once, so notify `run`.
             self.refused.notify_one();

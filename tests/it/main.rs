@@ -68,6 +68,7 @@ mod tls;
 mod tls_resumption;
 mod tracing;
 mod traefik_parity;
+mod traffic_metrics;
 mod udp;
 mod unix_sockets;
 mod unusable_settings;

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use tidegate_acme::Acme;
 use tidegate_config::Kind;
-use tidegate_core::metrics::Traffic;
 use tidegate_core::{Origin, Reason};
 
-use super::metric::{Metric, Type, Value, Writer};
-use super::{CarryingObject, Levels, Metrics};
+use super::Metrics;
+use super::metric::{Metric, Value, Writer};
 use crate::snapshot::Snapshot;
 
 /// Writes who responded, and why if it was not a server.
@@ -88,42 +87,6 @@ pub(super) fn resolvers(out: &mut dyn Writer, metrics: &Metrics) {
     for (resolver, numbers) in &numbers {
         if let Some(last) = numbers.last_failure {
             out.series(&[("resolver", resolver)], Value::Number(last.unix_timestamp() as f64));
-        }
-    }
-}
-
-/// A metric of connections: what follows the level in its name, its type and help, and its value.
-type TrafficMetric = (&'static str, Type, &'static str, fn(&Traffic) -> u64);
-
-const TRAFFIC: [TrafficMetric; 4] = [
-    ("connections_total", Type::Counter, "Number of connections.", |total| total.connections),
-    ("open_connections", Type::Gauge, "Number of open connections.", |total| total.open),
-    ("received_bytes_total", Type::Counter, "Bytes from clients.", |total| total.received),
-    ("sent_bytes_total", Type::Counter, "Bytes to clients.", |total| total.sent),
-];
-
-/// Writes the connections of TCP routers and services.
-pub(super) fn traffic(out: &mut dyn Writer, snapshot: &Snapshot, levels: Levels) {
-    let (mut routers, mut services) = (Vec::new(), Vec::new());
-    for (object, counters) in &snapshot.traffic {
-        match object {
-            CarryingObject::TcpRouter { router, service } => {
-                let labels = vec![("router", router.as_str()), ("service", service.as_str())];
-                routers.push((labels, counters.total()));
-            }
-            CarryingObject::TcpService(name) => {
-                services.push((vec![("service", name.as_str())], counters.total()));
-            }
-        }
-    }
-    let all = [(levels.routers, "router", routers), (levels.services, "service", services)];
-    for (_, level, objects) in all.iter().filter(|(is_shown, _, objects)| *is_shown && !objects.is_empty()) {
-        for (what, kind, help, value) in TRAFFIC {
-            let name = format!("tidegate_tcp_{level}_{what}");
-            out.metric(Metric { name: &name, kind, help, pushed: None });
-            for (labels, total) in objects {
-                out.series(labels, Value::Count(value(total)));
-            }
         }
     }
 }

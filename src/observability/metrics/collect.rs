@@ -10,7 +10,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::exposition::Exposition;
 use super::metric::{Durations, Metric, Pushed, Type, Value, Writer};
-use super::{CountedObject, Levels, Metrics, beyond, process};
+use super::{CountedObject, Levels, Metrics, beyond, process, traffic};
 use crate::snapshot::Snapshot;
 
 /// The format of a scrape.
@@ -75,7 +75,7 @@ pub(super) fn collect(
         retries(out, shown);
         servers(out, snapshot);
     }
-    beyond::traffic(out, snapshot, view.levels);
+    traffic::write(out, snapshot, view.levels);
     certificates(out, snapshot);
     beyond::resolvers(out, metrics);
     lost_pushes(out, metrics);
@@ -143,6 +143,7 @@ impl Level<'_> {
                 bounds: &metrics.bounds,
                 counts: &total.buckets,
                 nanoseconds: total.nanoseconds,
+                are_bounds_fixed: false,
             })
         });
         let name = "requests.bytes.total";

@@ -44,8 +44,17 @@ impl<'a> Exposition<'a> {
     fn durations(&mut self, labels: &[(&str, &str)], durations: Durations<'_>) {
         let mut counts = durations.bounds.iter().zip(durations.counts).peekable();
         let mut sum = 0;
-        for (bound, text) in self.bounds {
-            while let Some((_, count)) = counts.next_if(|(upper, _)| *upper <= bound) {
+        let fixed: Vec<_>;
+        let shown = match durations.are_bounds_fixed {
+            true => {
+                let with_text = |bound: &u64| (*bound, (*bound as f64 / 1e9).to_string());
+                fixed = durations.bounds.iter().map(with_text).collect();
+                &fixed
+            }
+            false => self.bounds,
+        };
+        for (bound, text) in shown {
+            while let Some((_, count)) = counts.next_if(|(upper, _)| upper <= &bound) {
                 sum += count;
             }
             self.sample("_bucket", labels, Some(text), sum);
@@ -130,8 +139,12 @@ mod tests {
         let bounds = [(20, "0.00000002".to_owned()), (40, "0.00000004".to_owned())];
         let mut out = Exposition::new(false, &bounds);
         out.metric(Metric { kind: Type::Histogram, ..Metric::gauge("a", "Help.") });
-        let durations =
-            Durations { bounds: &[10, 20, 30, 40], counts: &[1, 2, 3, 4, 5], nanoseconds: 500_000_000 };
+        let durations = Durations {
+            bounds: &[10, 20, 30, 40],
+            counts: &[1, 2, 3, 4, 5],
+            nanoseconds: 500_000_000,
+            are_bounds_fixed: false,
+        };
         out.series(&[("b", "c")], Value::Durations(durations));
         let samples: String = out.finish().lines().skip(2).map(|line| format!("{line}\n")).collect();
         assert_eq!(

@@ -48,6 +48,8 @@ pub(super) struct Durations<'a> {
     pub(super) counts: &'a [u64],
     /// Sum in nanoseconds.
     pub(super) nanoseconds: u64,
+    /// Whether readers get these buckets, whatever they are configured with.
+    pub(super) are_bounds_fixed: bool,
 }
 
 /// Receives metrics. The series of a metric follow it.

@@ -7,6 +7,7 @@ mod meter;
 mod metric;
 mod process;
 pub(crate) mod push;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -16,7 +17,8 @@ use http::HeaderName;
 use parking_lot::Mutex;
 use tidegate_acme::Acme;
 use tidegate_core::RequestCounters;
-use tidegate_core::metrics::{ResponseCounters, TrafficCounters};
+use tidegate_core::metrics::ResponseCounters;
+use tidegate_core::traffic::TrafficCounters;
 
 use crate::settings::{self, Datadog, InfluxDb2, OtlpMetrics, Prometheus, Settings, StatsD};
 
@@ -40,18 +42,43 @@ pub enum CountedObject {
     Service(String),
 }
 
-/// An object whose connections are counted.
+/// A protocol that is forwarded without being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// TCP: connections.
+    Tcp,
+    /// UDP: sessions.
+    Udp,
+}
+
+/// An object whose connections or sessions are counted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum CarryingObject {
-    /// A TCP router, by its name and that of its service.
-    TcpRouter {
+pub struct CarryingObject {
+    /// Its protocol.
+    pub transport: Transport,
+    /// What it is.
+    pub role: Role,
+}
+
+/// What is counted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// A router, by its name and that of its service.
+    Router {
         /// `name@provider`.
         router: String,
         /// `name@provider`.
         service: String,
     },
-    /// A TCP service with servers, by `name@provider`.
-    TcpService(String),
+    /// A service with servers, by `name@provider`.
+    Service(String),
+    /// A server of a service.
+    Server {
+        /// `name@provider`.
+        service: String,
+        /// `host:port`, as configured.
+        server: String,
+    },
 }
 
 /// The counters of an entry point.
@@ -90,6 +117,8 @@ pub(crate) struct Levels {
     entry_points: bool,
     routers: bool,
     services: bool,
+    /// Servers of services. Only if services are counted.
+    servers: bool,
 }
 
 impl Levels {
@@ -98,26 +127,34 @@ impl Levels {
             entry_points: self.entry_points || other.entry_points,
             routers: self.routers || other.routers,
             services: self.services || other.services,
+            servers: self.servers || other.servers,
         }
     }
 }
 
-/// Converts the options that each system has.
+/// Converts the options that each system has. Systems that get the metrics of Traefik only have no servers.
 macro_rules! levels_from {
-    ($($options:ty)*) => {$(
+    ($($options:ty: |$given:ident| $servers:expr;)*) => {$(
         impl From<&$options> for Levels {
-            fn from(options: &$options) -> Self {
+            fn from($given: &$options) -> Self {
                 Self {
-                    entry_points: options.add_entry_points_labels,
-                    routers: options.add_routers_labels,
-                    services: options.add_services_labels,
+                    entry_points: $given.add_entry_points_labels,
+                    routers: $given.add_routers_labels,
+                    services: $given.add_services_labels,
+                    servers: $given.add_services_labels && $servers,
                 }
             }
         }
     )*};
 }
 
-levels_from!(Prometheus StatsD Datadog InfluxDb2 OtlpMetrics);
+levels_from! {
+    Prometheus: |options| options.add_servers_labels;
+    OtlpMetrics: |options| options.add_servers_labels;
+    StatsD: |options| false;
+    Datadog: |options| false;
+    InfluxDb2: |options| false;
+}
 
 /// What Prometheus gets.
 struct PrometheusView {
@@ -216,13 +253,14 @@ impl Metrics {
 
     /// Returns true if the connections of this object are counted.
     pub(crate) fn counts_traffic(&self, object: &CarryingObject) -> bool {
-        match object {
-            CarryingObject::TcpRouter { .. } => self.levels.routers,
-            CarryingObject::TcpService(_) => self.levels.services,
+        match object.role {
+            Role::Router { .. } => self.levels.routers,
+            Role::Service(_) => self.levels.services,
+            Role::Server { .. } => self.levels.servers,
         }
     }
 
-    /// Returns new counters of connections.
+    /// Returns new counters of connections or sessions.
     pub(crate) fn traffic(&self) -> Arc<TrafficCounters> {
         Arc::new(TrafficCounters::new(self.workers))
     }

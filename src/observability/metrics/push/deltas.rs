@@ -123,13 +123,23 @@ mod tests {
     fn durations_are_estimated_from_their_buckets() {
         let mut deltas = Deltas::default();
         let bounds = [100_000_000, 200_000_000];
-        let one = Durations { bounds: &bounds, counts: &[0, 1, 0], nanoseconds: 130_000_000 };
+        let one = Durations {
+            bounds: &bounds,
+            counts: &[0, 1, 0],
+            nanoseconds: 130_000_000,
+            are_bounds_fixed: false,
+        };
         let recent = Recent::of(&mut deltas, "a", one);
         assert_eq!(
             recent.values().map(|(value, count)| ((value * 1e3).round(), count)).collect::<Vec<_>>(),
             [(130.0, 1)]
         );
-        let more = Durations { bounds: &bounds, counts: &[9, 1, 1], nanoseconds: 1_580_000_000 };
+        let more = Durations {
+            bounds: &bounds,
+            counts: &[9, 1, 1],
+            nanoseconds: 1_580_000_000,
+            are_bounds_fixed: false,
+        };
         let recent = Recent::of(&mut deltas, "a", more);
         assert_eq!(recent.count(), 10);
         assert!(recent.quantile(0.5) <= 0.1 && recent.quantile(0.99) >= 0.2);

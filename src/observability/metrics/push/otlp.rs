@@ -238,6 +238,15 @@ impl Writer for Rendering<'_> {
 impl Boundaries {
     /// Returns the values of a series in these buckets, which are a selection of those that are counted.
     fn point(&self, durations: Durations<'_>) -> HistogramDataPoint {
+        if durations.are_bounds_fixed {
+            return HistogramDataPoint {
+                count: durations.counts.iter().sum(),
+                sum: Some(durations.nanoseconds as f64 / 1e9),
+                bucket_counts: durations.counts.to_vec(),
+                explicit_bounds: durations.bounds.iter().map(|bound| *bound as f64 / 1e9).collect(),
+                ..HistogramDataPoint::default()
+            };
+        }
         let mut counts = durations.bounds.iter().zip(durations.counts).peekable();
         let all: u64 = durations.counts.iter().sum();
         let mut buckets = Vec::with_capacity(self.nanoseconds.len() + 1);
@@ -321,6 +330,7 @@ mod tests {
             bounds: &[50, 100, 200, 300, 400],
             counts: &[1, 2, 3, 4, 5, 6],
             nanoseconds: 5_000_000_000,
+            are_bounds_fixed: false,
         };
         let point = boundaries.point(durations);
         assert_eq!((point.bucket_counts, point.count, point.sum), (vec![3, 7, 11], 21, Some(5.0)));

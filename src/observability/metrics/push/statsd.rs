@@ -301,8 +301,12 @@ mod tests {
             out.series(&[("b", "d")], Value::Count(0));
             out.metric(Metric { kind: Type::Histogram, ..Metric::gauge("t", "Help.").pushed("t") });
             let counts = [requests, 0];
-            let durations =
-                Durations { bounds: &[1_000_000_000], counts: &counts, nanoseconds: requests * 250_000_000 };
+            let durations = Durations {
+                bounds: &[1_000_000_000],
+                counts: &counts,
+                nanoseconds: requests * 250_000_000,
+                are_bounds_fixed: false,
+            };
             out.series(&[("b", "c")], Value::Durations(durations));
         });
         String::from_utf8(batch.concat()).unwrap()
