@@ -45,6 +45,10 @@ struct LastUpdate {
     at: OffsetDateTime,
     /// Number of problems of its state.
     problems: usize,
+    /// When a state that is not active yet arrived.
+    pending: Option<Instant>,
+    /// How long the last state that changed anything took to become active.
+    delay: Option<Duration>,
 }
 
 impl Readiness {
@@ -63,10 +67,27 @@ impl Readiness {
         self.waiting.lock().iter().flatten().cloned().collect()
     }
 
-    /// Records that a provider has sent a state.
-    fn updated(&self, update: &Update) {
-        let last = LastUpdate { at: OffsetDateTime::now_utc(), problems: update.state.problems.len() };
-        self.updates.lock().insert(update.provider.clone(), last);
+    /// Records that a provider has sent a state, which `changes` something or not.
+    fn updated(&self, provider: &Arc<str>, problems: usize, changes: bool) {
+        let mut updates = self.updates.lock();
+        let before = updates.get(provider);
+        let pending = before.and_then(|before| before.pending);
+        let last = LastUpdate {
+            at: OffsetDateTime::now_utc(),
+            problems,
+            pending: pending.or_else(|| changes.then(Instant::now)),
+            delay: before.and_then(|before| before.delay),
+        };
+        updates.insert(provider.clone(), last);
+    }
+
+    /// Records that all states that have been sent are active.
+    fn activated(&self) {
+        for update in self.updates.lock().values_mut() {
+            if let Some(arrived) = update.pending.take() {
+                update.delay = Some(arrived.elapsed());
+            }
+        }
     }
 
     fn applied<'a>(&self, providers: impl Iterator<Item = &'a Arc<str>>) {
@@ -90,6 +111,7 @@ impl Providers for Readiness {
                 is_ready: !waiting.contains(name),
                 updated: last.map(|last| last.at.unix_timestamp()),
                 problems: last.map_or(0, |last| last.problems),
+                delay: last.and_then(|last| last.delay),
             }
         };
         names.into_iter().map(state).collect()
@@ -289,6 +311,7 @@ impl Loop {
             if changed {
                 let begun = Instant::now();
                 retired.extend(self.apply().await);
+                self.readiness.activated();
                 throttle.spent(begun.elapsed(), self.throttle);
                 retire(&mut retired);
             }
@@ -359,8 +382,8 @@ impl Loop {
 
     /// Records an update. Returns true if it changes anything.
     fn record(&mut self, update: Update, delivered: &mut BTreeSet<Arc<str>>) -> bool {
-        self.readiness.updated(&update);
         let Update { provider, mut state, ready } = update;
+        let problems = state.problems.len();
         if let Some(last) = &mut self.last {
             if ready {
                 last.restored.remove(&provider);
@@ -370,6 +393,7 @@ impl Loop {
         }
         let known = self.states.get(&provider);
         let same = known.is_some_and(|known| Arc::ptr_eq(known, &state) || *known == state);
+        self.readiness.updated(&provider, problems, !same);
         if !same {
             self.states.insert(provider.clone(), state);
         }

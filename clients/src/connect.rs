@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::OptionError;
 use crate::dial::{self, Peer};
+use crate::peer_state::{PeerState, System};
 use crate::tls::{Part, TlsError, TlsOptions};
 
 /// Idle time before a keep-alive probe, and between probes: a lost peer is noticed within a minute.
@@ -91,6 +92,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub struct Connector {
     endpoint: String,
     address: Address,
+    state: Option<Arc<PeerState>>,
 }
 
 enum Address {
@@ -154,7 +156,7 @@ impl Connector {
                 return Err(bad("missing socket path"));
             }
             let address = Address::Unix(PathBuf::from(rest));
-            return Ok(Self { endpoint, address });
+            return Ok(Self { endpoint, address, state: None });
         }
         let is_secure = syntax.secure.contains(&scheme);
         if !is_secure && !syntax.plain.contains(&scheme) {
@@ -182,7 +184,18 @@ impl Connector {
             None
         };
         let address = Address::Tcp { host, port, tls };
-        Ok(Self { endpoint, address })
+        Ok(Self { endpoint, address, state: None })
+    }
+
+    /// Has the outcomes of its connections recorded as those of an endpoint of this system.
+    pub(crate) fn observed_as(self, system: System) -> Self {
+        let state = Some(PeerState::of(system, &self.endpoint));
+        Self { state, ..self }
+    }
+
+    /// Records whether the server could be reached.
+    pub fn record(&self, succeeded: bool) {
+        self.state.iter().for_each(|state| state.record(succeeded));
     }
 
     /// Returns the configured endpoint, for messages.

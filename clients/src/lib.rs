@@ -9,6 +9,7 @@ pub mod dial;
 pub mod http;
 pub mod loopback;
 pub mod otlp;
+pub mod peer_state;
 pub mod redis;
 pub mod tls;
 

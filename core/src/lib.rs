@@ -19,6 +19,7 @@ pub mod identity;
 pub mod message;
 pub mod metrics;
 pub mod middleware;
+pub mod occupancy;
 pub mod reason;
 pub mod reference;
 pub mod reply;

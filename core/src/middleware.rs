@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::occupancy::Limit;
 use crate::timing::OpenRun;
 use crate::{OpenSpan, Request, Response, SpanKind};
 
@@ -40,6 +41,11 @@ pub trait Middleware: Send + Sync + 'static {
     /// Returns the chain in front of `next` that this middleware consists of, if it is composed of others:
     /// these are then compiled into the chain in its place.
     fn expand(&self, _next: &Next) -> Option<Next> {
+        None
+    }
+
+    /// Returns what it holds, if it limits its clients.
+    fn limit(&self) -> Option<&dyn Limit> {
         None
     }
 }

@@ -8,6 +8,7 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{Source, SourceCriterion};
+use tidegate_core::occupancy::{Limit, Occupancy};
 use tidegate_core::values::is_default;
 use tidegate_core::{
     BoxFuture, Build, BuildContext, BuildError, End, Guard, Middleware, Next, Reason, Request, Response,
@@ -60,6 +61,26 @@ impl Middleware for Limiter {
         boxed(
             move || async move { response.await.map(|body| body.with_guard(Box::new(PermitGuard(permit)))) },
         )
+    }
+
+    fn limit(&self) -> Option<&dyn Limit> {
+        Some(self)
+    }
+}
+
+impl Limit for Limiter {
+    fn kind(&self) -> &'static str {
+        "inFlightReq"
+    }
+
+    fn occupancy(&self) -> Occupancy {
+        let mut counts = (0, 0);
+        for shard in &self.counts.shards {
+            let shard = shard.lock();
+            counts.0 += shard.len() as u64;
+            counts.1 += shard.values().map(|count| count.unsigned_abs()).sum::<u64>();
+        }
+        Occupancy { sources: Some(counts.0), in_flight: Some(counts.1), waiting: None }
     }
 }
 

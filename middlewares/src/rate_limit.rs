@@ -5,6 +5,7 @@ mod shared;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration as StdDuration;
 
 use governor::clock::Clock as _;
@@ -13,6 +14,7 @@ use governor::{Quota, RateLimiter};
 use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{ClientIp, Source, SourceCriterion};
+use tidegate_core::occupancy::{self, Occupancy};
 use tidegate_core::store::{Bucket, Turn};
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
@@ -67,7 +69,7 @@ impl Build for RateLimit {
             Some(redis) => Shared::new(self, redis, context).map(|shared| Limit::Shared(Box::new(shared))),
         };
         let (limit, source) = BuildErrors::both(limit, source)?;
-        Ok(Arc::new(Limiter { source, limit }))
+        Ok(Arc::new(Limiter { source, limit, waiting: AtomicU64::new(0) }))
     }
 }
 
@@ -77,6 +79,8 @@ const MAX_INTERVAL: StdDuration = StdDuration::from_secs(365 * 24 * 3600);
 struct Limiter {
     source: Source,
     limit: Limit,
+    /// Number of requests that are delayed.
+    waiting: AtomicU64,
 }
 
 enum Limit {
@@ -101,6 +105,7 @@ fn bucket(options: &RateLimit) -> Bucket {
 /// Buckets in this process.
 struct Local {
     limiter: RateLimiter<Ticket, BucketStore, Uptime, NoOpMiddleware<StdDuration>>,
+    buckets: Arc<Buckets>,
     max_delay: StdDuration,
 }
 
@@ -126,8 +131,9 @@ impl Local {
         // A new limit does not refill buckets. Another criterion means other sources.
         let buckets = context.state(&format!("buckets by {:?}", options.source_criterion), Buckets::default);
         let clock = context.clock();
-        let filling = BucketStore::new(buckets, clock.uptime(), &bucket);
-        Ok(Self { limiter: RateLimiter::new(quota, filling, Uptime(clock)), max_delay: bucket.ahead })
+        let filling = BucketStore::new(buckets.clone(), clock.uptime(), &bucket);
+        let limiter = RateLimiter::new(quota, filling, Uptime(clock));
+        Ok(Self { limiter, buckets, max_delay: bucket.ahead })
     }
 
     /// Decides whether and when the request is admitted.
@@ -159,7 +165,7 @@ impl Middleware for Limiter {
                 let source = self.source.of(&request);
                 return Box::pin(async move {
                     match limit.admit(source).await {
-                        Ok(Turn::In(delay)) => after(delay, request, next).await,
+                        Ok(Turn::In(delay)) => self.after(delay, request, next).await,
                         Ok(Turn::Over(wait)) => refusal(wait),
                         Err(StoreUnavailable) => reply::error(
                             StatusCode::INTERNAL_SERVER_ERROR,
@@ -172,17 +178,56 @@ impl Middleware for Limiter {
         };
         match limit.admit(self.source.of(&request)) {
             Turn::In(delay) if delay.is_zero() => next.run(request),
-            Turn::In(delay) => Box::pin(after(delay, request, next)),
+            Turn::In(delay) => Box::pin(self.after(delay, request, next)),
             Turn::Over(wait) => crate::ready(refusal(wait)),
         }
     }
+
+    fn limit(&self) -> Option<&dyn occupancy::Limit> {
+        Some(self)
+    }
 }
 
-async fn after(delay: StdDuration, request: Request, next: &Next) -> Response {
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
+impl occupancy::Limit for Limiter {
+    fn kind(&self) -> &'static str {
+        "rateLimit"
     }
-    next.run(request).await
+
+    fn occupancy(&self) -> Occupancy {
+        let sources = match &self.limit {
+            Limit::Local(limit) => Some(limit.buckets.len() as u64),
+            // Redis has those of shared limits.
+            Limit::None | Limit::Shared(_) => None,
+        };
+        let waiting = Some(self.waiting.load(Ordering::Relaxed));
+        Occupancy { sources, in_flight: None, waiting }
+    }
+}
+
+impl Limiter {
+    async fn after(&self, delay: StdDuration, request: Request, next: &Next) -> Response {
+        if !delay.is_zero() {
+            let _waiting = Waiting::new(&self.waiting);
+            tokio::time::sleep(delay).await;
+        }
+        next.run(request).await
+    }
+}
+
+/// A request that is delayed, counted until dropped.
+struct Waiting<'a>(&'a AtomicU64);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn refusal(delay: StdDuration) -> Response {
@@ -243,6 +288,24 @@ mod tests {
         assert_eq!(limit.admit("a".into()), Turn::Over(StdDuration::from_millis(251)));
         clock.advance(StdDuration::from_millis(1));
         assert_eq!(limit.admit("a".into()), Turn::In(StdDuration::from_millis(250)));
+    }
+
+    #[test]
+    fn sources_and_delayed_requests_are_counted() {
+        let (world, clock) = World::stopped();
+        let middleware = build_in(&world, limited(1, 1, 1)).unwrap();
+        let held = || middleware.limit().unwrap().occupancy();
+        assert_eq!((held().sources, held().waiting), (Some(0), Some(0)));
+        assert_eq!(ask(&middleware, get("http://h.test/")).status(), 200);
+        clock.advance(StdDuration::from_millis(501));
+        testing::block_on(async {
+            let service = Service(|_| Response::new(Body::empty()));
+            let mut early = Box::pin(testing::run(&middleware, get("http://h.test/"), &service));
+            assert!(futures_util::poll!(&mut early).is_pending());
+            assert_eq!(held(), Occupancy { sources: Some(1), in_flight: None, waiting: Some(1) });
+            drop(early);
+            assert_eq!(held().waiting, Some(0), "a cancelled request does not wait");
+        });
     }
 
     #[test]

@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
-use crate::observability::metrics::OpenConnections;
 use crate::worker::{self, Load};
 
 /// How long a new connection may send nothing before it counts as idle.
@@ -58,9 +57,11 @@ pub(super) struct ConnectionLimiter {
     connections: Mutex<Vec<Arc<ConnectionLimit>>>,
 }
 
-impl OpenConnections for ConnectionLimit {
-    fn open(&self) -> usize {
-        Self::open(self)
+impl ConnectionLimit {
+    /// Returns the numbers of idle and of stalled connections.
+    pub(super) fn inactive(&self) -> (usize, usize) {
+        let sum = |those: &[Idle]| those.iter().map(|those| those.count.load(Ordering::Relaxed)).sum();
+        (sum(&self.idle), sum(&self.stalled))
     }
 }
 

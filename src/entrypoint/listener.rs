@@ -23,7 +23,7 @@ use super::http1_2::header_budget::HeaderBudget;
 use super::http1_2::header_budget::MAX_HEADER_LINES;
 use super::http1_2::linger::CONNECTION_WINDOW;
 use super::shutdown::Shutdown;
-use crate::observability::metrics::{EntryPointMeter, Metrics};
+use crate::observability::metrics::{ConnectionStates, EntryPointMeter, Metrics, OpenConnections};
 use crate::observability::tracing::Tracer;
 use crate::observability::{Requests, Statistics};
 use crate::opening::Opening;
@@ -114,6 +114,23 @@ struct Trust {
 /// A handshake in progress, counted until dropped.
 pub(super) struct Handshaking(Arc<AtomicUsize>);
 
+/// The connections of an entry point, as metrics see them.
+struct WatchedConnections {
+    connections: Arc<ConnectionLimit>,
+    handshakes: Arc<AtomicUsize>,
+}
+
+impl OpenConnections for WatchedConnections {
+    fn open(&self) -> usize {
+        self.connections.open()
+    }
+
+    fn states(&self) -> ConnectionStates {
+        let (idle, stalled) = self.connections.inactive();
+        ConnectionStates { idle, stalled, handshaking: self.handshakes.load(Ordering::Relaxed) }
+    }
+}
+
 /// What all entry points of the process share.
 pub(super) struct Shared {
     pub(super) snapshots: SnapshotHandle,
@@ -162,8 +179,11 @@ impl Listener {
         // The threads of HTTP/3 count as one more worker.
         let connections =
             shared.room.connections(options.transport.max_connections, shared.balance.workers() + 1);
+        let handshakes = Arc::<AtomicUsize>::default();
         if let Some(metrics) = &shared.metrics {
-            metrics.watch_connections(name, connections.clone());
+            let watched =
+                WatchedConnections { connections: connections.clone(), handshakes: handshakes.clone() };
+            metrics.watch_connections(name, Arc::new(watched));
         }
         let (accept_grace, grace) = options.transport.life_cycle.graces();
         Ok(Self {
@@ -176,7 +196,7 @@ impl Listener {
             proxy_status,
             server_timing,
             handshake: limits.head.unwrap_or(MAX_HEAD_TIME),
-            handshakes: Arc::default(),
+            handshakes,
             limits,
             http1: http1_builder(options),
             http2: http2_builder(options)?,

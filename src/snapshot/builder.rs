@@ -144,6 +144,11 @@ impl<T: ?Sized> Pool<T> {
         self.0.retain(|(name, _), _| names.contains(name));
     }
 
+    /// Returns the instances, without those that could not be built.
+    pub(super) fn instances(&self) -> impl Iterator<Item = (&InstanceKey, &Arc<T>)> {
+        self.0.iter().filter_map(|(key, outcome)| Some((key, &outcome.as_ref().ok()?.value)))
+    }
+
     /// Returns the instances by name, without those that could not be built.
     pub(super) fn built(&self) -> BTreeMap<String, Arc<T>> {
         let instance = |((name, _), outcome): (&InstanceKey, &BuildResult<T>)| {

@@ -19,6 +19,7 @@ use super::builder::{Builder, Instances};
 use super::diagnostics::Broken;
 use super::effects::Effects;
 use super::files::{Content, Files};
+use super::limits::limits;
 use super::report;
 use super::routers::Rules;
 use super::routes::Router;
@@ -123,6 +124,7 @@ pub fn compile(
         report: Arc::new(report),
         counters: instances.counters.clone(),
         traffic: instances.traffic.clone(),
+        limits: environment.metrics.as_ref().map(|_| limits(&instances)).unwrap_or_default(),
         compiled: now,
     };
     (Compiled { snapshot: Arc::new(snapshot), qualified, instances, rules, tls }, effects)

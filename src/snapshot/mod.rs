@@ -7,6 +7,7 @@ mod conditional;
 mod diagnostics;
 mod effects;
 mod files;
+mod limits;
 mod middlewares;
 pub mod report;
 mod resolver;
@@ -37,6 +38,7 @@ use crate::tls::{HostOptions, NamedOptions, TlsStore};
 pub use compile::{Compiled, Environment, compile};
 pub use effects::Effects;
 pub use files::Files;
+pub use limits::RouterLimit;
 use report::Report;
 pub(crate) use routes::begin_span;
 use tidegate_core::traffic::TrafficCounters;
@@ -59,6 +61,8 @@ pub struct Snapshot {
     pub counters: BTreeMap<CountedObject, Arc<RequestCounters>>,
     /// Counters of TCP and UDP routers, services and servers, for metrics.
     pub traffic: BTreeMap<CarryingObject, Arc<TrafficCounters>>,
+    /// Limits of routers, for metrics.
+    pub limits: Vec<RouterLimit>,
     /// When it was compiled.
     pub compiled: OffsetDateTime,
 }

@@ -75,6 +75,9 @@ impl Node {
             Err(error) => return Ok(Err(error)),
         };
         let answer = lease.send(command, asking, deadline, self.place.options.read_timeout).await?;
+        if answer.is_ok() {
+            self.place.connector.record(true);
+        }
         Ok(answer.map_err(|error| {
             self.remove(&lease.0);
             self.failing().unwrap_or(error)
@@ -90,6 +93,7 @@ impl Node {
             }
             *failing = Some(error.clone());
         }
+        self.place.connector.record(false);
         // Their replies may never arrive.
         self.pipelines.lock().clear();
         tracing::warn!("Redis at {} is unavailable: {error}", self.endpoint());

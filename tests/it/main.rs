@@ -59,6 +59,7 @@ mod server_faults;
 mod services;
 mod slow_clients;
 mod startup;
+mod state_metrics;
 mod statistics;
 mod support;
 mod tcp;

@@ -3,6 +3,7 @@
 //! Blocking queries follow Consul's rules for clients: an index that goes backwards is reset, one below 1
 //! counts as 1, and an agent that returns immediately without changes is queried with increasing delays.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use tidegate_core::values::Secret;
 use crate::OptionError;
 use crate::connect::{Connector, Syntax, Tls};
 use crate::http::{HttpClient, HttpError, Limits, basic, escape, request};
+use crate::peer_state::{PeerState, System};
 
 /// Timeout for the head of a response, in addition to the time that a query blocks.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,6 +65,7 @@ pub struct Address<'a> {
 /// A client for one agent.
 pub struct Agent {
     http: HttpClient,
+    state: Arc<PeerState>,
     /// Common parameters of all queries: `dc=…&ns=…`.
     scope: String,
     wait: Duration,
@@ -195,7 +198,8 @@ impl Agent {
             }
         }
         let wait = if place.wait.is_zero() { DEFAULT_WAIT } else { place.wait };
-        Ok(Self { http: HttpClient::new(connector, headers, place.option)?, scope, wait })
+        let http = HttpClient::new(connector, headers, place.option)?;
+        Ok(Self { state: PeerState::of(System::Consul, http.endpoint()), http, scope, wait })
     }
 
     /// Returns the endpoint of the agent, for messages.
@@ -207,7 +211,7 @@ impl Agent {
     pub async fn ask<T: DeserializeOwned>(&self, path: &str, query: &str) -> Result<Answer<T>, AgentError> {
         let limits = Limits { head: HEAD_TIMEOUT, time: TIMEOUT, size: MAX_RESPONSE };
         let target = self.target(path, query);
-        read(path, self.http.get(&target, limits).await)
+        self.record(read(path, self.http.get(&target, limits).await))
     }
 
     /// Reads a path once its index differs from `index`, or when the blocking time is over.
@@ -226,14 +230,22 @@ impl Agent {
         let wait = self.wait.as_millis();
         let target = self.target(path, &format!("{query}&index={index}&wait={wait}ms"));
         // On a reused connection, a retry could reach another agent with other indexes.
-        read(path, self.http.get_on_new_connection(&target, limits).await)
+        self.record(read(path, self.http.get_on_new_connection(&target, limits).await))
     }
 
     /// Writes to a path and returns the response with any status. A failed write may still have been applied.
     pub async fn put(&self, path: &str, query: &str, body: Bytes) -> Result<Response<Bytes>, AgentError> {
         let limits = Limits { head: WRITE_TIMEOUT, time: WRITE_TIMEOUT, size: MAX_RESPONSE };
         let request = request(Method::PUT, &self.target(path, query), body)?;
-        Ok(self.http.send(request, limits).await?)
+        let answer = self.http.send(request, limits).await;
+        self.state.record(answer.as_ref().is_ok_and(|answer| !answer.status().is_server_error()));
+        Ok(answer?)
+    }
+
+    /// Records whether the agent gave a usable answer.
+    fn record<T>(&self, outcome: Result<T, AgentError>) -> Result<T, AgentError> {
+        self.state.record(outcome.is_ok());
+        outcome
     }
 
     /// Returns whether the token may read all of these, as lists silently omit what it may not read. Uses the

@@ -21,6 +21,7 @@ use super::stream::{LimitedStream, Received};
 use crate::OptionError;
 use crate::connect::{ConnectError, Connector, Syntax, Tls};
 use crate::dial::Peer;
+use crate::peer_state::System;
 
 /// Timeout for connecting, including TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,7 +44,7 @@ pub fn connector(option: &'static str, endpoint: &str, tls: Option<&Tls>) -> Res
         ports: (6379, 6379),
         example: "127.0.0.1:6379",
     };
-    Connector::new(&syntax, endpoint, tls)
+    Ok(Connector::new(&syntax, endpoint, tls)?.observed_as(System::Redis))
 }
 
 /// Failure of a connection to a server, or of a command.
@@ -191,6 +192,17 @@ impl Connection {
 
     /// Like [`open`](Self::open), with other timeouts for connecting (including TLS) and for writes.
     pub async fn open_within(
+        connect_timeout: Duration,
+        write_timeout: Duration,
+        connector: &Connector,
+        login: Login<'_>,
+    ) -> Result<Self, RedisError> {
+        let opened = Self::log_in(connect_timeout, write_timeout, connector, login).await;
+        connector.record(opened.is_ok());
+        opened
+    }
+
+    async fn log_in(
         connect_timeout: Duration,
         write_timeout: Duration,
         connector: &Connector,

@@ -76,8 +76,8 @@ impl Default for Buckets {
 }
 
 impl Buckets {
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    /// Returns the number of sources.
+    pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().slots.len()).sum()
     }
 }

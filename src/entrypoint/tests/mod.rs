@@ -163,6 +163,7 @@ fn gate_with_hosts(
         report: Arc::default(),
         counters: BTreeMap::new(),
         traffic: Default::default(),
+        limits: Vec::new(),
         compiled: time::OffsetDateTime::UNIX_EPOCH,
     };
     let mut entry_point = EntryPoint { address: "127.0.0.1:0".into(), ..EntryPoint::default() };
@@ -480,6 +481,7 @@ fn an_address_in_use_is_an_error_that_names_it() {
         report: Arc::default(),
         counters: BTreeMap::new(),
         traffic: Default::default(),
+        limits: Vec::new(),
         compiled: time::OffsetDateTime::UNIX_EPOCH,
     }));
     let error = EntryPoints::start(&settings, handle, Options::default()).err().unwrap().to_string();

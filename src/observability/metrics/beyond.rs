@@ -56,6 +56,13 @@ pub(super) fn providers(out: &mut dyn Writer, metrics: &Metrics) {
     for state in &states {
         out.series(&[("provider", &state.name)], Value::Count(u64::from(state.is_ready)));
     }
+    let help = "Time until the last state of a provider that changed anything was active, in seconds.";
+    out.metric(Metric::gauge("tidegate_provider_activation_delay_seconds", help));
+    for state in &states {
+        if let Some(delay) = state.delay {
+            out.series(&[("provider", &state.name)], Value::Number(delay.as_secs_f64()));
+        }
+    }
     let help = "Number of problems that a provider found in its last state.";
     out.metric(Metric::gauge("tidegate_provider_problems", help));
     for state in &states {

@@ -10,7 +10,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::exposition::Exposition;
 use super::metric::{Durations, Metric, Pushed, Type, Value, Writer};
-use super::{CountedObject, Levels, Metrics, beyond, process, traffic};
+use super::{CountedObject, Levels, Metrics, beyond, process, state, traffic};
 use crate::snapshot::Snapshot;
 
 /// The format of a scrape.
@@ -71,6 +71,9 @@ pub(super) fn collect(
         beyond::responses(out, metrics);
     }
     connections(out, metrics);
+    state::connections(out, metrics);
+    state::limits(out, snapshot, view.levels.routers);
+    state::stores(out);
     if view.levels.services {
         retries(out, shown);
         servers(out, snapshot);

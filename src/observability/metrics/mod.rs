@@ -7,11 +7,13 @@ mod meter;
 mod metric;
 mod process;
 pub(crate) mod push;
+mod state;
 mod traffic;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use http::HeaderName;
 use parking_lot::Mutex;
@@ -91,6 +93,20 @@ struct EntryPointCounters {
 pub(crate) trait OpenConnections: Send + Sync {
     /// Returns the number of open connections.
     fn open(&self) -> usize;
+
+    /// Returns how many of them are in a state that has a name of its own.
+    fn states(&self) -> ConnectionStates;
+}
+
+/// Numbers of connections by state. All others are active.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ConnectionStates {
+    /// Without a request, and for longer than a moment.
+    pub(crate) idle: usize,
+    /// With a client that neither completes what it sends nor reads what it requested.
+    pub(crate) stalled: usize,
+    /// During the TLS handshake.
+    pub(crate) handshaking: usize,
 }
 
 /// The state of a provider.
@@ -103,6 +119,8 @@ pub(crate) struct ProviderState {
     pub(crate) updated: Option<i64>,
     /// Number of problems of that state.
     pub(crate) problems: usize,
+    /// How long its last state that changed anything took to become active.
+    pub(crate) delay: Option<Duration>,
 }
 
 /// Knows the states of all providers.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tidegate_core::Connection;
+use tidegate_core::occupancy::{Limit, Occupancy};
 
 use super::{Middleware, Permit};
 
@@ -36,6 +37,22 @@ impl Middleware for InFlightConn {
         }
         open.insert(address, before + 1);
         Ok(Some(Box::new(CountedConnection { open: self.open.clone(), address })))
+    }
+
+    fn limit(&self) -> Option<&dyn Limit> {
+        Some(self)
+    }
+}
+
+impl Limit for InFlightConn {
+    fn kind(&self) -> &'static str {
+        "inFlightConn"
+    }
+
+    fn occupancy(&self) -> Occupancy {
+        let open = self.open.lock();
+        let in_flight = open.values().map(|count| count.unsigned_abs()).sum();
+        Occupancy { sources: Some(open.len() as u64), in_flight: Some(in_flight), waiting: None }
     }
 }
 

@@ -10,12 +10,18 @@ use std::any::Any;
 use std::sync::Arc;
 
 use tidegate_config::tcp::TcpMiddleware;
+use tidegate_core::occupancy::Limit;
 use tidegate_core::{BuildError, Connection};
 
 /// A TCP middleware.
 pub trait Middleware: Send + Sync {
     /// Accepts a connection, or returns why it is rejected. The permit is held until the connection ends.
     fn admit(&self, connection: &Connection) -> Result<Option<Permit>, &'static str>;
+
+    /// Returns what it holds, if it limits its clients.
+    fn limit(&self) -> Option<&dyn Limit> {
+        None
+    }
 }
 
 /// A resource that a connection holds, released on drop.

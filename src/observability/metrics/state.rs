@@ -1,0 +1,104 @@
+//! Collects the state of what the gateway holds: connections, limits, stores.
+
+use std::collections::BTreeMap;
+
+use tidegate_clients::peer_state::{Observed, System, observed};
+use tidegate_core::occupancy::Occupancy;
+
+use super::metric::{Metric, Type, Value, Writer};
+use super::{ConnectionStates, Metrics};
+use crate::snapshot::Snapshot;
+
+/// Writes the open connections of each entry point by state.
+pub(super) fn connections(out: &mut dyn Writer, metrics: &Metrics) {
+    let help = "Number of open connections, by entry point and state.";
+    out.metric(Metric::gauge("tidegate_open_connections", help));
+    for (entry_point, connections) in metrics.connections.lock().iter() {
+        let ConnectionStates { idle, stalled, handshaking } = connections.states();
+        // Connections change between the two calls.
+        let active = connections.open().saturating_sub(idle + stalled + handshaking);
+        let states = [("active", active), ("handshaking", handshaking), ("idle", idle), ("stalled", stalled)];
+        for (state, number) in states {
+            out.series(&[("entrypoint", entry_point), ("state", state)], Value::Count(number as u64));
+        }
+    }
+}
+
+/// A metric of limits: its name, its help, and its value.
+type LimitMetric = (&'static str, &'static str, fn(&Occupancy) -> Option<u64>);
+
+const LIMITS: [LimitMetric; 3] = [
+    ("tidegate_limit_sources", "Number of sources that a limit tracks.", |held| held.sources),
+    ("tidegate_limit_in_flight", "Number of requests or connections that count against a limit.", |held| {
+        held.in_flight
+    }),
+    ("tidegate_limit_waiting", "Number of requests that a limit delays.", |held| held.waiting),
+];
+
+/// Writes what limits hold: those of each router, or else the sum of all routers.
+pub(super) fn limits(out: &mut dyn Writer, snapshot: &Snapshot, by_router: bool) {
+    let mut held: BTreeMap<(&str, &str, &'static str), Occupancy> = BTreeMap::new();
+    for limit in &snapshot.limits {
+        let Some((kind, occupancy)) = limit.occupancy() else { continue };
+        let router = if by_router { limit.router.as_str() } else { "" };
+        let sum = held.entry((limit.middleware.as_str(), router, kind)).or_default();
+        *sum = sum.plus(occupancy);
+    }
+    for (name, help, value) in LIMITS {
+        let mut rows = held.iter().filter_map(|(labels, held)| Some((labels, value(held)?))).peekable();
+        if rows.peek().is_none() {
+            continue;
+        }
+        out.metric(Metric::gauge(name, help));
+        for ((middleware, router, kind), number) in rows {
+            let labels = [("middleware", *middleware), ("router", *router), ("type", *kind)];
+            let shown = labels.iter().copied().filter(|(label, _)| by_router || *label != "router");
+            out.series(&shown.collect::<Vec<_>>(), Value::Count(number));
+        }
+    }
+}
+
+/// A metric of endpoints: what follows the system in its name, its type and help, and its value.
+type StoreMetric = (&'static str, Type, &'static str, fn(&Observed) -> Option<u64>);
+
+const STORES: [StoreMetric; 4] = [
+    (
+        "up",
+        Type::Gauge,
+        "Whether the last attempt to reach an endpoint succeeded (1) or failed (0).",
+        |seen| seen.is_up.map(u64::from),
+    ),
+    ("failures_total", Type::Counter, "Number of failed attempts to reach an endpoint.", |seen| {
+        Some(seen.failures)
+    }),
+    (
+        "last_failure_timestamp_seconds",
+        Type::Gauge,
+        "When an attempt to reach an endpoint last failed, in Unix time.",
+        |seen| seen.failed,
+    ),
+    (
+        "last_success_timestamp_seconds",
+        Type::Gauge,
+        "When an endpoint last answered, in Unix time.",
+        |seen| seen.succeeded,
+    ),
+];
+
+/// Writes the state of each endpoint of Consul and Redis.
+pub(super) fn stores(out: &mut dyn Writer) {
+    for (system, prefix) in [(System::Consul, "tidegate_consul"), (System::Redis, "tidegate_redis")] {
+        let seen = observed(system);
+        for (what, kind, help, value) in STORES {
+            let mut rows = seen.iter().filter_map(|seen| Some((&seen.endpoint, value(seen)?))).peekable();
+            if rows.peek().is_none() {
+                continue;
+            }
+            let name = format!("{prefix}_{what}");
+            out.metric(Metric { kind, ..Metric::gauge(&name, help) });
+            for (endpoint, number) in rows {
+                out.series(&[("endpoint", endpoint)], Value::Count(number));
+            }
+        }
+    }
+}
