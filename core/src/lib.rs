@@ -13,6 +13,7 @@ mod client_tls;
 pub mod clock;
 pub mod error;
 pub mod exchange;
+pub mod exemplars;
 pub mod expression;
 pub mod forwarded;
 pub mod identity;

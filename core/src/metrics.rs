@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Method;
 use parking_lot::Mutex;
 
 use crate::Reason;
+use crate::exemplars::{Exemplar, Exemplars};
 
 /// Maximum number of combinations of header values that are counted separately.
 const MAX_LABELLED: usize = 1000;
@@ -125,6 +126,7 @@ pub struct RequestCounters {
     workers: Box<[Cells]>,
     labelled: Mutex<HashMap<Labels, u64>>,
     retries: AtomicU64,
+    exemplars: Exemplars,
 }
 
 /// Code, kind, and values of headers.
@@ -180,7 +182,13 @@ impl RequestCounters {
     /// ascending.
     pub fn new(workers: usize, bounds: Arc<[u64]>) -> Self {
         let workers = (0..workers.max(1)).map(|_| Cells::default()).collect();
-        Self { bounds, workers, labelled: Mutex::default(), retries: AtomicU64::new(0) }
+        Self {
+            bounds,
+            workers,
+            labelled: Mutex::default(),
+            retries: AtomicU64::new(0),
+            exemplars: Exemplars::default(),
+        }
     }
 
     /// Counts a request that ended on this worker. Other threads use any index.
@@ -212,6 +220,20 @@ impl RequestCounters {
     /// Counts a retry of a request.
     pub fn count_retry(&self) {
         add(&self.retries, 1);
+    }
+
+    /// Keeps a request that was counted on this worker as the exemplar of its bucket.
+    pub fn keep_exemplar(&self, worker: usize, sample: &Sample<'_>, trace_id: u128, at: SystemTime) {
+        let nanoseconds = u64::try_from(sample.duration.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = self.bounds.partition_point(|bound| *bound < nanoseconds);
+        let exemplar = Exemplar { trace_id, duration: sample.duration, at };
+        let (workers, buckets) = (self.workers.len(), self.bounds.len() + 1);
+        self.exemplars.keep((worker, workers), (sample.code, sample.kind), (bucket, buckets), exemplar);
+    }
+
+    /// Returns the newest exemplar of each bucket, by code and kind.
+    pub fn exemplars(&self) -> BTreeMap<(u16, RequestKind), Vec<Option<Exemplar>>> {
+        self.exemplars.newest()
     }
 
     /// Returns the number of retries.
@@ -398,6 +420,24 @@ mod tests {
         }
         let totals = counters.totals();
         assert_eq!(totals.keys().map(|(_, kind)| kind.method()).collect::<Vec<_>>(), ["EXTENSION_METHOD"]);
+    }
+
+    #[test]
+    fn each_bucket_has_its_newest_exemplar() {
+        let counters = counters(2);
+        assert!(counters.exemplars().is_empty());
+        let early = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
+        let late = early + Duration::from_secs(1);
+        for (worker, milliseconds, trace_id, at) in
+            [(0, 1, 1, early), (1, 1, 2, late), (1, 9, 3, early), (9, 9, 4, late)]
+        {
+            let sample = sample(&Method::GET, 200, MILLISECOND * milliseconds);
+            counters.keep_exemplar(worker, &sample, trace_id, at);
+        }
+        let exemplars: Vec<_> = counters.exemplars().into_values().collect();
+        let [buckets] = &exemplars[..] else { panic!("{exemplars:?}") };
+        let traces: Vec<_> = buckets.iter().map(|slot| slot.map(|exemplar| exemplar.trace_id)).collect();
+        assert_eq!(traces, [Some(2), None, Some(4)]);
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct Prometheus {
     pub add_services_labels: bool,
     /// Counts the TCP connections and UDP sessions of each server, if those of its service are counted.
     pub add_servers_labels: bool,
+    /// Counts durations in finer buckets, and sends native histograms to scrapers that ask for Protocol Buffers.
+    pub native_histograms: bool,
     /// Entry point of `/metrics`.
     pub entry_point: String,
     /// Does not create a router for it.
@@ -76,6 +78,7 @@ impl Default for Prometheus {
             add_routers_labels: false,
             add_services_labels: true,
             add_servers_labels: false,
+            native_histograms: false,
             entry_point: INTERNAL_ENTRY_POINT.into(),
             manual_routing: false,
             header_labels: BTreeMap::new(),

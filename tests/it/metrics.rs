@@ -307,6 +307,44 @@ fn scrapers_choose_the_format() {
 }
 
 #[test]
+fn sampled_traces_are_exemplars() {
+    const OPEN: &str = "accept: application/openmetrics-text;version=1.0.0\r\n";
+    const PROTOBUF: &str = "accept: application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited\r\n";
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    let (collector, backend) = (Collector::start(true), Backend::echo("a"));
+    let mut flags = collector.flags(true);
+    flags.extend(ALL.iter().map(|flag| (*flag).to_owned()));
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let gateway = Gateway::with(&flags, &routes("a", &backend.url()));
+    let scrape = |accept: &str| get_with(gateway.address("traefik"), "h", "/metrics", accept);
+    let parent = |sampled: &str| format!("traceparent: 00-{TRACE}-b7ad6b7169203331-{sampled}\r\n");
+    get_with(gateway.web(), "h", "/", &parent("00"));
+    let buckets = |level: &str| -> Vec<String> {
+        let name = format!("traefik_{level}_request_duration_seconds_bucket");
+        let text = scrape(OPEN).text();
+        text.lines().filter(|line| line.starts_with(&name)).map(str::to_owned).collect()
+    };
+    eventually("the request is counted", || !buckets("service").is_empty());
+    assert!(buckets("service").iter().all(|line| !line.contains(" # ")), "it is not sampled");
+    get_with(gateway.web(), "h", "/", &parent("01"));
+    for level in ["entrypoint", "router", "service"] {
+        let exemplar = format!(" # {{trace_id=\"{TRACE}\"}} ");
+        let with =
+            || -> Vec<String> { buckets(level).into_iter().filter(|line| line.contains(" # ")).collect() };
+        eventually("it has an exemplar", || with().len() == 1);
+        let line = with().remove(0);
+        let (bucket, rest) = line.split_once(&exemplar).unwrap();
+        assert!(bucket.contains("le=\"0.1\"}") && bucket.ends_with(" 2"), "{line}");
+        let numbers: Vec<f64> = rest.split(' ').map(|number| number.parse().unwrap()).collect();
+        assert!(numbers[0] > 0.0 && numbers[0] <= 0.1 && numbers[1] > 1.7e9, "{line}");
+    }
+    assert!(!scrape("").text().contains(TRACE), "the plain format has none");
+    let messages = scrape(PROTOBUF);
+    assert!(messages.header("content-type").unwrap().starts_with("application/vnd.google.protobuf"));
+    assert!(messages.body.windows(TRACE.len()).any(|part| part == TRACE.as_bytes()));
+}
+
+#[test]
 fn open_connections_go_up_and_down() {
     let gateway = Gateway::with(ALL, "http: {}\n");
     let open = |count: u32| {

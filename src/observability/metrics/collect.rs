@@ -9,6 +9,7 @@ use tidegate_core::metrics::{RequestKind, Totals};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::exposition::Exposition;
+use super::families::Families;
 use super::metric::{Durations, Metric, Pushed, Type, Value, Writer};
 use super::{CountedObject, Levels, Metrics, beyond, process, state, traffic};
 use crate::snapshot::Snapshot;
@@ -20,6 +21,8 @@ pub(crate) enum Format {
     Text,
     /// OpenMetrics 1.0.
     OpenMetrics,
+    /// Messages of Prometheus' data model for Protocol Buffers.
+    Protobuf,
 }
 
 /// Counters by object.
@@ -32,25 +35,37 @@ struct Level<'a> {
 }
 
 /// What a reader gets.
+#[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     /// Objects whose requests are shown.
     pub(super) levels: Levels,
     /// Labels whose values are request headers.
     pub(super) header_labels: &'a [(String, Option<http::HeaderName>)],
+    /// Whether histograms have exemplars.
+    pub(super) exemplars: bool,
 }
 
 /// A list of labels with their values.
 type Labels<'a> = Vec<(&'a str, &'a str)>;
 
-/// Returns all metrics as text for Prometheus; empty if it is not enabled.
-pub(crate) fn scrape(metrics: &Metrics, snapshot: &Snapshot, format: Format) -> String {
-    let Some(options) = &metrics.prometheus else { return String::new() };
-    let mut out = Exposition::new(format == Format::OpenMetrics, &options.bounds);
-    let view = View { levels: options.levels, header_labels: &metrics.header_labels };
+/// Returns all metrics for Prometheus; empty if it is not enabled.
+pub(crate) fn scrape(metrics: &Metrics, snapshot: &Snapshot, format: Format) -> Vec<u8> {
+    let Some(options) = &metrics.prometheus else { return Vec::new() };
+    let exemplars = format != Format::Text;
+    let view = View { levels: options.levels, header_labels: &metrics.header_labels, exemplars };
     let shown = shown(&mut options.shown.lock(), snapshot);
-    process::write(&mut out);
-    collect(metrics, snapshot, &view, &shown, &mut out);
-    out.finish()
+    let write = |out: &mut dyn Writer| {
+        process::write(out);
+        collect(metrics, snapshot, &view, &shown, out);
+    };
+    if format == Format::Protobuf {
+        let mut out = Families::new(&options.bounds, options.is_native);
+        write(&mut out);
+        return out.finish();
+    }
+    let mut out = Exposition::new(format == Format::OpenMetrics, &options.bounds);
+    write(&mut out);
+    out.finish().into_bytes()
 }
 
 /// Writes all metrics, except those of the process. `shown` are the objects from [`shown`].
@@ -141,14 +156,21 @@ impl Level<'_> {
             "request.duration",
             help,
         );
-        rows(out, each(), |total| {
-            Value::Durations(Durations {
-                bounds: &metrics.bounds,
-                counts: &total.buckets,
-                nanoseconds: total.nanoseconds,
-                are_bounds_fixed: false,
-            })
-        });
+        for ((labels, counters), totals) in self.objects.iter().zip(&totals) {
+            let exemplars = if view.exemplars { counters.exemplars() } else { BTreeMap::new() };
+            for (series @ (code, kind), total) in totals {
+                let durations = Durations {
+                    bounds: &metrics.bounds,
+                    counts: &total.buckets,
+                    nanoseconds: total.nanoseconds,
+                    are_bounds_fixed: false,
+                    exemplars: exemplars.get(series).map_or(&[], |exemplars| exemplars),
+                };
+                with_kind(labels, *code, *kind, &[], |labels| {
+                    out.series(labels, Value::Durations(durations));
+                });
+            }
+        }
         let name = "requests.bytes.total";
         let help = "Bytes of request bodies, by code, method and protocol.";
         self.start(out, Type::Counter, "requests_bytes_total", name, name, help);

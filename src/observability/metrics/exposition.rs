@@ -1,10 +1,14 @@
 //! The text formats of Prometheus: version 0.0.4, and OpenMetrics 1.0.
 
 use std::fmt::{Display, Write as _};
+use std::time::UNIX_EPOCH;
 
-use super::metric::{Durations, Metric, Type, Value, Writer};
+use tidegate_core::exemplars::Exemplar;
 
-/// A text that metrics are written to.
+use super::metric::{Buckets, Durations, Metric, Type, Value, Writer};
+
+/// A text that metrics are written to. Bounds of buckets are the same in both formats (`5`, not OpenMetrics' canonical
+/// `5.0`), so that a scraper that changes its mind finds the same series, which are Traefik's.
 pub(super) struct Exposition<'a> {
     text: String,
     open_metrics: bool,
@@ -22,6 +26,17 @@ impl<'a> Exposition<'a> {
 
     /// Adds a sample: `suffix` follows the metric's name, and `le` is the last label of a bucket.
     fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], le: Option<&str>, value: impl Display) {
+        self.sample_without_end(suffix, labels, le, value);
+        self.text.push('\n');
+    }
+
+    fn sample_without_end(
+        &mut self,
+        suffix: &str,
+        labels: &[(&str, &str)],
+        le: Option<&str>,
+        value: impl Display,
+    ) {
         self.text.push_str(&self.name);
         self.text.push_str(suffix);
         let labels = labels.iter().copied().chain(le.map(|le| ("le", le)));
@@ -38,12 +53,28 @@ impl<'a> Exposition<'a> {
             self.text.push('}');
         }
         // Writing to a string cannot fail.
-        let _ = writeln!(self.text, " {value}");
+        let _ = write!(self.text, " {value}");
+    }
+
+    /// Adds a bucket of a histogram with its exemplar.
+    fn bucket(&mut self, labels: &[(&str, &str)], le: &str, count: u64, exemplar: Option<Exemplar>) {
+        self.sample_without_end("_bucket", labels, Some(le), count);
+        if let Some(Exemplar { trace_id, duration, at }) = exemplar.filter(|_| self.open_metrics) {
+            let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let seconds = duration.as_secs_f64();
+            // As above.
+            let _ = write!(
+                self.text,
+                " # {{trace_id=\"{trace_id:032x}\"}} {seconds} {}.{:03}",
+                at.as_secs(),
+                at.subsec_millis()
+            );
+        }
+        self.text.push('\n');
     }
 
     fn durations(&mut self, labels: &[(&str, &str)], durations: Durations<'_>) {
-        let mut counts = durations.bounds.iter().zip(durations.counts).peekable();
-        let mut sum = 0;
+        let mut buckets = Buckets::of(&durations);
         let fixed: Vec<_>;
         let shown = match durations.are_bounds_fixed {
             true => {
@@ -54,13 +85,11 @@ impl<'a> Exposition<'a> {
             false => self.bounds,
         };
         for (bound, text) in shown {
-            while let Some((_, count)) = counts.next_if(|(upper, _)| upper <= &bound) {
-                sum += count;
-            }
-            self.sample("_bucket", labels, Some(text), sum);
+            let (sum, exemplar) = buckets.up_to(*bound);
+            self.bucket(labels, text, sum, exemplar);
         }
-        let all: u64 = durations.counts.iter().sum();
-        self.sample("_bucket", labels, Some("+Inf"), all);
+        let (all, exemplar) = buckets.up_to(u64::MAX);
+        self.bucket(labels, "+Inf", all, exemplar);
         self.sample("_sum", labels, None, durations.nanoseconds as f64 / 1e9);
         self.sample("_count", labels, None, all);
     }
@@ -144,6 +173,7 @@ mod tests {
             counts: &[1, 2, 3, 4, 5],
             nanoseconds: 500_000_000,
             are_bounds_fixed: false,
+            exemplars: &[],
         };
         out.series(&[("b", "c")], Value::Durations(durations));
         let samples: String = out.finish().lines().skip(2).map(|line| format!("{line}\n")).collect();

@@ -1,7 +1,7 @@
 //! Counts one request in the metrics of its entry point, its routers and the services it was sent to.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, Method};
@@ -64,6 +64,7 @@ impl EntryPointMeter {
             entry_point: Some(self.clone()),
             is_grpc: counted.is_some_and(|counted| counted.kind.protocol.is_grpc()),
             grpc_status: None,
+            exemplars: self.metrics.is_scraped(),
         }
     }
 }
@@ -84,6 +85,8 @@ pub(crate) struct Meter {
     entry_point: Option<Arc<EntryPointMeter>>,
     is_grpc: bool,
     grpc_status: Option<u16>,
+    /// Whether traces are kept as exemplars.
+    exemplars: bool,
 }
 
 impl Meter {
@@ -114,13 +117,22 @@ impl Meter {
             labels: &counted.labels,
         };
         let routers = exchange.routes().filter_map(|route| route.counters.as_ref());
+        // Exemplars of requests whose trace is recorded.
+        let trace = exchange.trace().filter(|trace| self.exemplars && trace.is_sampled);
+        let trace = trace.map(|trace| (trace.trace_id, SystemTime::now()));
+        let count = |counters: &RequestCounters, sample: &Sample<'_>| {
+            counters.count(worker, sample);
+            if let Some((trace_id, at)) = trace {
+                counters.keep_exemplar(worker, sample, trace_id, at);
+            }
+        };
         let entry_point = entry_point.and_then(|meter| meter.counters.as_ref());
         for counters in entry_point.into_iter().chain(routers) {
-            counters.count(worker, &sample);
+            count(counters, &sample);
         }
         for attempt in exchange.attempts() {
             if let Some(counters) = attempt.counters() {
-                counters.count(worker, &self.of_attempt(exchange, attempt, sample, now));
+                count(counters, &self.of_attempt(exchange, attempt, sample, now));
             }
         }
         for page in exchange.pages() {

@@ -1,5 +1,7 @@
 //! The form in which metrics are collected: writers of formats see one metric after the other.
 
+use tidegate_core::exemplars::Exemplar;
+
 /// The type of a metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Type {
@@ -50,6 +52,8 @@ pub(super) struct Durations<'a> {
     pub(super) nanoseconds: u64,
     /// Whether readers get these buckets, whatever they are configured with.
     pub(super) are_bounds_fixed: bool,
+    /// A request per bucket; empty if there are none.
+    pub(super) exemplars: &'a [Option<Exemplar>],
 }
 
 /// Receives metrics. The series of a metric follow it.
@@ -72,5 +76,36 @@ impl<'a> Metric<'a> {
     /// Has it pushed, under this name.
     pub(super) fn pushed(self, name: &'a str) -> Self {
         Self { pushed: Some(Pushed { statsd: name, influx: name }), ..self }
+    }
+}
+
+/// Adds up the counted buckets of a histogram into those that a reader gets, which are a selection of them.
+pub(super) struct Buckets<'a> {
+    durations: &'a Durations<'a>,
+    next: usize,
+    sum: u64,
+}
+
+impl<'a> Buckets<'a> {
+    /// Starts at the lowest bucket.
+    pub(super) fn of(durations: &'a Durations<'a>) -> Self {
+        Self { durations, next: 0, sum: 0 }
+    }
+
+    /// Returns the number of durations up to a bound in nanoseconds, or of all for `u64::MAX`, and the newest exemplar
+    /// above the bound before.
+    pub(super) fn up_to(&mut self, bound: u64) -> (u64, Option<Exemplar>) {
+        let mut newest: Option<Exemplar> = None;
+        while let Some(count) = self.durations.counts.get(self.next) {
+            let upper = self.durations.bounds.get(self.next).copied().unwrap_or(u64::MAX);
+            if upper > bound {
+                break;
+            }
+            self.sum += count;
+            let exemplar = self.durations.exemplars.get(self.next).copied().flatten();
+            newest = newest.into_iter().chain(exemplar).max_by_key(|exemplar| exemplar.at);
+            self.next += 1;
+        }
+        (self.sum, newest)
     }
 }

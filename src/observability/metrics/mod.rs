@@ -3,6 +3,7 @@
 mod beyond;
 mod collect;
 mod exposition;
+mod families;
 mod meter;
 mod metric;
 mod process;
@@ -179,6 +180,8 @@ struct PrometheusView {
     levels: Levels,
     /// Upper bounds of the buckets, in nanoseconds and as text.
     bounds: Vec<(u64, String)>,
+    /// Whether scrapers that understand native histograms get them.
+    is_native: bool,
     /// The objects of the last scrape. Those that have been removed since are shown once more.
     shown: Mutex<BTreeMap<CountedObject, Arc<RequestCounters>>>,
 }
@@ -215,7 +218,9 @@ impl Metrics {
         let explicit = options.otlp.as_ref().and_then(|options| bounds(&options.explicit_boundaries));
         let fine = options.takes_durations().then(fine_bounds).into_iter().flatten();
         let given = shown.iter().chain(&explicit).flatten().copied();
-        let mut all: Vec<u64> = given.chain(fine).collect();
+        let is_native = prometheus.is_some_and(|options| options.native_histograms);
+        let native = is_native.then(families::native_bounds).into_iter().flatten();
+        let mut all: Vec<u64> = given.chain(fine).chain(native).collect();
         all.sort_unstable();
         all.dedup();
         let levels = pushed_levels(options);
@@ -235,6 +240,7 @@ impl Metrics {
             prometheus: prometheus.map(|options| PrometheusView {
                 levels: Levels::from(options),
                 bounds: shown.into_iter().flatten().zip(options.buckets.iter().map(f64::to_string)).collect(),
+                is_native: options.native_histograms,
                 shown: Mutex::default(),
             }),
             levels,

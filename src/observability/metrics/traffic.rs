@@ -59,6 +59,7 @@ fn durations(total: &Traffic) -> Value<'_> {
         counts: &total.durations,
         nanoseconds: total.nanoseconds,
         are_bounds_fixed: true,
+        exemplars: &[],
     })
 }
 

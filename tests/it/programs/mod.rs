@@ -21,6 +21,7 @@ mod docs;
 mod etcd;
 mod packaging;
 mod problem_locations;
+mod prometheus;
 mod protocol_suites;
 mod provider_faults;
 mod provider_instances;

@@ -128,6 +128,7 @@ mod tests {
             counts: &[0, 1, 0],
             nanoseconds: 130_000_000,
             are_bounds_fixed: false,
+            exemplars: &[],
         };
         let recent = Recent::of(&mut deltas, "a", one);
         assert_eq!(
@@ -139,6 +140,7 @@ mod tests {
             counts: &[9, 1, 1],
             nanoseconds: 1_580_000_000,
             are_bounds_fixed: false,
+            exemplars: &[],
         };
         let recent = Recent::of(&mut deltas, "a", more);
         assert_eq!(recent.count(), 10);

@@ -138,7 +138,7 @@ fn batch<S: System>(
     snapshot: &Snapshot,
     last: &mut Objects,
 ) -> S::Batch {
-    let view = View { levels: plan.levels, header_labels: &[] };
+    let view = View { levels: plan.levels, header_labels: &[], exemplars: false };
     let shown = shown(last, snapshot);
     system.render(&mut |out| collect(metrics, snapshot, &view, &shown, out))
 }

@@ -331,6 +331,7 @@ mod tests {
             counts: &[1, 2, 3, 4, 5, 6],
             nanoseconds: 5_000_000_000,
             are_bounds_fixed: false,
+            exemplars: &[],
         };
         let point = boundaries.point(durations);
         assert_eq!((point.bucket_counts, point.count, point.sum), (vec![3, 7, 11], 21, Some(5.0)));

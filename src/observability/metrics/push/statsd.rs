@@ -306,6 +306,7 @@ mod tests {
                 counts: &counts,
                 nanoseconds: requests * 250_000_000,
                 are_bounds_fixed: false,
+                exemplars: &[],
             };
             out.series(&[("b", "c")], Value::Durations(durations));
         });
