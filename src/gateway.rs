@@ -21,6 +21,7 @@ use crate::entrypoint::{self, EntryPoints};
 use crate::internal::{self, Surroundings};
 use crate::observability::access_log::AccessLog;
 use crate::observability::metrics::{Metrics, push};
+use crate::observability::requests::live::Live;
 use crate::observability::tracing::Tracer;
 use crate::observability::{Requests, Statistics};
 use crate::opening::Opening;
@@ -75,7 +76,7 @@ pub struct Gateway {
     updates: Updates,
     providers: Vec<providers::Handle>,
     access_log: Option<Arc<AccessLog>>,
-    requests: Option<Arc<Requests>>,
+    live: Option<Arc<Live>>,
     tracer: Option<Arc<Tracer>>,
     readiness: Arc<Readiness>,
     terminating: Arc<AtomicBool>,
@@ -126,12 +127,8 @@ impl Gateway {
         start_records(&around, &control);
         start_stapler(&settings, client, &snapshots, &generation, &control);
         let tracer = Tracer::start(&settings, control.handle());
-        let entry_options = entrypoint::Options {
-            log: access_log.clone(),
-            tracer: tracer.clone(),
-            passed: options.passed,
-            ..entry_options(&around, workers, &opening)
-        };
+        let logs = (access_log.clone(), tracer.clone());
+        let entry_options = entry_options(&around, (workers, options.passed), logs, &opening);
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         around.cluster.start(&settings, &snapshots, &generation, &around.readiness, control.handle());
         acme::start(&around.acme, &settings, &snapshots, &generation, &opening, control.handle());
@@ -145,7 +142,7 @@ impl Gateway {
             updates,
             providers,
             access_log,
-            requests: around.requests,
+            live: around.live,
             tracer,
             readiness: around.readiness,
             terminating: around.terminating,
@@ -213,8 +210,8 @@ impl Gateway {
     /// then open ones finish for at most `graceTimeOut`.
     pub async fn shutdown(mut self) {
         self.terminating.store(true, Ordering::Relaxed);
-        if let Some(requests) = &self.requests {
-            requests.dismiss_readers();
+        if let Some(live) = &self.live {
+            live.close();
         }
         let entry_points = self.entry_points.take();
         let drained = async {
@@ -261,6 +258,8 @@ fn surroundings(
     updates: &Updates,
     workers: usize,
 ) -> Surroundings {
+    // The threads of HTTP/3 count as one more worker.
+    let requests = Requests::new(settings, workers + 1);
     Surroundings {
         settings: settings.clone(),
         snapshots: Arc::new(OnceLock::new()),
@@ -270,9 +269,9 @@ fn surroundings(
         providers: kinds_of(sources),
         acme: Acme::default(),
         cluster: Cluster::default(),
-        // The threads of HTTP/3 count as one more worker.
         metrics: Metrics::new(settings, workers + 1),
-        requests: Requests::new(settings, workers + 1),
+        live: requests.clone().map(Live::new),
+        requests,
         statistics: Statistics::new(settings, workers + 1),
     }
 }
@@ -314,17 +313,22 @@ fn start_metrics(
     }
 }
 
-/// Returns what entry points depend on, without the logs.
-fn entry_options(around: &Surroundings, workers: usize, opening: &Arc<Opening>) -> entrypoint::Options {
+/// Returns what entry points depend on.
+fn entry_options(
+    around: &Surroundings,
+    (workers, passed): (usize, entrypoint::Passed),
+    (log, tracer): (Option<Arc<AccessLog>>, Option<Arc<Tracer>>),
+    opening: &Arc<Opening>,
+) -> entrypoint::Options {
     entrypoint::Options {
         workers,
-        log: None,
+        log,
         metrics: around.metrics.clone(),
-        tracer: None,
+        tracer,
         requests: around.requests.clone(),
         statistics: around.statistics.clone(),
         opening: opening.clone(),
-        passed: entrypoint::Passed::default(),
+        passed,
     }
 }
 
@@ -333,8 +337,8 @@ fn start_records(around: &Surroundings, control: &Runtime) {
     if let Some(statistics) = around.statistics.clone() {
         control.spawn(statistics.run());
     }
-    if let Some(requests) = around.requests.clone() {
-        control.spawn(requests.serve_readers());
+    if let Some(live) = around.live.clone() {
+        control.spawn(live.run());
     }
 }
 
@@ -439,6 +443,7 @@ pub(crate) fn compile_once(
         cluster: Cluster::default(),
         metrics: Metrics::new(settings, 1),
         requests: None,
+        live: None,
         statistics: None,
     };
     let environment = environment(&around, 1, control);

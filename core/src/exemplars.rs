@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
-use crate::metrics::RequestKind;
+use crate::request_kind::RequestKind;
 
 /// A request that was counted, and whose trace is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,6 +24,7 @@ pub mod occupancy;
 pub mod reason;
 pub mod reference;
 pub mod reply;
+mod request_kind;
 pub mod spans;
 pub mod store;
 pub mod timing;

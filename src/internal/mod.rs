@@ -20,6 +20,7 @@ use crate::acme::Acme;
 use crate::cluster::Cluster;
 use crate::configuration::Readiness;
 use crate::observability::metrics::Metrics;
+use crate::observability::requests::live::Live;
 use crate::observability::{Requests, Statistics};
 use crate::service::Service;
 use crate::settings::Settings;
@@ -53,6 +54,8 @@ pub struct Surroundings {
     pub metrics: Option<Arc<Metrics>>,
     /// Recent requests, if they are recorded.
     pub requests: Option<Arc<Requests>>,
+    /// Who reads requests as they end.
+    pub live: Option<Arc<Live>>,
     /// Statistics of requests, if there are any.
     pub statistics: Option<Arc<Statistics>>,
 }

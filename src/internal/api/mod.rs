@@ -158,9 +158,12 @@ impl Question<'_> {
         match (family, name) {
             ("entrypoints" | "certificates" | "requests", None) if group.is_empty() => return None,
             ("requests", None) => {
+                let live = self.api.around.live.as_ref().filter(|_| group == "stream");
+                if let Some(live) = live {
+                    return Some(requests::stream(live, self.query, self.wants_events));
+                }
                 return Some(match &self.api.around.requests {
                     Some(all) if group == "state" => requests::state(all),
-                    Some(all) if group == "stream" => requests::stream(all, self.query, self.wants_events),
                     Some(all) => requests::detail(all, &decode(group)),
                     None => requests::off(),
                 });

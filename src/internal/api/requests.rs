@@ -7,7 +7,7 @@ use tidegate_core::{Body, Reason, Response};
 
 use super::{body, list, one, page, refusal};
 use crate::observability::Requests;
-use crate::observability::requests::live::{Format, MAX_RATE, Wanted};
+use crate::observability::requests::live::{Format, Live, MAX_RATE, Wanted};
 use crate::observability::requests::select::Selection;
 use crate::observability::requests::{Record, Text, json};
 
@@ -41,7 +41,7 @@ pub(super) fn all(requests: &Requests, query: &str) -> Response {
 
 /// Sends the requests that the query selects as they end: `filter` is an expression, and `rate` the maximum number per
 /// second. `wants_events` is whether the client accepts server-sent events.
-pub(super) fn stream(requests: &Requests, query: &str, wants_events: bool) -> Response {
+pub(super) fn stream(live: &Live, query: &str, wants_events: bool) -> Response {
     let value = |name: &str| {
         let mut pairs = url::form_urlencoded::parse(query.as_bytes());
         pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).unwrap_or_default()
@@ -62,7 +62,7 @@ pub(super) fn stream(requests: &Requests, query: &str, wants_events: bool) -> Re
         true => (Format::Events, "text/event-stream"),
         false => (Format::Lines, "application/x-ndjson"),
     };
-    match requests.follow(Wanted { selection, format, rate }) {
+    match live.follow(Wanted { selection, format, rate }) {
         Ok(stream) => {
             let mut response = Response::new(Body::of_frames(stream)).because(Reason::OwnService);
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));

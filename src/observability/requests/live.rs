@@ -1,13 +1,9 @@
 //! Requests as they end, for readers that stay connected.
 //!
-//! While there is a reader, each worker keeps copies of records in a list of its own; a task of the control plane takes
-//! the lists ten times a second, and selects and formats what each reader wants. A reader that is slow loses records, and
-//! learns how many. Without a reader, a request reads one flag.
+//! A task of the control plane takes what workers have kept (`copies`) ten times a second, and selects and formats what
+//! each reader wants. A reader that is slow loses records, and learns how many.
 
-use std::mem;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -20,14 +16,11 @@ use tokio::sync::{Notify, mpsc};
 
 use super::select::Selection;
 use super::{Record, Requests, json};
-use crate::observability::enter::enter;
 
 /// Maximum number of readers.
 const MAX_READERS: usize = 16;
 /// How often lists are taken.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Maximum number of records in the list of one worker. Half of them wake the task.
-const MAX_RECORDS: usize = 4096;
 /// Maximum number of records that wait for one reader.
 const MAX_WAITING: usize = 256;
 /// How often an idle reader gets an empty line, which shows whether it is still there.
@@ -35,14 +28,9 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Maximum number of records per second that a reader may ask for.
 pub(crate) const MAX_RATE: u32 = 10_000;
 
-/// The lists of all workers, and who reads them.
-pub(super) struct Live {
-    shards: Box<[Mutex<Vec<Record>>]>,
-    has_readers: AtomicBool,
-    /// Number of records that a worker could not keep.
-    lost: AtomicU64,
-    is_crowded: AtomicBool,
-    crowded: Notify,
+/// Who reads requests as they end.
+pub struct Live {
+    requests: Arc<Requests>,
     /// Wakes the task when there is a reader.
     joined: Notify,
     readers: Mutex<Readers>,
@@ -99,7 +87,7 @@ pub(crate) struct Stream(mpsc::Receiver<Bytes>);
 
 impl Frames for Stream {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
-        match Pin::new(&mut self.0).poll_recv(cx) {
+        match self.0.poll_recv(cx) {
             Poll::Ready(text) => Poll::Ready(text.map(|text| Ok(Frame::data(text)))),
             Poll::Pending => Poll::Pending,
         }
@@ -107,36 +95,14 @@ impl Frames for Stream {
 }
 
 impl Live {
-    pub(super) fn new(workers: usize) -> Self {
-        Self {
-            shards: (0..workers).map(|_| Mutex::default()).collect(),
-            has_readers: AtomicBool::new(false),
-            lost: AtomicU64::new(0),
-            is_crowded: AtomicBool::new(false),
-            crowded: Notify::new(),
-            joined: Notify::new(),
-            readers: Mutex::default(),
-        }
+    /// Creates the list of readers, which is empty.
+    pub(crate) fn new(requests: Arc<Requests>) -> Arc<Self> {
+        Arc::new(Self { requests, joined: Notify::new(), readers: Mutex::default() })
     }
 
-    /// Keeps a copy of a record if someone reads.
-    pub(super) fn offer(&self, shard: usize, record: &Record) {
-        if self.has_readers.load(Ordering::Relaxed) {
-            self.keep(shard, record);
-        }
-    }
-
-    #[cold]
-    fn keep(&self, shard: usize, record: &Record) {
-        let list = enter(&self.shards[shard]).filter(|list| list.len() < MAX_RECORDS);
-        let Some(mut list) = list else {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
-        list.push(record.clone());
-        if list.len() >= MAX_RECORDS / 2 && !self.is_crowded.swap(true, Ordering::Relaxed) {
-            self.crowded.notify_one();
-        }
+    /// Admits a reader that gets requests as they end.
+    pub(crate) fn follow(&self, wanted: Wanted) -> Result<Stream, NotAdmitted> {
+        self.admit(wanted, Instant::now())
     }
 
     fn admit(&self, wanted: Wanted, now: Instant) -> Result<Stream, NotAdmitted> {
@@ -148,45 +114,45 @@ impl Live {
         if readers.open.len() >= MAX_READERS {
             return Err(NotAdmitted::TooMany);
         }
-        if readers.open.is_empty() {
-            // What a worker kept while the last reader left is too old.
-            self.shards.iter().for_each(|shard| shard.lock().clear());
-        }
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         readers.open.push(Reader { wanted, sender, second: now, sent: 0, missed: 0, last: now });
-        self.has_readers.store(true, Ordering::Relaxed);
+        self.requests.copies.want(true);
         self.joined.notify_one();
         Ok(Stream(receiver))
     }
 
-    /// Ends all streams, and admits no further reader.
-    fn close(&self) {
+    /// Sends requests to readers, until it is dropped.
+    pub(crate) async fn run(self: Arc<Self>) {
+        loop {
+            self.joined.notified().await;
+            while self.send(Instant::now()) {
+                let _ = tokio::time::timeout(INTERVAL, self.requests.copies.crowded()).await;
+            }
+        }
+    }
+
+    /// Ends the streams of all readers, as the gateway stops, and admits no further one.
+    pub(crate) fn close(&self) {
         let mut readers = self.readers.lock();
         readers.is_closed = true;
         readers.open.clear();
-        self.has_readers.store(false, Ordering::Relaxed);
+        self.requests.copies.want(false);
     }
 
-    /// Sends the kept records to the readers. Returns true if there are readers left.
-    fn send(&self, requests: &Requests, now: Instant) -> bool {
-        let mut records: Vec<Record> = Vec::new();
-        for shard in &self.shards {
-            records.append(&mut mem::take(&mut *shard.lock()));
-        }
-        self.is_crowded.store(false, Ordering::Relaxed);
-        records.sort_by_key(Record::ended);
-        let lost = self.lost.swap(0, Ordering::Relaxed);
+    /// Sends the records that were kept to the readers. Returns true if there are readers left.
+    fn send(&self, now: Instant) -> bool {
+        let (records, lost) = self.requests.copies.take();
         let mut readers = self.readers.lock();
         for reader in &mut readers.open {
             reader.missed += lost;
             for record in &records {
-                reader.offer(requests, record, now);
+                reader.offer(&self.requests, record, now);
             }
             reader.report(now);
         }
         readers.open.retain(|reader| !reader.sender.is_closed());
         let has_readers = !readers.open.is_empty();
-        self.has_readers.store(has_readers, Ordering::Relaxed);
+        self.requests.copies.want(has_readers);
         has_readers
     }
 }
@@ -233,30 +199,9 @@ impl Reader {
     }
 }
 
-impl Requests {
-    /// Admits a reader that gets requests as they end.
-    pub(crate) fn follow(&self, wanted: Wanted) -> Result<Stream, NotAdmitted> {
-        self.live.admit(wanted, Instant::now())
-    }
-
-    /// Sends requests to readers, until it is dropped.
-    pub(crate) async fn serve_readers(self: Arc<Self>) {
-        loop {
-            self.live.joined.notified().await;
-            while self.live.send(&self, Instant::now()) {
-                let _ = tokio::time::timeout(INTERVAL, self.live.crowded.notified()).await;
-            }
-        }
-    }
-
-    /// Ends the streams of all readers, as the gateway stops.
-    pub(crate) fn dismiss_readers(&self) {
-        self.live.close();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::copies::MAX_RECORDS;
     use super::super::tests::{record, settings};
     use super::*;
 
@@ -275,73 +220,78 @@ mod tests {
     #[test]
     fn readers_get_what_they_want_and_learn_what_they_missed() {
         let requests = Requests::new(&settings(|_| ()), 2).unwrap();
+        let live = Live::new(requests.clone());
         record(&requests, "/before", 500);
         let now = Instant::now();
-        let mut failed = requests.live.admit(wanted("status >= 500", 2), now).unwrap();
-        let mut slow = requests.live.admit(wanted("status > 0", 10_000), now).unwrap();
+        let mut failed = live.admit(wanted("status >= 500", 2), now).unwrap();
+        let mut slow = live.admit(wanted("status > 0", 10_000), now).unwrap();
         for number in 0..400 {
             record(&requests, &format!("/{number}"), if number % 100 == 0 { 500 } else { 200 });
         }
-        assert!(requests.live.send(&requests, now));
+        assert!(live.send(now));
         let lines = read(&mut failed);
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines[0].contains("\"path\":\"/0\"") && lines[1].contains("\"path\":\"/100\""), "{lines:?}");
         assert_eq!(lines[2], "{\"missed\":2}\n", "its rate is two per second");
         assert_eq!(read(&mut slow).len(), MAX_WAITING);
-        assert!(requests.live.send(&requests, now));
+        assert!(live.send(now));
         assert_eq!(read(&mut slow), [format!("{{\"missed\":{}}}\n", 400 - MAX_WAITING)]);
         record(&requests, "/later", 500);
-        assert!(requests.live.send(&requests, now + Duration::from_secs(1)));
+        assert!(live.send(now + Duration::from_secs(1)));
         assert!(read(&mut failed)[0].contains("/later"));
     }
 
     #[test]
     fn without_a_reader_nothing_is_kept() {
         let requests = Requests::new(&settings(|_| ()), 1).unwrap();
-        let stream = requests.live.admit(wanted("status > 0", 1), Instant::now()).unwrap();
+        let live = Live::new(requests.clone());
+        let stream = live.admit(wanted("status > 0", 1), Instant::now()).unwrap();
         record(&requests, "/a", 200);
-        assert_eq!(requests.live.shards[0].lock().len(), 1);
+        assert_eq!(requests.copies.len(), 1);
         drop(stream);
-        assert!(!requests.live.send(&requests, Instant::now()));
+        assert!(!live.send(Instant::now()));
         record(&requests, "/b", 200);
-        assert!(requests.live.shards[0].lock().is_empty());
+        assert!(requests.copies.len() == 0);
     }
 
     #[test]
     fn a_list_that_is_full_loses_records() {
         let requests = Requests::new(&settings(|_| ()), 1).unwrap();
-        let mut stream = requests.live.admit(wanted("status > 200", 1), Instant::now()).unwrap();
+        let live = Live::new(requests.clone());
+        let mut stream = live.admit(wanted("status > 200", 1), Instant::now()).unwrap();
         for _ in 0..MAX_RECORDS + 3 {
             record(&requests, "/a", 200);
         }
-        requests.live.send(&requests, Instant::now());
+        live.send(Instant::now());
         assert_eq!(read(&mut stream), ["{\"missed\":3}\n"]);
     }
 
     #[test]
     fn readers_are_limited_and_dismissed() {
         let requests = Requests::new(&settings(|_| ()), 1).unwrap();
+        let live = Live::new(requests.clone());
         let mut streams: Vec<Stream> =
-            (0..MAX_READERS).map(|_| requests.follow(wanted("status > 0", 1)).unwrap()).collect();
-        assert_eq!(requests.follow(wanted("status > 0", 1)).err(), Some(NotAdmitted::TooMany));
+            (0..MAX_READERS).map(|_| live.follow(wanted("status > 0", 1)).unwrap()).collect();
+        assert_eq!(live.follow(wanted("status > 0", 1)).err(), Some(NotAdmitted::TooMany));
         streams.pop();
-        streams.push(requests.follow(wanted("status > 0", 1)).unwrap());
-        requests.dismiss_readers();
+        streams.push(live.follow(wanted("status > 0", 1)).unwrap());
+        live.close();
         assert!(matches!(streams[0].0.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
-        assert_eq!(requests.follow(wanted("status > 0", 1)).err(), Some(NotAdmitted::Stopping));
+        assert_eq!(live.follow(wanted("status > 0", 1)).err(), Some(NotAdmitted::Stopping));
     }
 
     #[test]
     fn idle_readers_get_an_empty_line() {
         let requests = Requests::new(&settings(|_| ()), 1).unwrap();
+        let live = Live::new(requests.clone());
         let now = Instant::now();
-        let mut lines = requests.live.admit(wanted("status > 0", 1), now).unwrap();
+        let mut lines = live.admit(wanted("status > 0", 1), now).unwrap();
         let events = Wanted { format: Format::Events, ..wanted("status > 0", 1) };
-        let mut events = requests.live.admit(events, now).unwrap();
-        requests.live.send(&requests, now + HEARTBEAT);
+        let mut events = live.admit(events, now).unwrap();
+        live.send(now + HEARTBEAT);
         assert_eq!((read(&mut lines), read(&mut events)), (vec!["\n".into()], vec![":\n\n".into()]));
         record(&requests, "/a", 200);
-        requests.live.send(&requests, now + HEARTBEAT);
+        live.send(now + HEARTBEAT);
         assert!(read(&mut events)[0].starts_with("data: {"));
     }
 }

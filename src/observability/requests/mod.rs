@@ -4,6 +4,7 @@
 //! flood of good ones does not displace them. A request is recorded when its exchange ends, without formatting, and
 //! never waits: if a reader holds the ring, the request is counted as missed.
 
+mod copies;
 pub(crate) mod json;
 pub(crate) mod live;
 mod record;
@@ -22,7 +23,7 @@ use super::access_log::{Aborted, Redaction};
 use super::enter::enter;
 use crate::settings::Settings;
 use crate::worker;
-use live::Live;
+use copies::Copies;
 use record::{Arrival, MAX_TEXT};
 pub(crate) use record::{Record, Text, Try};
 
@@ -43,7 +44,7 @@ pub struct Requests {
     redaction: Redaction,
     add_internals: bool,
     entry_points: Box<[String]>,
-    live: Live,
+    copies: Copies,
     /// The same moment on both clocks.
     epoch: (Instant, SystemTime),
 }
@@ -99,7 +100,7 @@ impl Requests {
             redaction: Redaction::new(settings.access_log.as_ref()),
             add_internals: settings.access_log.as_ref().is_some_and(|log| log.add_internals),
             entry_points: settings.entry_points.keys().cloned().collect(),
-            live: Live::new(workers.max(1)),
+            copies: Copies::new(workers.max(1)),
             epoch: (Instant::now(), SystemTime::now()),
         }))
     }
@@ -177,7 +178,7 @@ impl Recording {
         let id =
             (shard.count.fetch_add(1, Ordering::Relaxed) + 1) * requests.shards.len() as u64 + index as u64;
         record.complete((id, now), exchange, Aborted::by(end), &requests.redaction);
-        requests.live.offer(index, &record);
+        requests.copies.offer(index, &record);
         let Some(mut rings) = enter(&shard.rings) else {
             shard.missed.fetch_add(1, Ordering::Relaxed);
             return SPARE.set(Some(record));

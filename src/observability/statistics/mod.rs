@@ -3,6 +3,7 @@
 //! A request adds one entry to a list of its worker when it ends, and never waits. A task of the control plane takes the
 //! lists ten times a second and adds up what they contain, so that workers share nothing and compute nothing.
 
+mod event;
 mod series;
 mod top;
 mod totals;
@@ -15,15 +16,15 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
+use tidegate_core::Exchange;
 use tidegate_core::forwarded::{X_FORWARDED_FOR, parse_entry};
-use tidegate_core::{Attempt, Exchange, RouteInfo, ServerInfo};
 use tokio::sync::Notify;
 
 use super::access_log::Redaction;
 use super::enter::enter;
 use crate::settings::Settings;
 use crate::worker;
+use event::{Event, Hit, Outcome};
 pub(crate) use series::{Numbers, STEP};
 use totals::Totals;
 pub(crate) use totals::{Row, View};
@@ -52,30 +53,6 @@ struct Shard {
     /// Number of requests that were left out.
     lost: AtomicU64,
     is_crowded: AtomicBool,
-}
-
-/// A request that has ended.
-struct Event {
-    entry_point: u16,
-    client: Option<IpAddr>,
-    outcome: Outcome,
-    routes: SmallVec<[Arc<RouteInfo>; 1]>,
-    attempts: SmallVec<[Hit; 1]>,
-}
-
-/// What became of a request, or of one attempt at a server.
-#[derive(Clone, Copy)]
-struct Outcome {
-    is_error: bool,
-    /// Until the head of the response; `None` if there was none.
-    time: Option<Duration>,
-}
-
-/// One attempt at a server.
-struct Hit {
-    service: Arc<str>,
-    server: Option<Arc<ServerInfo>>,
-    outcome: Outcome,
 }
 
 /// A request that is counted when it ends.
@@ -181,20 +158,6 @@ impl Counting {
             routes: exchange.routes().cloned().collect(),
             attempts: exchange.attempts().map(Hit::new).collect(),
         });
-    }
-}
-
-impl Hit {
-    fn new(attempt: &Attempt) -> Self {
-        let status = attempt.status();
-        Self {
-            service: attempt.service.clone(),
-            server: attempt.server.clone(),
-            outcome: Outcome {
-                is_error: status.is_none_or(|status| status >= 500),
-                time: status.and_then(|_| attempt.took()),
-            },
-        }
     }
 }
 

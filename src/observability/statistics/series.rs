@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Outcome;
+use super::event::Outcome;
 
 /// Number of slots of a second.
 const SECONDS: usize = 10;

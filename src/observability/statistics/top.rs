@@ -79,7 +79,7 @@ impl<K: Hash + Eq + Clone> Top<K> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Outcome;
+    use super::super::event::Outcome;
     use super::*;
 
     fn add(top: &mut Top<u32>, key: u32, now: u64) {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Event;
+use super::event::Event;
 use super::series::{Numbers, Series};
 use super::top::Top;
 use crate::settings::Statistics as Options;
