@@ -104,6 +104,11 @@ impl ApiArguments {
 }
 
 impl ApiClient {
+    /// Returns the URL of the gateway.
+    pub(super) fn place(&self) -> &str {
+        &self.base
+    }
+
     /// Returns the JSON at a path below `/api/`.
     pub(super) fn get(&self, path: &str) -> Result<Value, ApiError> {
         self.runtime.block_on(async {

@@ -7,6 +7,8 @@ mod demo;
 mod healthcheck;
 mod requests;
 mod run;
+mod text;
+mod top;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -54,6 +56,8 @@ enum Command {
     Why(requests::Why),
     /// Print the requests of a running gateway as they end.
     Tail(requests::Tail),
+    /// Show the entry points, routers, servers and clients of a running gateway by rate, errors and response time.
+    Top(top::Top),
     /// Run a demo: two backends, route files, local HTTPS.
     Demo(Demo),
 }
@@ -127,6 +131,10 @@ pub fn main() -> ExitCode {
         },
         Command::Tail(tail) => match tail.run(|line| _ = tell(line, ExitCode::SUCCESS)) {
             Ok(()) => ExitCode::SUCCESS,
+            Err(error) => refuse([(error.to_string(), None)]),
+        },
+        Command::Top(top) => match top.run() {
+            Ok(text) => text.map_or(ExitCode::SUCCESS, |text| tell(&text, ExitCode::SUCCESS)),
             Err(error) => refuse([(error.to_string(), None)]),
         },
         Command::Demo(options) => match run_demo(options) {

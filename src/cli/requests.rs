@@ -5,6 +5,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::client::{ApiArguments, ApiError};
+use super::text::printable;
 
 #[derive(Args)]
 pub(super) struct Why {
@@ -86,11 +87,6 @@ fn line(request: &Value) -> String {
         of("reason"),
         of("durationMs")
     )
-}
-
-/// Replaces control characters, which would reach the terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
 
 /// Explains a request.

@@ -1,11 +1,13 @@
 //! `/api/statistics`: rates, errors and times of the last minutes.
 
+use std::process::{Command, Output};
+
 use serde_json::Value;
 
 use crate::support::backend::unused_address;
 use crate::support::{Backend, Gateway, eventually, get, get_with};
 
-pub fn routes(url: &str) -> String {
+fn routes(url: &str) -> String {
     let gone = unused_address();
     format!(
         "http:
@@ -105,4 +107,46 @@ fn statistics_can_be_turned_off() {
     let gateway = Gateway::with(&["--api.statistics.maxObjects=0"], "http: {}\n");
     let answer = get(gateway.address("traefik"), "h", "/api/statistics");
     assert!(answer.status == 404 && answer.text().contains("api.statistics.maxObjects"), "{}", answer.text());
+}
+
+fn top(gateway: &Gateway, arguments: &[&str]) -> Output {
+    let api = format!("http://{}", gateway.address("traefik"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.arg("top").args(arguments).args(["--api", &api]).env_clear().output().unwrap()
+}
+
+#[test]
+fn top_prints_tables_once() {
+    let backend = Backend::echo("a");
+    let gateway = Gateway::serve(&routes(&backend.url()));
+    for path in ["/ok", "/ok", "/refused"] {
+        get(gateway.web(), "h", path);
+    }
+    let mut text = String::new();
+    eventually("both routers are counted", || {
+        let Output { status, stdout, stderr } = top(&gateway, &["--once", "--sort=errors"]);
+        assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+        text = String::from_utf8(stdout).unwrap();
+        text.contains("ok@file") && text.contains("refused@file")
+    });
+    let place = |line: &str| text.find(line).unwrap_or_else(|| panic!("{line}: {text}"));
+    assert!(text.starts_with("ENTRY POINTS") && place("\nweb ") < place("\nROUTERS "), "{text}");
+    assert!(place("\nrefused@file ") < place("\nok@file "), "{text}");
+    place(&format!("\n{} a@file ", backend.url()));
+    place("\n127.0.0.1 ");
+    let Output { stdout, .. } = top(&gateway, &["--once", "--limit=1"]);
+    assert!(!String::from_utf8(stdout).unwrap().contains("refused@file"));
+}
+
+#[test]
+fn top_says_why_there_is_nothing_to_see() {
+    let gateway = Gateway::with(&["--api.statistics.maxObjects=0"], "http: {}\n");
+    for (arguments, message) in [
+        (&["--once"][..], "there are no statistics: `api.statistics.maxObjects` is 0"),
+        (&[], "the output is not a terminal: use --once"),
+    ] {
+        let Output { status, stderr, .. } = top(&gateway, arguments);
+        let stderr = String::from_utf8_lossy(&stderr);
+        assert!(!status.success() && stderr.contains(message), "{stderr}");
+    }
 }
