@@ -48,6 +48,8 @@ pub struct Attempt {
     pub(crate) headers: OnceLock<HeaderMap>,
     /// The counters of the service, if metrics have its name.
     counters: Option<Arc<RequestCounters>>,
+    /// The counters of the server, if metrics have its URL.
+    server_counters: Option<Arc<RequestCounters>>,
     /// The status that was replaced by another response; 0 if the client got it.
     pub(crate) replaced: AtomicU16,
 }
@@ -60,6 +62,9 @@ pub struct Opened {
     /// How long its TLS handshake took; `None` without TLS.
     pub handshake: Option<Duration>,
 }
+
+/// The counters of a service, and of one of its servers, if metrics have their names.
+pub type Counters<'a> = (Option<&'a Arc<RequestCounters>>, Option<&'a Arc<RequestCounters>>);
 
 /// An attempt that was followed by another.
 #[derive(Clone, Debug)]
@@ -80,7 +85,7 @@ impl Attempt {
     pub(crate) fn begin(
         service: Arc<str>,
         server: Option<Arc<ServerInfo>>,
-        counters: Option<Arc<RequestCounters>>,
+        (counters, server_counters): Counters<'_>,
     ) -> Self {
         Self {
             service,
@@ -94,7 +99,8 @@ impl Attempt {
             size: AtomicU64::new(UNKNOWN),
             received: AtomicU64::new(0),
             headers: OnceLock::new(),
-            counters,
+            counters: counters.cloned(),
+            server_counters: server_counters.cloned(),
             replaced: AtomicU16::new(0),
         }
     }
@@ -110,6 +116,11 @@ impl Attempt {
     pub fn keep_headers(&self, headers: &HeaderMap) {
         // Set only once, as there is only one response.
         let _ = self.headers.set(headers.clone());
+    }
+
+    /// Returns the counters of the service and of the server.
+    pub fn all_counters(&self) -> impl Iterator<Item = &RequestCounters> {
+        self.counters.iter().chain(&self.server_counters).map(|counters| &**counters)
     }
 
     /// Returns the counters of the service.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, Version};
 
 use crate::append_list::AppendList;
-use crate::attempt::{Attempt, Failed, ServerInfo, duration, is_set, since};
+use crate::attempt::{Attempt, Counters, Failed, ServerInfo, duration, is_set, since};
 use crate::metrics::Counted;
 use crate::{Connection, Identity, Origin, Reason, RequestCounters, Spans, Timing, TraceContext};
 
@@ -221,17 +221,17 @@ impl Exchange {
 
     /// Records that the request is sent to a server of `service`, or that the service has none.
     pub fn attempt(&self, service: &Arc<str>, server: Option<&Arc<ServerInfo>>) -> Option<&Attempt> {
-        self.attempt_counted(service, server, None)
+        self.attempt_counted(service, server, (None, None))
     }
 
-    /// Like [`Exchange::attempt`], with the counters of the service, if metrics have its name.
+    /// Like [`Exchange::attempt`], with the counters of the service and the server.
     pub fn attempt_counted(
         &self,
         service: &Arc<str>,
         server: Option<&Arc<ServerInfo>>,
-        counters: Option<&Arc<RequestCounters>>,
+        counters: Counters<'_>,
     ) -> Option<&Attempt> {
-        self.attempts.push(Attempt::begin(service.clone(), server.cloned(), counters.cloned()))
+        self.attempts.push(Attempt::begin(service.clone(), server.cloned(), counters))
     }
 
     /// Returns the attempts, oldest first, at most 64.

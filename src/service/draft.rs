@@ -13,7 +13,7 @@ use super::balance::{Balance, Member};
 use super::check::Check;
 use super::failover::FailoverService;
 use super::health;
-use super::load_balancer::{LoadBalancer, Outside};
+use super::load_balancer::{Candidate, LoadBalancer, Outside};
 use super::mirror::MirrorService;
 use super::registry::{Registry, ServerKey};
 use super::server::Server;
@@ -42,6 +42,21 @@ struct ServerContext<'a> {
     transport: &'a Arc<Transport>,
     newcomer: bool,
     has_check: bool,
+}
+
+/// How the requests of a service with servers are counted.
+pub struct Counters<'a> {
+    /// Counts those of the service.
+    pub service: Option<Arc<RequestCounters>>,
+    /// Returns what counts those of the server with a URL.
+    pub server: &'a dyn Fn(&str) -> Option<Arc<RequestCounters>>,
+}
+
+impl Default for Counters<'_> {
+    /// Counts nothing.
+    fn default() -> Self {
+        Self { service: None, server: &|_| None }
+    }
 }
 
 impl Effects {
@@ -84,7 +99,7 @@ impl Draft {
         name: &str,
         options: &LoadBalancerOptions,
         transport: Arc<Transport>,
-        counters: Option<Arc<RequestCounters>>,
+        counters: &Counters<'_>,
     ) -> Result<Arc<dyn Service>, BuildError> {
         let mut errors = BuildErrors::default();
         let strategy = errors.check(strategy(options));
@@ -105,9 +120,10 @@ impl Draft {
             }
             let Some(found) = errors.check(self.server(&server.url, &context)) else { continue };
             members.push(Member::new(&server.url, weight));
-            servers.push((found, server.preserve_path));
+            let counters = (counters.server)(&server.url);
+            servers.push(Candidate { server: found, preserve_path: server.preserve_path, counters });
         }
-        for (server, _) in &servers {
+        for Candidate { server, .. } in &servers {
             let check = options.health_check.as_ref();
             let check = check.map(|options| Check::build(options, server.endpoint(), &transport)).transpose();
             if let Some(check) = errors.check(check) {
@@ -119,7 +135,8 @@ impl Draft {
         errors.finish()?;
         let balance = self.balance(name, strategy, members);
         self.checks.set(name, checks);
-        Ok(Arc::new(LoadBalancer::new(name, options, servers, balance, Outside { sticky, counters })))
+        let outside = Outside { sticky, counters: counters.service.clone() };
+        Ok(Arc::new(LoadBalancer::new(name, options, servers, balance, outside)))
     }
 
     /// Returns a service that distributes requests over `children` (name as configured, weight, service).

@@ -46,21 +46,22 @@ pub(super) struct Outside {
     pub(super) counters: Option<Arc<RequestCounters>>,
 }
 
-struct Candidate {
-    server: Arc<Server>,
-    preserve_path: bool,
+/// A server, as a service uses it.
+pub(super) struct Candidate {
+    pub(super) server: Arc<Server>,
+    pub(super) preserve_path: bool,
+    /// Counts its requests, if metrics have its URL.
+    pub(super) counters: Option<Arc<RequestCounters>>,
 }
 
 impl LoadBalancer {
     pub(super) fn new(
         name: &str,
         options: &Options,
-        servers: Vec<(Arc<Server>, bool)>,
+        servers: Vec<Candidate>,
         balance: Arc<Balance>,
         Outside { sticky, counters }: Outside,
     ) -> Self {
-        let servers: Vec<_> =
-            servers.into_iter().map(|(server, preserve_path)| Candidate { server, preserve_path }).collect();
         Self {
             prefixes: servers.iter().any(|one| one.preserve_path && !one.server.endpoint().path().is_empty()),
             name: Arc::from(name),
@@ -124,7 +125,8 @@ impl LoadBalancer {
         request: Request,
         original: Option<&Uri>,
     ) -> Result<Response, (UpstreamError, Option<Box<Request>>)> {
-        let Candidate { server, preserve_path } = &self.servers[index];
+        let candidate = &self.servers[index];
+        let Candidate { server, preserve_path, .. } = candidate;
         let endpoint = server.endpoint();
         let Request { mut head, body, mut context } = request;
         if !self.pass_host {
@@ -140,7 +142,7 @@ impl LoadBalancer {
             }
         }
         let exchange = context.exchange.clone();
-        let attempt = self.begin_attempt(&exchange, Some(server));
+        let attempt = self.begin_attempt(&exchange, Some(candidate));
         // Informational responses must not be sent to HTTP/1.0 clients (RFC 9110 section 15.2).
         let interim = context.interim.as_deref().filter(|_| head.version != Version::HTTP_10);
         let span = exchange.spans().and_then(|spans| begin_span(spans, server, &mut head));
@@ -184,8 +186,10 @@ impl LoadBalancer {
         }
     }
 
-    fn begin_attempt<'a>(&self, exchange: &'a Exchange, server: Option<&Server>) -> Option<&'a Attempt> {
-        exchange.attempt_counted(&self.name, server.map(Server::info), self.counters.as_ref())
+    fn begin_attempt<'a>(&self, exchange: &'a Exchange, chosen: Option<&Candidate>) -> Option<&'a Attempt> {
+        let (server, of_server) =
+            chosen.map(|chosen| (chosen.server.info(), chosen.counters.as_ref())).unzip();
+        exchange.attempt_counted(&self.name, server, (self.counters.as_ref(), of_server.flatten()))
     }
 
     fn note_failure(&self, server: &Server, error: &UpstreamError) {

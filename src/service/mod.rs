@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 
 use tidegate_core::Handler;
 
-pub use draft::{Draft, Effects};
+pub use draft::{Counters, Draft, Effects};
 pub use registry::Registry;
 pub(crate) use sticky::cookie_name;
 

@@ -14,7 +14,7 @@ use tidegate_core::values::Duration;
 use tidegate_core::{Body, BodyError, BuildError, Connection, Context, Request, Response, UpstreamError};
 use tokio::net::TcpListener;
 
-use super::{Draft, Registry, Service};
+use super::{Counters, Draft, Registry, Service};
 use crate::upstream::Transport;
 
 /// A server that responds with its name, the target and the `Host`, and a configurable status.
@@ -93,7 +93,7 @@ fn options(urls: &[&str]) -> LoadBalancer {
 }
 
 fn build(registry: &Arc<Registry>, options: &LoadBalancer) -> Arc<dyn Service> {
-    serve(registry, |draft| draft.load_balancer("s@file", options, transport(), None))
+    serve(registry, |draft| draft.load_balancer("s@file", options, transport(), &Counters::default()))
 }
 
 /// Builds a service and makes it live.
@@ -305,7 +305,7 @@ async fn a_dropped_draft_does_not_change_live_servers() {
     until(|| !service.is_up()).await;
     options.health_check = None;
     let draft = Draft::new(registry.clone());
-    let drafted = draft.load_balancer("s@file", &options, transport(), None).unwrap();
+    let drafted = draft.load_balancer("s@file", &options, transport(), &Counters::default()).unwrap();
     drop(draft.finish());
     assert!(!drafted.is_up() && !service.is_up(), "they share the server, whose check continues");
     a.status.store(200, Ordering::SeqCst);
@@ -323,7 +323,7 @@ async fn a_drafted_server_is_unproven_and_not_contacted() {
     until(|| a.count() > 3).await;
     options.servers.push(Server { url: b.url(), ..Default::default() });
     let draft = Draft::new(registry.clone());
-    let drafted = draft.load_balancer("s@file", &options, transport(), None).unwrap();
+    let drafted = draft.load_balancer("s@file", &options, transport(), &Counters::default()).unwrap();
     for _ in 0..4 {
         assert_eq!(who(&drafted, request("/")).await, "a");
     }
@@ -477,7 +477,7 @@ async fn invalid_options_are_reported() {
         let mut options = options(&["http://127.0.0.1:1"]);
         change(&mut options);
         Draft::new(registry.clone())
-            .load_balancer("s@file", &options, transport(), None)
+            .load_balancer("s@file", &options, transport(), &Counters::default())
             .err()
             .unwrap()
             .to_string()

@@ -5,16 +5,21 @@ use std::time;
 
 use serde::{Deserialize, Serialize};
 use tidegate_clients::otlp::{Grpc, Http, Otlp};
-use tidegate_core::values::{Duration, Secret};
+use tidegate_core::values::{Duration, Secret, is_default};
 
 use super::INTERNAL_ENTRY_POINT;
 
 /// `metrics`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Metrics {
     /// Includes requests to internal services.
     pub add_internals: bool,
+    /// Counts the requests, TCP connections and UDP sessions of each server, for all systems. Not in Traefik.
+    #[serde(skip_serializing_if = "is_default")]
+    pub add_servers_labels: bool,
+    /// Maximum number of servers that are distinguished; the others of a service are `other`. Not in Traefik.
+    pub max_servers: usize,
     /// Metrics for Prometheus; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<Prometheus>,
@@ -30,6 +35,21 @@ pub struct Metrics {
     /// Metrics pushed to an OpenTelemetry collector; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp: Option<OtlpMetrics>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            add_internals: false,
+            add_servers_labels: false,
+            max_servers: 1000,
+            prometheus: None,
+            stats_d: None,
+            datadog: None,
+            influx_db2: None,
+            otlp: None,
+        }
+    }
 }
 
 impl Metrics {
@@ -56,8 +76,6 @@ pub struct Prometheus {
     pub add_routers_labels: bool,
     /// Counts the requests of each service.
     pub add_services_labels: bool,
-    /// Counts the TCP connections and UDP sessions of each server, if those of its service are counted.
-    pub add_servers_labels: bool,
     /// Counts durations in finer buckets, and sends native histograms to scrapers that ask for Protocol Buffers.
     pub native_histograms: bool,
     /// Entry point of `/metrics`.
@@ -77,7 +95,6 @@ impl Default for Prometheus {
             add_entry_points_labels: true,
             add_routers_labels: false,
             add_services_labels: true,
-            add_servers_labels: false,
             native_histograms: false,
             entry_point: INTERNAL_ENTRY_POINT.into(),
             manual_routing: false,
@@ -222,8 +239,6 @@ pub struct OtlpMetrics {
     pub add_routers_labels: bool,
     /// Counts the requests of each service.
     pub add_services_labels: bool,
-    /// Counts the TCP connections and UDP sessions of each server, if those of its service are counted.
-    pub add_servers_labels: bool,
 }
 
 /// Default upper bounds of the buckets of `metrics.otlp`.
@@ -242,7 +257,6 @@ impl Default for OtlpMetrics {
             add_entry_points_labels: true,
             add_routers_labels: false,
             add_services_labels: true,
-            add_servers_labels: false,
         }
     }
 }

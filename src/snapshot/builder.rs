@@ -16,7 +16,9 @@ use super::diagnostics::{Broken, Diagnostics};
 use super::files::Content;
 use super::tasks::{Slot, Tasks};
 use super::{Effects, Environment, files};
-use crate::observability::metrics::{CarryingObject, CountedObject, Role, Transport as Carrier};
+use crate::observability::metrics::{
+    CarryingObject, CountedObject, OTHER_SERVERS, Role, Transport as Carrier,
+};
 use crate::service::Service;
 use crate::upstream::Transport;
 use crate::{service, store, tcp, udp};
@@ -177,12 +179,17 @@ pub(super) struct Instances {
 }
 
 impl Instances {
-    /// Keeps the counters of services that were reused, which did not ask for them.
-    fn keep_counters(&mut self, before: &Self) {
+    /// Keeps the counters of services that were reused, which did not ask for them. Those that were built have the
+    /// servers that they still need.
+    fn keep_counters(&mut self, before: &Self, built: &BTreeSet<String>) {
+        let names = self.services.names();
         for (object, counters) in &before.counters {
-            if let CountedObject::Service(name) = object
-                && self.services.names().contains(name)
-            {
+            let is_kept = match object {
+                CountedObject::Router { .. } => false,
+                CountedObject::Service(name) => names.contains(name),
+                CountedObject::Server { service, .. } => names.contains(service) && !built.contains(service),
+            };
+            if is_kept {
                 self.counters.entry(object.clone()).or_insert_with(|| counters.clone());
             }
         }
@@ -228,6 +235,10 @@ struct State {
     frames: Vec<Frame>,
     /// The router that instances are built for, for kinds that are built per router.
     router: String,
+    /// The services with servers that were built, if metrics distinguish servers.
+    balanced: BTreeSet<String>,
+    /// Number of servers with counters that the next snapshot no longer has.
+    leaving: usize,
     /// Tasks of middlewares that are used.
     tasks: Vec<Weak<Slot>>,
     /// True while building objects that no router uses: their tasks are not started.
@@ -263,7 +274,7 @@ impl<'a> Builder<'a> {
     pub(super) fn finish(self) -> (Instances, Diagnostics, Effects) {
         let mut state = self.state.into_inner();
         if let Some((_, before)) = self.previous {
-            state.now.keep_counters(before);
+            state.now.keep_counters(before, &state.balanced);
         }
         let effects = Effects {
             http: self.http.finish(),
@@ -378,6 +389,41 @@ impl<'a> Builder<'a> {
         let counters =
             state.now.counters.entry(object).or_insert_with(|| before.unwrap_or_else(|| metrics.counters()));
         Some(counters.clone())
+    }
+
+    /// Lets new servers have the places of those that a service had before and that are not among `urls`.
+    pub(super) fn leave_servers(&self, service: &str, urls: &[&str]) {
+        let Some((_, before)) = self.previous else { return };
+        self.state.borrow_mut().balanced.insert(service.to_owned());
+        let first = CountedObject::Server { service: service.to_owned(), url: String::new() };
+        let is_leaving = |(object, _): &(&CountedObject, _)| match object {
+            CountedObject::Server { service: of, url } if of == service => {
+                Some(url != OTHER_SERVERS && !urls.contains(&url.as_str()))
+            }
+            _ => None,
+        };
+        let leaving = before.counters.range(first..).map_while(|one| is_leaving(&one));
+        self.state.borrow_mut().leaving += leaving.filter(|is_leaving| *is_leaving).count();
+    }
+
+    /// Returns the counters of a server, as [`Self::counters`] does. Those above the limit share the counters of other
+    /// servers of their service.
+    pub(super) fn server_counters(&self, service: &str, url: &str) -> Option<Arc<RequestCounters>> {
+        let object = |url: &str| CountedObject::Server { service: service.to_owned(), url: url.to_owned() };
+        let own = object(url);
+        let metrics = self.environment.metrics.as_ref().filter(|metrics| metrics.counts(&own))?;
+        let mut state = self.state.borrow_mut();
+        if let Some(known) = state.now.counters.get(&own) {
+            return Some(known.clone());
+        }
+        let before = self.previous.and_then(|(_, before)| before.counters.get(&own).cloned());
+        let leaving = state.leaving;
+        let Some(counters) = before.or_else(|| metrics.server_counters(leaving)) else {
+            drop(state);
+            return self.counters(object(OTHER_SERVERS));
+        };
+        state.now.counters.insert(own, counters.clone());
+        Some(counters)
     }
 
     /// Returns the counters of an object's connections or sessions, as [`Self::counters`] does.

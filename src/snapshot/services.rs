@@ -11,7 +11,7 @@ use tidegate_core::{BoxFuture, BuildError, BuildErrors, Handler, Next, Request, 
 
 use super::builder::{Builder, Component, Instances, Pool, Scope};
 use crate::observability::metrics::CountedObject;
-use crate::service::Service;
+use crate::service::{Counters, Service};
 use crate::upstream::Transport;
 
 /// Name of the default transport.
@@ -160,8 +160,13 @@ fn load_balancer(
         transport => transport,
     };
     let transport = builder.instance::<ServersTransport>(wanted)?;
-    let counters = builder.counters(CountedObject::Service(name.to_owned()));
-    builder.http.load_balancer(name, options, transport, counters)
+    let urls: Vec<&str> = options.servers.iter().map(|server| server.url.as_str()).collect();
+    builder.leave_servers(name, &urls);
+    let counters = Counters {
+        service: builder.counters(CountedObject::Service(name.to_owned())),
+        server: &|url| builder.server_counters(name, url),
+    };
+    builder.http.load_balancer(name, options, transport, &counters)
 }
 
 /// Builds a child service by name.

@@ -8,7 +8,7 @@ use crate::support::{Gateway, eventually, get};
 
 const FLAGS: &[&str] = &[
     "--metrics.prometheus.addRoutersLabels=true",
-    "--metrics.prometheus.addServersLabels=true",
+    "--metrics.addServersLabels=true",
     "--entryPoints.dns.address=127.0.0.1:0/udp",
     "--entryPoints.dns.udp.timeout=300ms",
 ];

@@ -30,6 +30,8 @@ pub(super) type Objects = BTreeMap<CountedObject, Arc<RequestCounters>>;
 
 /// Objects of one kind: the part of a metric's name that stands for it, and its objects with their labels.
 struct Level<'a> {
+    /// Who has such a metric, too: `traefik`, or `tidegate` for our own.
+    owner: &'static str,
     name: &'static str,
     objects: Vec<(Labels<'a>, Arc<RequestCounters>)>,
 }
@@ -111,7 +113,7 @@ fn levels<'a>(metrics: &'a Metrics, view: &View<'_>, shown: &'a Objects) -> Vec<
     let points = metrics.entry_points.iter();
     let points =
         points.map(|(name, counters)| (vec![("entrypoint", name.as_str())], counters.requests.clone()));
-    let (mut routers, mut services) = (Vec::new(), Vec::new());
+    let (mut routers, mut services, mut servers) = (Vec::new(), Vec::new(), Vec::new());
     for (object, counters) in shown {
         match object {
             CountedObject::Router { router, service } => {
@@ -121,12 +123,17 @@ fn levels<'a>(metrics: &'a Metrics, view: &View<'_>, shown: &'a Objects) -> Vec<
             CountedObject::Service(name) => {
                 services.push((vec![("service", name.as_str())], counters.clone()));
             }
+            CountedObject::Server { service, url } => {
+                servers.push((vec![("service", service.as_str()), ("url", url)], counters.clone()));
+            }
         }
     }
+    let (theirs, ours) = ("traefik", "tidegate");
     [
-        (view.levels.entry_points, Level { name: "entrypoint", objects: points.collect() }),
-        (view.levels.routers, Level { name: "router", objects: routers }),
-        (view.levels.services, Level { name: "service", objects: services }),
+        (view.levels.entry_points, Level { owner: theirs, name: "entrypoint", objects: points.collect() }),
+        (view.levels.routers, Level { owner: theirs, name: "router", objects: routers }),
+        (view.levels.services, Level { owner: theirs, name: "service", objects: services }),
+        (view.levels.servers, Level { owner: ours, name: "server", objects: servers }),
     ]
     .into_iter()
     .filter_map(|(is_shown, level)| is_shown.then_some(level))
@@ -185,7 +192,7 @@ impl Level<'_> {
 
     /// Starts a metric of this level.
     fn start(&self, out: &mut dyn Writer, kind: Type, what: &str, statsd: &str, influx: &str, help: &str) {
-        let name = format!("traefik_{}_{what}", self.name);
+        let name = format!("{}_{}_{what}", self.owner, self.name);
         let (statsd, influx) = (format!("{}.{statsd}", self.name), format!("{}.{influx}", self.name));
         let pushed = Some(Pushed { statsd: &statsd, influx: &influx });
         out.metric(Metric { name: &name, kind, help, pushed });

@@ -131,7 +131,7 @@ impl Meter {
             count(counters, &sample);
         }
         for attempt in exchange.attempts() {
-            if let Some(counters) = attempt.counters() {
+            for counters in attempt.all_counters() {
                 count(counters, &self.of_attempt(exchange, attempt, sample, now));
             }
         }
@@ -155,7 +155,7 @@ impl Meter {
             labels: &counted.labels,
         };
         for attempt in page.attempts() {
-            if let Some(counters) = attempt.counters() {
+            for counters in attempt.all_counters() {
                 let sent = attempt.received();
                 counters.count(worker, &Sample { sent, ..self.of_attempt(page, attempt, whole, now) });
             }

@@ -13,7 +13,7 @@ mod traffic;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use http::HeaderName;
@@ -28,6 +28,8 @@ use crate::settings::{self, Datadog, InfluxDb2, OtlpMetrics, Prometheus, Setting
 pub(crate) use collect::{Format, scrape};
 pub(crate) use meter::{EntryPointMeter, Meter, count_aside};
 
+/// The URL of servers that are not distinguished.
+pub(crate) const OTHER_SERVERS: &str = "other";
 /// Suffix of the names of the gateway's own objects.
 const INTERNAL: &str = "@internal";
 
@@ -43,6 +45,13 @@ pub enum CountedObject {
     },
     /// A service with servers, by `name@provider`.
     Service(String),
+    /// A server.
+    Server {
+        /// `name@provider`.
+        service: String,
+        /// Its URL as configured, or `other` for all servers of the service above the limit.
+        url: String,
+    },
 }
 
 /// A protocol that is forwarded without being read.
@@ -136,11 +145,16 @@ pub(crate) struct Levels {
     entry_points: bool,
     routers: bool,
     services: bool,
-    /// Servers of services. Only if services are counted.
+    /// Servers of services.
     servers: bool,
 }
 
 impl Levels {
+    /// Includes servers, which the settings of a single system do not have.
+    fn with_servers(self, servers: bool) -> Self {
+        Self { servers, ..self }
+    }
+
     fn or(self, other: Self) -> Self {
         Self {
             entry_points: self.entry_points || other.entry_points,
@@ -151,29 +165,23 @@ impl Levels {
     }
 }
 
-/// Converts the options that each system has. Systems that get the metrics of Traefik only have no servers.
+/// Converts the options that each system has.
 macro_rules! levels_from {
-    ($($options:ty: |$given:ident| $servers:expr;)*) => {$(
+    ($($options:ty),*) => {$(
         impl From<&$options> for Levels {
-            fn from($given: &$options) -> Self {
+            fn from(options: &$options) -> Self {
                 Self {
-                    entry_points: $given.add_entry_points_labels,
-                    routers: $given.add_routers_labels,
-                    services: $given.add_services_labels,
-                    servers: $given.add_services_labels && $servers,
+                    entry_points: options.add_entry_points_labels,
+                    routers: options.add_routers_labels,
+                    services: options.add_services_labels,
+                    servers: false,
                 }
             }
         }
     )*};
 }
 
-levels_from! {
-    Prometheus: |options| options.add_servers_labels;
-    OtlpMetrics: |options| options.add_servers_labels;
-    StatsD: |options| false;
-    Datadog: |options| false;
-    InfluxDb2: |options| false;
-}
+levels_from!(Prometheus, OtlpMetrics, StatsD, Datadog, InfluxDb2);
 
 /// What Prometheus gets.
 struct PrometheusView {
@@ -193,6 +201,9 @@ pub struct Metrics {
     levels: Levels,
     add_internals: bool,
     workers: usize,
+    max_servers: usize,
+    /// The counters of servers, some of which may no longer exist.
+    servers: Mutex<Vec<Weak<RequestCounters>>>,
     /// Upper bounds of buckets in nanoseconds: those of all readers.
     bounds: Arc<[u64]>,
     /// The labels whose values are request headers; `None` for a header that cannot exist.
@@ -225,6 +236,7 @@ impl Metrics {
         all.dedup();
         let levels = pushed_levels(options);
         let levels = prometheus.map_or(levels, |options| levels.or(Levels::from(options)));
+        let levels = levels.with_servers(options.add_servers_labels);
         let bounds: Arc<[u64]> = all.into();
         let names = settings.entry_points.iter().filter(|_| levels.entry_points);
         let counters = || EntryPointCounters {
@@ -238,7 +250,7 @@ impl Metrics {
         Some(Arc::new(Self {
             entry_points,
             prometheus: prometheus.map(|options| PrometheusView {
-                levels: Levels::from(options),
+                levels: Levels::from(options).with_servers(levels.servers),
                 bounds: shown.into_iter().flatten().zip(options.buckets.iter().map(f64::to_string)).collect(),
                 is_native: options.native_histograms,
                 shown: Mutex::default(),
@@ -246,6 +258,8 @@ impl Metrics {
             levels,
             add_internals: options.add_internals,
             workers,
+            max_servers: options.max_servers,
+            servers: Mutex::default(),
             bounds,
             header_labels: header_labels.map(label).collect(),
             connections: Mutex::default(),
@@ -267,12 +281,27 @@ impl Metrics {
                 self.levels.routers && (self.add_internals || !is_internal(router, service))
             }
             CountedObject::Service(_) => self.levels.services,
+            CountedObject::Server { .. } => self.levels.servers,
         }
     }
 
     /// Returns new counters.
     pub fn counters(&self) -> Arc<RequestCounters> {
         Arc::new(RequestCounters::new(self.workers, self.bounds.clone()))
+    }
+
+    /// Returns new counters of a server, or `None` if there are too many. `leaving` of them are about to be dropped.
+    pub(crate) fn server_counters(&self, leaving: usize) -> Option<Arc<RequestCounters>> {
+        let mut servers = self.servers.lock();
+        let limit = self.max_servers.saturating_add(leaving);
+        if servers.len() >= limit {
+            servers.retain(|counters| counters.strong_count() > 0);
+        }
+        (servers.len() < limit).then(|| {
+            let counters = self.counters();
+            servers.push(Arc::downgrade(&counters));
+            counters
+        })
     }
 
     /// Returns true if the connections of this object are counted.

@@ -75,8 +75,12 @@ pub(crate) fn start(
     client: &Arc<dyn HttpClient>,
     control: &Handle,
 ) {
-    let plan =
-        |name, levels, interval: tidegate_core::values::Duration| Plan { name, levels, interval: interval.0 };
+    let has_servers = options.add_servers_labels;
+    let plan = |name, levels: Levels, interval: tidegate_core::values::Duration| Plan {
+        name,
+        levels: levels.with_servers(has_servers),
+        interval: interval.0,
+    };
     if let Some(options) = &options.stats_d {
         let plan = plan("statsD", Levels::from(options), options.push_interval);
         control.spawn(run(plan, statsd::plain(options), metrics.clone(), snapshots.clone()));
