@@ -21,6 +21,7 @@ pub mod message;
 pub mod metrics;
 pub mod middleware;
 pub mod occupancy;
+pub mod prediction;
 pub mod reason;
 pub mod reference;
 pub mod reply;
@@ -49,6 +50,7 @@ pub use message::{
 };
 pub use metrics::RequestCounters;
 pub use middleware::{BoxFuture, Handler, Middleware, Next, boxed};
+pub use prediction::{Prediction, Verdict};
 pub use reason::{Origin, Reason};
 pub use spans::{OpenSpan, SpanKind, Spans};
 pub use timing::Timing;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::occupancy::Limit;
 use crate::timing::OpenRun;
-use crate::{OpenSpan, Request, Response, SpanKind};
+use crate::{OpenSpan, Prediction, Request, Response, SpanKind};
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -47,6 +47,12 @@ pub trait Middleware: Send + Sync + 'static {
     /// Returns what it holds, if it limits its clients.
     fn limit(&self) -> Option<&dyn Limit> {
         None
+    }
+
+    /// Returns what this middleware would do with a request, without sending it and without side effects: nothing is
+    /// counted, taken or asked. May block, so it is not called on the path of requests.
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::depends(request, "known once it is sent")
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Prediction, Reason, Request, Response,
+    reply,
 };
 
 use crate::path::{self, UrlPath};
@@ -54,6 +55,10 @@ impl Middleware for Add {
             Some(Ok(())) => next.run(request),
             _ => crate::ready(reply::empty(StatusCode::BAD_REQUEST, Reason::PathRefused)),
         }
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::header::WWW_AUTHENTICATE;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidegate_core::reference::Target;
 use tidegate_core::{
-    Access, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason, Request,
-    Response,
+    Access, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Prediction,
+    Reason, Request, Response, Verdict,
 };
 
 /// Not in Traefik. Members are tried in order, each with the original request, until one admits it. If none
@@ -71,6 +71,51 @@ impl Middleware for Any {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         Box::pin(self.try_members(request, next))
     }
+
+    fn predict(&self, request: Request) -> Prediction {
+        let mut refusals = Refusals::default();
+        let mut notes = Vec::new();
+        let mut possible = None;
+        for (place, member) in self.0.iter().enumerate() {
+            let Prediction { verdict, notes: own, .. } = member.middleware.predict(request.stand_in());
+            notes.extend(own);
+            let (mut request, is_admitted) = match verdict {
+                Verdict::Responds(response) => {
+                    refusals.add(*response);
+                    continue;
+                }
+                Verdict::Passes(request) => (request, true),
+                Verdict::Depends(request) => (request, false),
+            };
+            remove_claims(&self.0, place, &mut request.head.headers);
+            if is_admitted && possible.is_none() {
+                return Prediction { notes, ..Prediction::passes(*request) };
+            }
+            possible.get_or_insert(request);
+            if is_admitted {
+                break;
+            }
+        }
+        match possible {
+            Some(request) => {
+                Prediction { verdict: Verdict::Depends(request), notes, response_headers: Vec::new() }
+            }
+            None => Prediction { notes, ..Prediction::responds(refusals.into_response()) },
+        }
+    }
+}
+
+/// Removes the headers that only members other than the `current` one may set.
+fn remove_claims(members: &[Member], current: usize, headers: &mut HeaderMap) {
+    let vouches = |place: usize, name: &HeaderName| {
+        members.get(place).is_some_and(|member| member.access.vouches_for(name))
+    };
+    let is_claim =
+        |name: &&HeaderName| !vouches(current, name) && (0..members.len()).any(|place| vouches(place, name));
+    let claims: Vec<HeaderName> = headers.keys().filter(is_claim).cloned().collect();
+    for name in claims {
+        headers.remove(name);
+    }
 }
 
 impl Any {
@@ -112,16 +157,7 @@ impl Middleware for Gate {
         self.passed.store(true, Ordering::Relaxed);
         request.body = std::mem::take(&mut *self.body.lock());
         let current = *self.current.lock();
-        let vouches = |place: usize, name: &HeaderName| {
-            self.members.get(place).is_some_and(|member| member.access.vouches_for(name))
-        };
-        let is_claim = |name: &&HeaderName| {
-            !vouches(current, name) && (0..self.members.len()).any(|place| vouches(place, name))
-        };
-        let claims: Vec<HeaderName> = request.head.headers.keys().filter(is_claim).cloned().collect();
-        for name in claims {
-            request.head.headers.remove(name);
-        }
+        remove_claims(&self.members, current, &mut request.head.headers);
         next.run(request)
     }
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
     Access, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Middleware, Next,
-    Reason, Request, Response, reply,
+    Prediction, Reason, Request, Response, reply,
 };
 use tokio::sync::Semaphore;
 
@@ -31,6 +31,8 @@ const CACHE_CAPACITY: usize = 1024;
 const MAX_QUEUED: usize = 1024;
 /// Checks below this cost, in microseconds, run inline instead of on another thread.
 const MAX_INLINE_COST: u64 = 20;
+/// Checks above this cost, in microseconds, are not made for a prediction.
+const MAX_PREDICTED_COST: u64 = 1_000_000;
 
 /// Traefik's `basicAuth`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -143,6 +145,25 @@ impl Middleware for Basic {
                 None => too_busy(),
             }
         })
+    }
+
+    fn predict(&self, mut request: Request) -> Prediction {
+        let refused = |note| Prediction::responds(auth::unauthorized(self.challenge.clone())).note(note);
+        let Some(credentials) = Credentials::from_headers(&request.head.headers) else {
+            return refused("a login is required");
+        };
+        if self.dummy.work() > MAX_PREDICTED_COST {
+            return Prediction::depends(request, "the password takes too long to check");
+        }
+        let stored = self.users.get(&credentials.user);
+        let right = stored.is_some_and(|hash| hash.matches(&credentials.password));
+        if stored.is_none_or(|hash| hash.work() < self.dummy.work()) {
+            std::hint::black_box(self.dummy.matches(&credentials.password));
+        }
+        match right && self.establishing.establish(&mut request, &credentials.user) {
+            true => Prediction::passes(request).note("the credentials are valid"),
+            false => refused("the credentials are invalid"),
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use http::StatusCode;
 use http_body::{Body as HttpBody, SizeHint};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    Body, BodyError, BoxFuture, Build, BuildContext, BuildError, Frames, Middleware, Next, Polled, Reason,
-    Request, Response, UpstreamError, boxed, reply,
+    Body, BodyError, BoxFuture, Build, BuildContext, BuildError, Frames, Middleware, Next, Polled,
+    Prediction, Reason, Request, Response, UpstreamError, boxed, reply,
 };
 
 /// Not in Traefik. A request whose `Content-Length` exceeds the limit is refused with 413 before its body is
@@ -66,6 +66,10 @@ impl Middleware for Limit {
             }
             response
         })
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::expression::Call;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason, Request,
-    Response, reply,
+    BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Prediction, Reason,
+    Request, Response, reply,
 };
 
 use crate::condition::{self, Condition, ReturnType};
@@ -102,6 +102,13 @@ struct Buffer {
 impl Middleware for Buffer {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         Box::pin(self.send(request, next))
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        if http_body::Body::size_hint(&request.body).lower() > self.request.max {
+            return Prediction::responds(refusal(&BodyError::TooLarge { limit: self.request.max }));
+        }
+        Prediction::passes(request).note("buffers the whole request and the whole response")
     }
 }
 

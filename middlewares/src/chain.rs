@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tidegate_core::reference::Target;
 use tidegate_core::{
-    Access, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
+    Access, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Prediction, Request,
+    Response, Verdict,
 };
 
 /// Traefik's `chain`.
@@ -58,6 +59,31 @@ impl Middleware for List {
 
     fn expand(&self, next: &Next) -> Option<Next> {
         Some(self.before(next))
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        let mut joined = Prediction::passes(request);
+        for member in &self.0 {
+            let (request, depends) = match joined.verdict {
+                Verdict::Passes(request) => (request, false),
+                Verdict::Depends(request) => (request, true),
+                Verdict::Responds(_) => break,
+            };
+            let spare = depends.then(|| request.stand_in());
+            let next = member.predict(*request);
+            joined.notes.extend(next.notes);
+            joined.verdict = match (next.verdict, spare) {
+                (Verdict::Passes(request), Some(_)) => Verdict::Depends(request),
+                // Whether the request gets this far depends on an earlier member.
+                (Verdict::Responds(response), Some(spare)) => {
+                    return Prediction { verdict: Verdict::Depends(Box::new(spare)), ..joined }
+                        .note(format!("then responds with {}", response.status().as_u16()));
+                }
+                (verdict, _) => verdict,
+            };
+            joined.response_headers.extend(next.response_headers);
+        }
+        joined
     }
 }
 

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::expression::Call;
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, End, Guard, Middleware, Next, Reason,
-    Request, Response, boxed, reply,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, End, Guard, Middleware, Next, Prediction,
+    Reason, Request, Response, boxed, reply,
 };
 
 use crate::condition::{self, Condition, ReturnType};
@@ -126,6 +126,14 @@ impl Middleware for Breaking {
             response.map(|body| body.with_guard(Box::new(observer)))
         })
     }
+
+    fn predict(&self, request: Request) -> Prediction {
+        let (admitted, state) = self.breaker.peek(self.clock.uptime());
+        if admitted {
+            return Prediction::passes(request).note(state);
+        }
+        Prediction::responds(reply::status_text(self.status, Reason::CircuitOpen)).note(state)
+    }
 }
 
 /// Reports the outcome of a request to the breaker when its response ends.
@@ -171,7 +179,7 @@ struct Inner {
     next_check: StdDuration,
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 enum State {
     /// All requests are sent.
     #[default]
@@ -182,30 +190,23 @@ enum State {
     Recovering { since: StdDuration, allowed: u64, denied: u64 },
 }
 
-impl Breaker {
-    /// Returns whether a request may be sent now.
-    fn admits(&self, now: StdDuration) -> bool {
-        if !self.switch.is_open.load(Ordering::Relaxed) {
-            return true;
-        }
-        let mut inner = self.switch.inner.lock();
-        if let State::Tripped { until } = inner.state {
+impl State {
+    /// Counts a request and returns whether it may be sent now. `recovery` is how long the recovery takes.
+    fn admits(&mut self, now: StdDuration, recovery: StdDuration) -> bool {
+        if let Self::Tripped { until } = *self {
             if now < until {
                 return false;
             }
-            tracing::info!(middleware = %self.name, "circuit breaker: letting some requests pass again");
-            inner.state = State::Recovering { since: now, allowed: 0, denied: 0 };
+            *self = Self::Recovering { since: now, allowed: 0, denied: 0 };
         }
-        let State::Recovering { since, allowed, denied } = &mut inner.state else { return true };
+        let Self::Recovering { since, allowed, denied } = self else { return true };
         let elapsed = now.saturating_sub(*since);
-        if elapsed > self.times.recovery {
-            tracing::info!(middleware = %self.name, "circuit breaker: closed again");
-            inner.state = State::Standby;
-            self.switch.is_open.store(false, Ordering::Relaxed);
+        if elapsed > recovery {
+            *self = Self::Standby;
             return true;
         }
         // At a target of one half, allowed and denied requests balance; from then on all are sent.
-        let target = 0.5 * elapsed.as_secs_f64() / self.times.recovery.as_secs_f64();
+        let target = 0.5 * elapsed.as_secs_f64() / recovery.as_secs_f64();
         let share = (*allowed + 1) as f64 / (*allowed + 1 + *denied) as f64;
         if share < target {
             *allowed += 1;
@@ -214,6 +215,42 @@ impl Breaker {
             *denied += 1;
             false
         }
+    }
+}
+
+impl Breaker {
+    /// Returns whether a request may be sent now.
+    fn admits(&self, now: StdDuration) -> bool {
+        if !self.switch.is_open.load(Ordering::Relaxed) {
+            return true;
+        }
+        let mut inner = self.switch.inner.lock();
+        let before = inner.state;
+        let admitted = inner.state.admits(now, self.times.recovery);
+        match (before, inner.state) {
+            (State::Tripped { .. }, State::Recovering { .. }) => {
+                tracing::info!(middleware = %self.name, "circuit breaker: letting some requests pass again");
+            }
+            (_, State::Standby) => {
+                tracing::info!(middleware = %self.name, "circuit breaker: closed again");
+                self.switch.is_open.store(false, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        admitted
+    }
+
+    /// Returns whether a request would be sent now, and the state of the breaker.
+    fn peek(&self, now: StdDuration) -> (bool, &'static str) {
+        let mut state = self.switch.inner.lock().state;
+        let shown = match state {
+            State::Standby => "the breaker is closed",
+            State::Tripped { until } if now < until => "the breaker is open",
+            State::Tripped { .. } | State::Recovering { .. } => {
+                "the breaker is recovering: a growing share of requests is sent"
+            }
+        };
+        (state.admits(now, self.times.recovery), shown)
     }
 
     /// Counts a finished request, and trips when the condition holds.

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::word::Word;
 use tidegate_core::{
-    Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, boxed,
+    Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Prediction, Request,
+    Response, boxed,
 };
 
 use crate::{peek, sniff};
@@ -153,6 +154,16 @@ impl Middleware for Compressor {
                 _ => response,
             }
         })
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        let note = match self.choice(&request) {
+            Some(Choice::Encode(encoding)) => {
+                format!("compresses the response with {} if its type and length allow it", encoding.name())
+            }
+            _ => "does not compress the response".to_owned(),
+        };
+        Prediction::rehearsed(self, request).note(note)
     }
 }
 

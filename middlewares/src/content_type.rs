@@ -6,7 +6,9 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
 use http_body::Body as _;
 use serde::{Deserialize, Serialize};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, boxed};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Prediction, Request, Response, boxed,
+};
 
 use crate::{peek, sniff};
 
@@ -42,6 +44,10 @@ impl Middleware for Detect {
             let response = response.await;
             if wants_type(&response) { with_type(response).await } else { response }
         })
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

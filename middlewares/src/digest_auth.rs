@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq as _;
 use tidegate_core::values::is_default;
 use tidegate_core::{
     Access, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Middleware, Next,
-    Request, Response,
+    Prediction, Request, Response,
 };
 
 use crate::auth::{self, DEFAULT_REALM, Establishing};
@@ -123,6 +123,23 @@ impl Middleware for Digest {
             Err(refusal) => self.refuse(refusal),
         }
     }
+
+    fn predict(&self, mut request: Request) -> Prediction {
+        let header = request.head.headers.get(AUTHORIZATION);
+        let header = header.and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+        let refused = |refusal, note| Prediction::responds(self.refusal(refusal)).note(note);
+        let Some(credentials) = header.and_then(Credentials::parse) else {
+            return refused(Refusal::Wrong, "a login is required");
+        };
+        let checked = self.check_hash(&credentials, &request);
+        match checked.and_then(|()| self.nonces.peek(&credentials)) {
+            Ok(()) if self.establishing.establish(&mut request, &credentials.username) => {
+                Prediction::passes(request).note("the credentials are valid")
+            }
+            Err(Refusal::Stale) => refused(Refusal::Stale, "the nonce has expired"),
+            _ => refused(Refusal::Wrong, "the credentials are invalid"),
+        }
+    }
 }
 
 /// Why credentials are refused.
@@ -136,6 +153,12 @@ enum Refusal {
 
 impl Digest {
     fn check(&self, credentials: &Credentials, request: &Request) -> Result<(), Refusal> {
+        self.check_hash(credentials, request)?;
+        self.nonces.check(credentials)
+    }
+
+    /// Checks everything but the nonce.
+    fn check_hash(&self, credentials: &Credentials, request: &Request) -> Result<(), Refusal> {
         let is_supported = credentials.qop == "auth" && matches!(credentials.algorithm.as_str(), "" | "MD5");
         if !is_supported || !credentials.is_for(&request.head.uri) {
             return Err(Refusal::Wrong);
@@ -151,13 +174,14 @@ impl Digest {
             &method_and_uri,
         ]);
         let equal: bool = expected.as_bytes().ct_eq(credentials.response.as_bytes()).into();
-        if secret.is_none() || !equal {
-            return Err(Refusal::Wrong);
-        }
-        self.nonces.check(credentials)
+        if secret.is_none() || !equal { Err(Refusal::Wrong) } else { Ok(()) }
     }
 
     fn refuse<'a>(&self, refusal: Refusal) -> BoxFuture<'a, Response> {
+        crate::ready(self.refusal(refusal))
+    }
+
+    fn refusal(&self, refusal: Refusal) -> Response {
         let stale = if refusal == Refusal::Stale { "stale=\"true\", " } else { "" };
         let challenge = format!(
             "Digest realm=\"{}\", nonce=\"{}\", opaque=\"{}\", {stale}algorithm=\"MD5\", qop=\"auth\"",
@@ -167,7 +191,7 @@ impl Digest {
         );
         let challenge =
             HeaderValue::from_bytes(challenge.as_bytes()).unwrap_or(HeaderValue::from_static("Digest"));
-        crate::ready(auth::unauthorized(challenge))
+        auth::unauthorized(challenge)
     }
 }
 
@@ -185,18 +209,24 @@ impl Nonces {
     }
 
     fn check(&self, credentials: &Credentials) -> Result<(), Refusal> {
-        let count =
-            u64::from_str_radix(&credentials.nc, 16).ok().filter(|&count| count > 0).ok_or(Refusal::Wrong)?;
-        let nonce = self.verify(&credentials.nonce).ok_or(Refusal::Stale)?;
+        let (nonce, count) = self.read(credentials)?;
         let Ok(highest) =
             self.counts.get_or_insert_with(&nonce, || Ok::<_, std::convert::Infallible>(Arc::default()));
-        let highest = highest.fetch_max(count, Ordering::AcqRel);
-        match highest.cmp(&count) {
-            std::cmp::Ordering::Less => Ok(()),
-            std::cmp::Ordering::Equal => Err(Refusal::Wrong),
-            // Concurrent requests that arrived out of order.
-            std::cmp::Ordering::Greater => Err(Refusal::Stale),
-        }
+        compare(highest.fetch_max(count, Ordering::AcqRel), count)
+    }
+
+    /// Returns what [`Self::check`] would, without using the count.
+    fn peek(&self, credentials: &Credentials) -> Result<(), Refusal> {
+        let (nonce, count) = self.read(credentials)?;
+        let highest = self.counts.peek(&nonce).map_or(0, |highest| highest.load(Ordering::Relaxed));
+        compare(highest, count)
+    }
+
+    /// Returns the time and random part of the nonce, and its count.
+    fn read(&self, credentials: &Credentials) -> Result<([u8; 16], u64), Refusal> {
+        let count = u64::from_str_radix(&credentials.nc, 16).ok().filter(|&count| count > 0);
+        let count = count.ok_or(Refusal::Wrong)?;
+        Ok((self.verify(&credentials.nonce).ok_or(Refusal::Stale)?, count))
     }
 
     /// Issues a nonce: milliseconds of uptime, eight random bytes, and half a MAC of both.
@@ -218,6 +248,16 @@ impl Nonces {
         let made = Duration::from_millis(u64::from_be_bytes(nonce[..8].try_into().ok()?));
         let fresh = self.clock.uptime().checked_sub(made).is_some_and(|age| age < NONCE_TTL);
         if ours && fresh { nonce[..16].try_into().ok() } else { None }
+    }
+}
+
+/// Compares the count of a request with the highest one received with its nonce.
+fn compare(highest: u64, count: u64) -> Result<(), Refusal> {
+    match highest.cmp(&count) {
+        std::cmp::Ordering::Less => Ok(()),
+        std::cmp::Ordering::Equal => Err(Refusal::Wrong),
+        // Concurrent requests that arrived out of order.
+        std::cmp::Ordering::Greater => Err(Refusal::Stale),
     }
 }
 

@@ -6,7 +6,8 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Prediction, Reason, Request, Response,
+    reply,
 };
 
 /// Traefik's `encodedCharacters`: encoded characters that are not allowed are refused with 400.
@@ -67,6 +68,10 @@ impl Middleware for EncodedCharacters {
         } else {
             crate::ready(reply::empty(StatusCode::BAD_REQUEST, Reason::EncodedCharacters))
         }
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::reference::{Reference, Target};
 use tidegate_core::{
     Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Context, Handler, Middleware, Next,
-    Reason, Request, Response, boxed, reply,
+    Prediction, Reason, Request, Response, boxed, reply,
 };
 
 use crate::status_ranges::StatusRanges;
@@ -113,6 +113,12 @@ impl Middleware for Pages {
             *page.status_mut() = shown;
             page
         })
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        let note =
+            format!("replaces responses with status {} by pages of {}", self.status, self.service_name);
+        Prediction::passes(request).note(note)
     }
 }
 

@@ -13,7 +13,8 @@ use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
 use tidegate_core::{
     Access, AuthMethod, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, CollectError,
-    Exchange, HttpClient, Identity, Middleware, Next, OpenSpan, Reason, Request, Response, SpanKind, reply,
+    Exchange, HttpClient, Identity, Middleware, Next, OpenSpan, Prediction, Reason, Request, Response,
+    SpanKind, reply,
 };
 
 use crate::{auth, pattern};
@@ -247,6 +248,14 @@ impl Middleware for Authenticator {
                 Err(refusal) => *refusal,
             }
         })
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        // Without user, password and query, which may be secret.
+        let asked = &self.location_base[..url::Position::AfterPath];
+        let from = self.location_base[..url::Position::BeforeUsername].len();
+        let host = &asked[self.location_base[..url::Position::BeforeHost].len()..];
+        Prediction::depends(request, format!("asks {}{host}", &asked[..from]))
     }
 }
 

@@ -13,8 +13,8 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    Body, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, boxed,
-    reply,
+    Body, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Prediction, Reason, Request,
+    Response, boxed, reply,
 };
 
 use frames::{Decoded, Framed};
@@ -70,6 +70,10 @@ impl Middleware for GrpcWeb {
         };
         let response = next.run(request);
         boxed(move || async move { to_web(response.await, web, is_text, origin) })
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

@@ -11,8 +11,8 @@ use tidegate_core::client_ip::{Source, SourceCriterion};
 use tidegate_core::occupancy::{Limit, Occupancy};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, End, Guard, Middleware, Next, Reason, Request, Response,
-    boxed, reply,
+    BoxFuture, Build, BuildContext, BuildError, End, Guard, Middleware, Next, Prediction, Reason, Request,
+    Response, boxed, reply,
 };
 
 /// Traefik's `inFlightReq`.
@@ -49,8 +49,7 @@ struct Limiter {
 impl Middleware for Limiter {
     fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let Some(permit) = self.counts.acquire(self.source.of(&request), self.amount) else {
-            let body = format!("max connections reached: {}", self.amount);
-            return crate::ready(reply::bare(StatusCode::TOO_MANY_REQUESTS, body, Reason::TooManyInFlight));
+            return crate::ready(too_many(self.amount));
         };
         let permit = Arc::new(permit);
         if let Some(upgrade) = &mut request.context.upgrade {
@@ -65,6 +64,15 @@ impl Middleware for Limiter {
 
     fn limit(&self) -> Option<&dyn Limit> {
         Some(self)
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        let count = self.counts.in_flight(&self.source.of(&request));
+        let note = format!("{count} of {} requests of this source are in flight", self.amount);
+        if count < self.amount {
+            return Prediction::passes(request).note(note);
+        }
+        Prediction::responds(too_many(self.amount)).note(note)
     }
 }
 
@@ -82,6 +90,11 @@ impl Limit for Limiter {
         }
         Occupancy { sources: Some(counts.0), in_flight: Some(counts.1), waiting: None }
     }
+}
+
+fn too_many(amount: i64) -> Response {
+    let body = format!("max connections reached: {amount}");
+    reply::bare(StatusCode::TOO_MANY_REQUESTS, body, Reason::TooManyInFlight)
 }
 
 const SHARDS: usize = 16;
@@ -105,6 +118,11 @@ impl Counts {
             }
         }
         Some(Permit { counts: self.clone(), source })
+    }
+
+    /// Returns the number of requests of a source that are in flight.
+    fn in_flight(&self, source: &str) -> i64 {
+        self.shard(source).lock().get(source).copied().unwrap_or(0)
     }
 
     fn release(&self, source: &str) {

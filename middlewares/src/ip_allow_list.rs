@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{ClientIp, IpRanges, IpStrategy};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Access, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason, Request,
-    Response, reply,
+    Access, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Prediction, Reason,
+    Request, Response, reply,
 };
 
 /// Traefik's `ipAllowList`.
@@ -79,6 +79,12 @@ impl Middleware for AllowList {
         } else {
             crate::ready(reply::status_text(self.reject, Reason::AddressDenied))
         }
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        let client = self.client.of(&request);
+        let allowed = if self.allows(&request) { "allowed" } else { "not allowed" };
+        Prediction::rehearsed(self, request).note(format!("the address `{client}` is {allowed}"))
     }
 }
 

@@ -31,6 +31,8 @@ pub mod pass_tls_client_cert;
 mod path;
 pub mod pattern;
 mod peek;
+#[cfg(test)]
+mod predictions;
 pub mod rate_limit;
 pub mod redirect_regex;
 pub mod redirect_scheme;

@@ -8,7 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Prediction, Request, Response,
+};
 use x509_parser::extensions::GeneralName;
 use x509_parser::oid_registry as oid;
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509Name};
@@ -196,6 +198,10 @@ impl Middleware for Pass {
             }
         }
         next.run(request)
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

@@ -18,8 +18,8 @@ use tidegate_core::occupancy::{self, Occupancy};
 use tidegate_core::store::{Bucket, Turn};
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Middleware, Next, Reason, Request,
-    Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Middleware, Next, Prediction, Reason,
+    Request, Response, reply,
 };
 
 use buckets::{BucketStore, Buckets, Ticket};
@@ -105,8 +105,9 @@ fn bucket(options: &RateLimit) -> Bucket {
 /// Buckets in this process.
 struct Local {
     limiter: RateLimiter<Ticket, BucketStore, Uptime, NoOpMiddleware<StdDuration>>,
+    quota: Quota,
+    bucket: Bucket,
     buckets: Arc<Buckets>,
-    max_delay: StdDuration,
 }
 
 /// The clock as governor reads it.
@@ -130,17 +131,31 @@ impl Local {
             .allow_burst(burst);
         // A new limit does not refill buckets. Another criterion means other sources.
         let buckets = context.state(&format!("buckets by {:?}", options.source_criterion), Buckets::default);
-        let clock = context.clock();
-        let filling = BucketStore::new(buckets.clone(), clock.uptime(), &bucket);
-        let limiter = RateLimiter::new(quota, filling, Uptime(clock));
-        Ok(Self { limiter, buckets, max_delay: bucket.ahead })
+        Ok(Self::over(buckets, quota, bucket, Uptime(context.clock())))
+    }
+
+    /// Returns a limiter over these buckets.
+    fn over(buckets: Arc<Buckets>, quota: Quota, bucket: Bucket, clock: Uptime) -> Self {
+        let filling = BucketStore::new(buckets.clone(), clock.0.uptime(), &bucket);
+        Self { limiter: RateLimiter::new(quota, filling, clock), quota, bucket, buckets }
+    }
+
+    /// Decides what [`Self::admit`] would, on a copy of the bucket. Also returns the number of tokens in it.
+    fn peek(&self, source: String) -> (Turn, u32) {
+        let clock = self.limiter.clock().clone();
+        let now = clock.0.uptime();
+        let (copy, full_at) = self.buckets.copy_of(Ticket::new(source.clone()).source());
+        let until_full = full_at.unwrap_or_default().saturating_sub(now);
+        let missing = until_full.as_nanos().div_ceil(self.bucket.interval.as_nanos().max(1));
+        let left = self.bucket.burst.saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX));
+        (Self::over(Arc::new(copy), self.quota, self.bucket, clock).admit(source), left)
     }
 
     /// Decides whether and when the request is admitted.
     fn admit(&self, source: String) -> Turn {
         let ticket = Ticket::new(source);
         match self.limiter.check_key(&ticket) {
-            Ok(()) => Turn::In(ticket.delay().min(self.max_delay)),
+            Ok(()) => Turn::In(ticket.delay().min(self.bucket.ahead)),
             Err(refused) => Turn::Over(refused.wait_time_from(self.limiter.clock().now())),
         }
     }
@@ -185,6 +200,25 @@ impl Middleware for Limiter {
 
     fn limit(&self) -> Option<&dyn occupancy::Limit> {
         Some(self)
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        let limit = match &self.limit {
+            Limit::None => return Prediction::passes(request).note("no limit (`average` is 0)"),
+            Limit::Shared(_) => {
+                return Prediction::depends(request, "asks Redis for the bucket of this source");
+            }
+            Limit::Local(limit) => limit,
+        };
+        let (turn, left) = limit.peek(self.source.of(&request));
+        let note = format!("{left} of {} tokens of this source are left", limit.bucket.burst);
+        match turn {
+            Turn::In(delay) if delay.is_zero() => Prediction::passes(request).note(note),
+            Turn::In(delay) => {
+                Prediction::passes(request).note(note).note(format!("waits {}", Duration(delay)))
+            }
+            Turn::Over(wait) => Prediction::responds(refusal(wait)).note(note),
+        }
     }
 }
 

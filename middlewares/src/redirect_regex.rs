@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Prediction, Request, Response,
+};
 
 use crate::location;
 use crate::pattern::{self, Template};
@@ -48,6 +50,10 @@ impl Middleware for Redirect {
             }
             _ => next.run(request),
         }
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

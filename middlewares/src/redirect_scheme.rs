@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Prediction, Request, Response,
+};
 
 use crate::location;
 
@@ -55,6 +57,10 @@ impl Middleware for Redirect {
         let target = request.original_target();
         let url = format!("{}://{host}{}{target}", self.scheme, self.port);
         crate::ready(location::redirect(&url, &request.head.method, self.permanent))
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Prediction, Reason, Request, Response,
+    reply,
 };
 
 use crate::path::{self, EscapeError, UrlPath};
@@ -52,6 +53,10 @@ impl Middleware for Replace {
             return crate::ready(reply::error(internal_error, &error.to_string(), Reason::PathRefused));
         }
         next.run(request)
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

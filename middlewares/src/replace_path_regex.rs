@@ -6,7 +6,8 @@ use http::StatusCode;
 use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Prediction, Reason, Request, Response,
+    reply,
 };
 
 use crate::path::{self, UrlPath};
@@ -61,6 +62,10 @@ impl Middleware for Replace {
             return crate::ready(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused));
         }
         next.run(request)
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

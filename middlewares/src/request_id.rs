@@ -9,7 +9,9 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Prediction, Request, Response,
+};
 use uuid::Uuid;
 
 /// Headers that cannot carry an identifier, since they determine how a message is read or where it goes.
@@ -101,6 +103,10 @@ impl Middleware for Identify {
             response.headers_mut().insert(&self.header, id);
             response
         })
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

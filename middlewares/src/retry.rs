@@ -7,8 +7,8 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Exchange, Middleware, Next, OpenSpan, Request,
-    Response, SpanKind, UpstreamError, boxed,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Exchange, Middleware, Next, OpenSpan,
+    Prediction, Request, Response, SpanKind, UpstreamError, boxed,
 };
 
 use crate::replay::Replay;
@@ -93,6 +93,10 @@ struct Retrier {
 impl Middleware for Retrier {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         if self.attempts == 1 { next.run(request) } else { boxed(move || self.send(request, next)) }
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::passes(request).note(format!("makes at most {} attempts", self.attempts))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Ranges of status codes: `404`, `500-599`.
 
+use std::fmt;
+
 use tidegate_core::{BuildError, BuildErrors};
 
 /// Validated ranges of status codes.
@@ -20,6 +22,19 @@ impl StatusRanges {
     /// Returns the number of codes in the ranges.
     pub(crate) fn width(&self) -> u32 {
         self.0.iter().map(|(low, high)| u32::from(high - low) + 1).sum()
+    }
+}
+
+impl fmt::Display for StatusRanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (low, high)) in self.0.iter().enumerate() {
+            let comma = if place > 0 { ", " } else { "" };
+            match low == high {
+                true => write!(f, "{comma}{low}")?,
+                false => write!(f, "{comma}{low}-{high}")?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason, Request, Response,
-    reply,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Prediction, Reason, Request,
+    Response, reply,
 };
 
 use crate::path;
@@ -50,6 +50,10 @@ impl Middleware for Strip {
         let Some((prefix, rest)) = found else { return next.run(request) };
         let stripped = path::after_prefix(rest).into_owned();
         continue_at(&stripped, prefix.clone(), request, next)
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

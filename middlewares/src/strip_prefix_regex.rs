@@ -6,7 +6,8 @@ use http::{HeaderValue, StatusCode};
 use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Prediction, Reason, Request, Response,
+    reply,
 };
 
 use crate::strip_prefix::continue_at;
@@ -49,6 +50,10 @@ impl Middleware for Strip {
             // A prefix with a line feed is not a valid header value for the service.
             _ => crate::ready(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused)),
         }
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

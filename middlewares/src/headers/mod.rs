@@ -11,7 +11,8 @@ use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, boxed,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Prediction, Request, Response,
+    boxed,
 };
 
 use cors::Cors;
@@ -225,6 +226,10 @@ impl Middleware for RequestOnly {
         edit_request(&mut request, &self.0);
         next.run(request)
     }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
+    }
 }
 
 struct All {
@@ -257,6 +262,10 @@ impl Middleware for All {
             }
             self.finish(response, origin)
         })
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        Prediction::rehearsed(self, request)
     }
 }
 

@@ -76,6 +76,21 @@ impl Default for Buckets {
 }
 
 impl Buckets {
+    /// Returns a copy with only the bucket of this source, and the uptime at which that is full again, if it has one.
+    pub(super) fn copy_of(&self, source: &str) -> (Self, Option<Duration>) {
+        let copy = Self::default();
+        let hash = self.hasher.hash_one(source);
+        let shard = self.shards[hash as usize % SHARDS].lock();
+        let slot = shard.index.get(source).and_then(|place| shard.slots.get(*place));
+        let full_at = slot.map(|slot| slot.full_at);
+        drop(shard);
+        if let Some(full_at) = full_at {
+            let place = copy.hasher.hash_one(source) as usize % SHARDS;
+            copy.shards[place].lock().insert(source, full_at, Nanos::default());
+        }
+        (copy, full_at.map(Duration::from))
+    }
+
     /// Returns the number of sources.
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().slots.len()).sum()
