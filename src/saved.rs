@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidegate_config::tls::Certificate;
-use tidegate_config::{Config, ObjectOrigin, ObjectRef, Origin, Problem, Provided};
+use tidegate_config::{Config, ObjectOrigin, ObjectRef, Origin, Problem, Provided, RouteTest};
 use tidegate_providers::{Update, Updates};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -58,6 +58,8 @@ struct Saved {
     problems: Vec<Problem>,
     raw: Vec<(ObjectRef, String)>,
     partial: Vec<(ObjectRef, Certificate)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tests: Vec<(Origin, RouteTest)>,
 }
 
 impl Saved {
@@ -75,6 +77,7 @@ impl Saved {
                 .iter()
                 .map(|(object, partial)| (object.clone(), partial.clone()))
                 .collect(),
+            tests: state.tests.clone(),
         }
     }
 
@@ -85,6 +88,7 @@ impl Saved {
             problems: self.problems,
             raw: self.raw.into_iter().collect(),
             partial: self.partial.into_iter().collect(),
+            tests: self.tests,
         }
     }
 }

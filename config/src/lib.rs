@@ -13,6 +13,7 @@ pub mod middleware;
 pub mod origin;
 pub mod references;
 pub mod restore;
+pub mod route_test;
 pub mod router;
 pub mod runtime;
 pub mod section;
@@ -33,6 +34,7 @@ pub use locate::{ObjectOrigin, Origins};
 pub use middleware::Middleware;
 pub use origin::{ObjectRef, Origin, Problem};
 pub use references::Qualified;
+pub use route_test::{Expectation, RouteTest, TestRequest};
 pub use section::{ForEachSection, Kind, Object, WithType, for_each_section};
 
 /// Objects by name, shared between all states, merged configurations and snapshots that contain them.
@@ -81,4 +83,6 @@ pub struct Provided {
     pub raw: BTreeMap<ObjectRef, String>,
     /// The valid parts of broken certificates, which identify their last good versions.
     pub partial: BTreeMap<ObjectRef, tls::Certificate>,
+    /// Tests of the routes, and where each was written.
+    pub tests: Vec<(Origin, RouteTest)>,
 }

@@ -10,10 +10,13 @@ use crate::locate::{ObjectOrigin, Paths};
 use crate::origin::{ObjectRef, Origin, Problem};
 use crate::section::{Object, WithType};
 use crate::tree::{Node, Table, Value};
-use crate::{Map, Provided, suggest};
+use crate::{Map, Provided, RouteTest, route_test, suggest};
 
 /// Maximum number of invalid keys that are removed from an object before giving up.
 const MAX_INVALID_KEYS: usize = 100;
+
+/// Key of the tests of HTTP routes.
+const TESTS: &str = "tests";
 
 /// Maximum length in bytes of the raw text kept of a broken object.
 const MAX_RAW_LEN: usize = 64 << 10;
@@ -49,6 +52,10 @@ impl ConfigDecoder {
     /// Decodes a section, such as `http`.
     fn section(&mut self, section: &str, node: &Node) {
         for (key, part) in self.table(section, node) {
+            if section == "http" && key.eq_ignore_ascii_case(TESTS) {
+                self.tests(part);
+                continue;
+            }
             match Kind::of_section(section, key) {
                 Some(Kind::Certificate) => self.certificates(part),
                 Some(kind) => {
@@ -56,30 +63,52 @@ impl ConfigDecoder {
                 }
                 None => {
                     let here = Kind::ALL.iter().map(|kind| kind.keys()).filter(|keys| keys.0 == section);
-                    let known = distinct(here.map(|keys| keys.1));
+                    let tests = (section == "http").then_some(TESTS);
+                    let known = distinct(here.map(|keys| keys.1).chain(tests));
                     self.unknown(&format!("{section}.{key}"), key, part, &known);
                 }
             }
         }
     }
 
-    fn certificates(&mut self, node: &Node) {
-        let list: Vec<&Node> = match &node.value {
+    /// Decodes tests of the routes. An invalid one is reported and left out.
+    fn tests(&mut self, node: &Node) {
+        for (index, node) in self.list("http.tests", node).into_iter().enumerate() {
+            let mut node = node.clone();
+            route_test::expand_text(&mut node);
+            match decode::<RouteTest>(&node) {
+                Ok(test) => self.out.tests.push((node.origin.clone(), test)),
+                Err(error) => {
+                    let message = format!("http.tests[{index}].{}: {}", error.path(), error.message());
+                    self.problem(&error.origin(), None, message);
+                }
+            }
+        }
+    }
+
+    /// Returns the elements of a list.
+    fn list<'n>(&mut self, path: &str, node: &'n Node) -> Vec<&'n Node> {
+        match &node.value {
             Value::List(list) => list.iter().collect(),
             Value::Null => Vec::new(),
             Value::Leaf(text) if text.is_empty() => Vec::new(),
             Value::Table(table) if table.has_indexes() => {
                 let (items, strays) = table.items();
                 for (key, node) in strays {
-                    let message =
-                        format!("tls.certificates.{key}: invalid list index `{key}`: expected a number");
+                    let message = format!("{path}.{key}: invalid list index `{key}`: expected a number");
                     self.problem(&node.origin, None, message);
                 }
                 items.into_iter().map(|(_, node)| node).collect()
             }
-            _ => return self.problem(&node.origin, None, "tls.certificates: expected a list".into()),
-        };
-        for (index, node) in list.into_iter().enumerate() {
+            _ => {
+                self.problem(&node.origin, None, format!("{path}: expected a list"));
+                Vec::new()
+            }
+        }
+    }
+
+    fn certificates(&mut self, node: &Node) {
+        for (index, node) in self.list("tls.certificates", node).into_iter().enumerate() {
             let object = ObjectRef { kind: Kind::Certificate, name: index.to_string() };
             self.out.origins.insert(object.clone(), ObjectOrigin::from_node(node, &mut self.paths));
             let path = format!("tls.certificates[{index}]");

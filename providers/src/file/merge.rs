@@ -22,6 +22,7 @@ fn add(out: &mut Provided, part: &Provided) {
     let (into, from) = (&mut out.config, &part.config);
     for_each_section(&mut Add { lost: &mut lost, into, from });
     into.tls.certificates.extend(from.tls.certificates.iter().cloned());
+    out.tests.extend(part.tests.iter().cloned());
     // Certificates have no names and are numbered across all files.
     let before = out.origins.keys().filter(|object| object.kind == Kind::Certificate).count();
     let renamed = |object: &ObjectRef| match object.kind {
