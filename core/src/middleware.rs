@@ -54,6 +54,12 @@ pub trait Middleware: Send + Sync + 'static {
     fn predict(&self, request: Request) -> Prediction {
         Prediction::depends(request, "known once it is sent")
     }
+
+    /// Changes a predicted response to a request that this middleware has passed on, as it would change the response
+    /// itself, and returns what it does. The default changes nothing.
+    fn revise(&self, _request: &Request, _response: &mut Response) -> Option<String> {
+        None
+    }
 }
 
 /// The rest of a chain: the following middlewares and the service at the end.

@@ -61,6 +61,12 @@ impl Middleware for List {
         Some(self.before(next))
     }
 
+    fn revise(&self, request: &Request, response: &mut Response) -> Option<String> {
+        let notes: Vec<String> =
+            self.0.iter().rev().filter_map(|member| member.revise(request, response)).collect();
+        (!notes.is_empty()).then(|| notes.join("; "))
+    }
+
     fn predict(&self, request: Request) -> Prediction {
         let mut joined = Prediction::passes(request);
         for member in &self.0 {

@@ -101,8 +101,7 @@ impl Middleware for Pages {
             let size = http_body::Body::size_hint(response.body()).exact();
             drop(response);
             let exchange = original.context.exchange.clone();
-            let shown =
-                self.rewrites.iter().find(|(from, _)| from.contains(status)).map_or(status, |(_, to)| *to);
+            let shown = self.shown(status);
             let Some(mut request) = self.page_request(original, status, shown) else {
                 return reply::error(shown, reply::text_of(shown), Reason::ErrorPage);
             };
@@ -120,6 +119,19 @@ impl Middleware for Pages {
             format!("replaces responses with status {} by pages of {}", self.status, self.service_name);
         Prediction::passes(request).note(note)
     }
+
+    fn revise(&self, _: &Request, response: &mut Response) -> Option<String> {
+        let status = response.status();
+        if !self.status.contains(status) {
+            return None;
+        }
+        *response.status_mut() = self.shown(status);
+        Some(format!(
+            "replaces the response with status {} by a page of {}",
+            status.as_u16(),
+            self.service_name
+        ))
+    }
 }
 
 /// The parts of a request kept until the response shows whether a page is needed.
@@ -131,6 +143,11 @@ struct Original {
 }
 
 impl Pages {
+    /// Returns the status that the client gets instead of this one.
+    fn shown(&self, status: StatusCode) -> StatusCode {
+        self.rewrites.iter().find(|(from, _)| from.contains(status)).map_or(status, |(_, to)| *to)
+    }
+
     fn headers_of(&self, all: &HeaderMap) -> HeaderMap {
         let mut headers = HeaderMap::new();
         match &self.headers {

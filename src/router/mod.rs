@@ -12,6 +12,7 @@ mod paths;
 mod pattern;
 mod rule;
 mod tree;
+mod unmet;
 mod view;
 
 pub use coverage::{Closeness, Coverage, HostSet};
@@ -21,6 +22,7 @@ pub(crate) use matcher::not_ascii;
 pub(crate) use pattern::compile as go_regex;
 pub use rule::Rule;
 pub(crate) use tree::{Misplaced, Tree, known_name, texts};
+pub use unmet::{Unmet, unmet};
 pub(crate) use view::without_port;
 
 #[cfg(test)]

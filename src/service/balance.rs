@@ -7,6 +7,8 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tidegate_config::service::Strategy;
 
+use super::preview::Choice;
+
 /// `leasttime` distributes one in this many requests round robin, so that the time of each member stays
 /// known.
 const EXPLORE: u32 = 64;
@@ -52,6 +54,30 @@ impl Balance {
     /// Returns the balance of these members.
     pub(super) fn new(strategy: Strategy, members: Vec<Member>) -> Self {
         Self { strategy, members, turns: Mutex::default(), choices: AtomicU32::new(0) }
+    }
+
+    /// Returns a copy, whose choices do not affect this one.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            strategy: self.strategy,
+            members: self.members.clone(),
+            turns: Mutex::new(self.turns.lock().clone()),
+            choices: AtomicU32::new(self.choices.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Returns the member that is next for a client, without taking the turn.
+    pub(super) fn peek(&self, client: IpAddr, load: &impl Load) -> Choice {
+        let allowed = (0..self.members.len()).filter(|index| load.allowed(*index)).count();
+        if self.strategy == Strategy::P2c && allowed > 1 {
+            return Choice::Random;
+        }
+        self.copy().choose(client, load).into()
+    }
+
+    /// Returns the weight of a member.
+    pub(super) fn weight(&self, index: usize) -> f64 {
+        self.members.get(index).map_or(0.0, |member| member.weight)
     }
 
     pub(super) fn is_for(&self, strategy: Strategy, members: &[Member]) -> bool {
@@ -162,6 +188,7 @@ pub(super) fn fnv1a(first: &[u8], second: &[u8]) -> u64 {
 
 /// Earliest deadline first. Replicates Go's `container/heap`, so that members with equal deadlines come in
 /// the same order as in Traefik.
+#[derive(Clone)]
 struct RoundRobin {
     heap: Vec<(f64, usize)>,
     current: f64,

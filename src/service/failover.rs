@@ -10,6 +10,7 @@ use tidegate_core::{
 };
 
 use super::Service;
+use super::preview::{Choice, Preview};
 
 /// Default limit for request bodies that are kept for the fallback, in bytes.
 const MAX_BODY: u64 = 64 * 1024 * 1024;
@@ -90,6 +91,15 @@ impl Handler for FailoverService {
 impl Service for FailoverService {
     fn is_up(&self) -> bool {
         self.main.is_up() || self.fallback.is_up()
+    }
+
+    fn preview(&self, _: &Request) -> Preview {
+        let choice = match () {
+            () if self.main.is_up() => Choice::Next(0),
+            () if !self.checks_fallback || self.fallback.is_up() => Choice::Next(1),
+            () => Choice::Nobody,
+        };
+        Preview::Services(vec![self.main.clone(), self.fallback.clone()], choice)
     }
 }
 

@@ -16,6 +16,7 @@ use tidegate_core::{
 
 use super::Service;
 use super::balance::{Balance, Load};
+use super::preview::{Choice, Preview, ServerPreview};
 use super::server::{Rank, Server};
 use super::sticky::Sticky;
 use crate::upstream::Outgoing;
@@ -220,13 +221,47 @@ impl LoadBalancer {
 
     /// Chooses among the servers with the best rank, by the strategy.
     fn choose(&self, context: &Context, failed: &[usize]) -> Option<usize> {
+        let load = self.best(context, failed)?;
+        self.balance.choose(context.exchange.connection.peer.ip(), &load)
+    }
+
+    /// Returns the load of the servers, of which those with the best rank are allowed; `None` if none is usable.
+    fn best<'a>(&'a self, context: &'a Context, failed: &'a [usize]) -> Option<Servers<'a>> {
         let best = (0..self.servers.len())
             .filter(|index| !failed.contains(index))
             .map(|index| self.rank(context, index))
             .min()
             .filter(|rank| *rank < Rank::Out)?;
-        let load = Servers { balancer: self, context, failed, best };
-        self.balance.choose(context.exchange.connection.peer.ip(), &load)
+        Some(Servers { balancer: self, context, failed, best })
+    }
+
+    /// Returns the server that is next for a request.
+    fn next(&self, request: &Request) -> Choice {
+        let sticky = self.sticky.as_ref().and_then(|sticky| sticky.find(&request.head.headers));
+        if let Some(found) = sticky.filter(|found| self.rank(&request.context, found.index) <= Rank::Unproven)
+        {
+            return Choice::Next(found.index);
+        }
+        match self.best(&request.context, &[]) {
+            Some(load) => self.balance.peek(request.context.exchange.connection.peer.ip(), &load),
+            None => Choice::Nobody,
+        }
+    }
+
+    fn preview_server(&self, index: usize, candidate: &Candidate, request: &Request) -> ServerPreview {
+        let endpoint = candidate.server.endpoint();
+        let is_prefixed = candidate.preserve_path && !endpoint.path().is_empty();
+        let target = is_prefixed.then(|| prefixed(endpoint.path(), &request.head.uri).ok()).flatten();
+        let host =
+            (!self.pass_host).then(|| String::from_utf8_lossy(endpoint.authority().as_bytes()).into_owned());
+        ServerPreview {
+            url: endpoint.url().to_string(),
+            state: candidate.server.state_name(),
+            weight: self.balance.weight(index),
+            in_flight: endpoint.in_flight(),
+            target,
+            host,
+        }
     }
 
     fn rank(&self, context: &Context, index: usize) -> Rank {
@@ -281,6 +316,20 @@ impl Service for LoadBalancer {
         let unused = self.unused.iter().map(|url| (url.clone(), "UP"));
         let servers = self.servers.iter().map(|candidate| &candidate.server);
         unused.chain(servers.map(|server| (server.endpoint().url().to_string(), status(server)))).collect()
+    }
+
+    fn preview(&self, request: &Request) -> Preview {
+        let servers = self.servers.iter().enumerate();
+        let servers = servers.map(|(index, candidate)| self.preview_server(index, candidate, request));
+        let unused = self.unused.iter().map(|url| ServerPreview {
+            url: url.clone(),
+            state: "up",
+            weight: 0.0,
+            in_flight: 0,
+            target: None,
+            host: None,
+        });
+        Preview::Servers(servers.chain(unused).collect(), self.next(request))
     }
 }
 

@@ -11,6 +11,7 @@ use tidegate_core::{BoxFuture, BuildError, Collected, Handler, Request, Response
 use tokio::sync::Semaphore;
 
 use super::Service;
+use super::preview::{Choice, Preview};
 use crate::observability::metrics::count_aside;
 
 /// Default limit for bodies that are copied, in bytes.
@@ -138,5 +139,10 @@ impl Handler for MirrorService {
 impl Service for MirrorService {
     fn is_up(&self) -> bool {
         self.main.is_up()
+    }
+
+    fn preview(&self, _: &Request) -> Preview {
+        let all = std::iter::once(&self.main).chain(&self.mirrors).cloned();
+        Preview::Services(all.collect(), Choice::Next(0))
     }
 }

@@ -12,6 +12,7 @@ mod failover;
 mod health;
 mod load_balancer;
 mod mirror;
+mod preview;
 mod registry;
 mod server;
 mod sticky;
@@ -21,9 +22,10 @@ mod weighted;
 
 use std::collections::BTreeMap;
 
-use tidegate_core::Handler;
+use tidegate_core::{Handler, Request};
 
 pub use draft::{Counters, Draft, Effects};
+pub use preview::{Choice, Preview, ServerPreview};
 pub use registry::Registry;
 pub(crate) use sticky::cookie_name;
 
@@ -35,5 +37,10 @@ pub trait Service: Handler {
     /// Returns `UP` or `DOWN` by server URL, for services with servers.
     fn server_status(&self) -> BTreeMap<String, &'static str> {
         BTreeMap::new()
+    }
+
+    /// Returns what the service would do with a request, without sending it or taking a turn.
+    fn preview(&self, _request: &Request) -> Preview {
+        Preview::Own
     }
 }

@@ -192,6 +192,16 @@ impl Server {
         }
     }
 
+    /// Returns its state by name.
+    pub(super) fn state_name(&self) -> &'static str {
+        match self.rank() {
+            Rank::Good | Rank::Tried => "up",
+            Rank::Unproven => "unproven",
+            Rank::Refused => "refused",
+            Rank::Out => "down",
+        }
+    }
+
     /// Records a failure to connect.
     pub(super) fn refused(&self) {
         let times = self.refusals.fetch_add(1, Ordering::Relaxed).min(8);

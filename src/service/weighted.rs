@@ -6,6 +6,7 @@ use tidegate_core::{BoxFuture, Handler, Request, Response, UpstreamError, reply}
 
 use super::Service;
 use super::balance::{Balance, Load};
+use super::preview::{Choice, Preview};
 use super::sticky::Sticky;
 
 /// A child service.
@@ -74,5 +75,17 @@ impl Handler for WeightedService {
 impl Service for WeightedService {
     fn is_up(&self) -> bool {
         self.children.iter().any(|child| child.0.is_up())
+    }
+
+    fn preview(&self, request: &Request) -> Preview {
+        let sticky = self.sticky.as_ref().and_then(|sticky| sticky.find(&request.head.headers));
+        let choice = match sticky.filter(|found| self.children[found.index].0.is_up()) {
+            Some(found) => Choice::Next(found.index),
+            None => {
+                let client = request.context.exchange.connection.peer.ip();
+                self.balance.peek(client, &Children(&self.children))
+            }
+        };
+        Preview::Services(self.children.iter().map(|child| child.0.clone()).collect(), choice)
     }
 }

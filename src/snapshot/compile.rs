@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tidegate_config as config;
 use tidegate_config::tls::Tls;
-use tidegate_config::{Config, Kind, ObjectRef, Origins, Problem, Provided, Qualified};
+use tidegate_config::{Config, Kind, ObjectRef, Origin, Origins, Problem, Provided, Qualified};
 use tidegate_core::{BuildError, Clock, HttpClient};
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
@@ -114,7 +114,8 @@ pub fn compile(
     let tls_problems = tls.problems.iter().map(|problem| located(problem, &config, &origins, &certificates));
     let problems = problems.into_iter().chain(tls_problems).collect();
     let found = report::Found { findings, diagnostics, broken: &broken, problems, written };
-    let report = report::assemble(config, &origins, found);
+    let mut report = report::assemble(config, &origins, found);
+    report.tls_origins = tls_origins(&origins, &certificates);
     let snapshot = Snapshot {
         generation,
         entry_points,
@@ -169,6 +170,17 @@ fn certificates(origins: &Origins, broken: &BTreeSet<ObjectRef>) -> Vec<ObjectRe
         (provider.to_owned(), place.parse::<usize>().unwrap_or(usize::MAX))
     });
     all
+}
+
+/// Returns where certificates, TLS options and stores were written.
+fn tls_origins(origins: &Origins, certificates: &[ObjectRef]) -> BTreeMap<ObjectRef, Origin> {
+    let named = origins.iter().filter(|(object, _)| matches!(object.kind, Kind::TlsOptions | Kind::TlsStore));
+    let named = named.map(|(object, origin)| (object.clone(), origin.whole()));
+    let numbered = certificates.iter().enumerate().filter_map(|(place, object)| {
+        let object_here = ObjectRef { kind: Kind::Certificate, name: place.to_string() };
+        Some((object_here, origins.get(object)?.whole()))
+    });
+    named.chain(numbered).collect()
 }
 
 /// Adds the origin to a problem of the TLS store.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
-use tidegate_core::{Access, BoxFuture, Middleware, Next, Request, Response};
+use tidegate_core::{Access, BoxFuture, Middleware, Next, Prediction, Request, Response};
 
 use crate::router::Rule;
 
@@ -31,6 +31,20 @@ impl Middleware for Conditional {
             remove_claims(&mut request.head.headers, access);
         }
         next.run(request)
+    }
+
+    fn predict(&self, mut request: Request) -> Prediction {
+        if self.condition.matches(&request) {
+            return self.middleware.predict(request);
+        }
+        if let Some(access) = &self.access {
+            remove_claims(&mut request.head.headers, access);
+        }
+        Prediction::passes(request).note("does not apply: `when` does not hold")
+    }
+
+    fn revise(&self, request: &Request, response: &mut Response) -> Option<String> {
+        if self.condition.matches(request) { self.middleware.revise(request, response) } else { None }
     }
 }
 

@@ -102,6 +102,8 @@ pub struct Route {
     pub observability: EntryPointObservability,
     /// Its TLS options, if they are not the default: requests on connections with other options get a 421.
     pub tls_options: Option<Arc<NamedOptions>>,
+    /// The routes of its child routers, if it has any; one of them handles what passes the middlewares.
+    pub children: Option<Arc<Index<Route>>>,
 }
 
 /// Timeouts are capped at ten years, so that adding one to an instant cannot overflow.

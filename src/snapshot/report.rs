@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use serde::Serialize;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
-use tidegate_config::{Config, Kind, Object, ObjectRef, Origin, Origins, Problem, WithType};
+use tidegate_config::{Config, Kind, Object, ObjectOrigin, ObjectRef, Origin, Origins, Problem, WithType};
 
 use super::diagnostics::{Broken, Diagnostics, Finding, Outcome};
 
@@ -25,6 +25,8 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// Objects that could not be decoded, as raw JSON. They are not in `config`.
     pub written: BTreeMap<ObjectRef, String>,
+    /// Where certificates, TLS options and stores were written. Certificates are called by their position in `config`.
+    pub tls_origins: BTreeMap<ObjectRef, Origin>,
     digest: OnceLock<String>,
 }
 
@@ -41,6 +43,8 @@ pub struct ObjectReport {
     pub priority: i64,
     /// Where the object was written; `None` for those of the gateway.
     pub origin: Option<Origin>,
+    /// The same with the label, tag or key: that of the rule of a router, or else the first one.
+    pub key: Option<Origin>,
 }
 
 /// Whether an object is served.
@@ -164,7 +168,17 @@ impl Report {
             }
         }
         let origin = origins.get(&written).map(|origin| origin.whole());
-        self.objects.insert(object, ObjectReport { status, errors, used_by, priority, origin });
+        let key = origins.get(&written).map(key_of);
+        self.objects.insert(object, ObjectReport { status, errors, used_by, priority, origin, key });
+    }
+}
+
+/// Returns the place of the key that tells most about an object.
+fn key_of(origin: &ObjectOrigin) -> Origin {
+    match &origin.origin {
+        // The line of an object is that of its name.
+        file @ Origin::File { .. } => file.clone(),
+        first => origin.option("rule").unwrap_or(first).clone(),
     }
 }
 

@@ -178,7 +178,8 @@ impl<'a, 'b> Router<'a, 'b> {
             above.pop();
             child_routers
         });
-        let parts = self.build_parts(index, child_routers);
+        let child_index = child_routers.as_ref().map(|routers| routers.index.clone());
+        let parts = self.build_parts(index, child_routers.map(|routers| routers as Arc<dyn Handler>));
         let Attached { name, router, .. } = &self.attached[index];
         let named = router.tls.as_ref().map(|tls| options_name(&tls.options));
         // A broken router answers 503 on any connection.
@@ -204,6 +205,7 @@ impl<'a, 'b> Router<'a, 'b> {
             timeouts: Timeouts::from_options(router.timeouts.as_ref()),
             observability: EntryPointObservability::default().for_router(router.observability.as_ref()),
             tls_options: tls_options.map(|name| self.tls.named(name)),
+            children: child_index,
         })
     }
 
@@ -224,7 +226,7 @@ impl<'a, 'b> Router<'a, 'b> {
         below: &[usize],
         children: &HashMap<String, Vec<usize>>,
         above: &mut Vec<usize>,
-    ) -> Arc<dyn Handler> {
+    ) -> Arc<ChildRouters> {
         let mut entries = Vec::new();
         for &child in below {
             let route = self.compile(child, children, above);
@@ -238,7 +240,7 @@ impl<'a, 'b> Router<'a, 'b> {
                 "building child routers muxer: no child routers could be added to muxer ({skipped} skipped)"
             ));
         }
-        Arc::new(ChildRouters { index: Index::new(entries) })
+        Arc::new(ChildRouters { index: Arc::new(Index::new(entries)) })
     }
 
     /// Builds the middlewares and the service of a router; `None` if it is broken.
@@ -368,7 +370,7 @@ fn entry(rule: &Rule, router: &Attached, rank: usize, route: Arc<Route>) -> Entr
 
 /// The end of the chain of a parent router.
 struct ChildRouters {
-    index: Index<Route>,
+    index: Arc<Index<Route>>,
 }
 
 impl Handler for ChildRouters {

@@ -11,7 +11,7 @@ use tidegate_core::{BoxFuture, BuildError, BuildErrors, Handler, Next, Request, 
 
 use super::builder::{Builder, Component, Instances, Pool, Scope};
 use crate::observability::metrics::CountedObject;
-use crate::service::{Counters, Service};
+use crate::service::{Counters, Preview, Service};
 use crate::upstream::Transport;
 
 /// Name of the default transport.
@@ -205,5 +205,9 @@ impl Service for Wrapped {
 
     fn server_status(&self) -> BTreeMap<String, &'static str> {
         self.service.server_status()
+    }
+
+    fn preview(&self, _: &Request) -> Preview {
+        Preview::Behind(self.chain.clone(), self.service.clone())
     }
 }

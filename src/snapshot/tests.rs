@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use tidegate_config::merge::merge;
-use tidegate_config::{Kind, Provided};
+use tidegate_config::{Kind, Origin, Provided};
 use tidegate_core::{Body, Connection, Context, Request, Response};
 use time::OffsetDateTime;
 use tokio::runtime::Runtime;
@@ -503,4 +503,20 @@ fn invalid_tls_options_close_their_hosts_even_if_they_are_the_default() {
     assert_eq!(options(r#"{"sniStrict": true}"#), [true, true, false]);
     assert_eq!(options(r#"{"sniStrict": "perhaps"}"#), [false, true, false]);
     assert_eq!(options(r#"{"clientAuht": {}}"#), [false, true, false]);
+}
+
+#[test]
+fn objects_know_the_label_that_defines_them() {
+    let world = World::new(&["web"]);
+    let labels = [
+        ("traefik.http.routers.r.entrypoints", "web"),
+        ("traefik.http.routers.r.rule", "Host(`a.test`)"),
+        ("traefik.http.services.s.loadbalancer.server.port", "80"),
+    ];
+    let place = |label: &str| Origin::Label { container: "app".into(), label: label.into() };
+    let (node, _) = tidegate_config::formats::labels::read(labels, &["traefik"], place);
+    let compiled = world.compile_state(&tidegate_config::decode::decode_config(&node), None);
+    let key = |kind, name| compiled.snapshot.report.object(kind, name).unwrap().key.clone();
+    assert_eq!(key(Kind::Router, "r@file"), Some(place(labels[1].0)));
+    assert_eq!(key(Kind::Service, "s@file"), Some(place(labels[2].0)));
 }

@@ -170,10 +170,28 @@ impl Routes {
             return Some(Decision::Http);
         }
         let view = View { server_name: &hello.server_name, peer, protocols: &hello.protocols };
-        let found = self.tls.find(&view);
-        let found = found.filter(|found| !found.catch_all || !self.https.may_take(&hello.server_name));
-        let route = found.map(|found| found.value.clone());
+        let route = self.tls_route(&view).cloned();
         Some(route.map_or(Decision::Http, |route| Decision::Route(route, Some(hello))))
+    }
+
+    fn tls_route(&self, view: &View<'_>) -> Option<&Arc<Route>> {
+        let found = self.tls.find(view);
+        let found = found.filter(|found| !found.catch_all || !self.https.may_take(view.server_name));
+        found.map(|found| found.value)
+    }
+
+    /// Returns the route that takes the connection of an HTTP client instead of the HTTP routers, if there is one.
+    /// `server_name` is that of a client with TLS, empty if it sends none.
+    pub fn instead_of_http(&self, peer: IpAddr, server_name: Option<&str>) -> Option<&Arc<Route>> {
+        let Some(server_name) = server_name else {
+            let unnamed = View { server_name: "", peer, protocols: &[] };
+            return self.plain.find(&unnamed).map(|found| found.value);
+        };
+        if self.https.contains(server_name) {
+            return None;
+        }
+        let protocols = [b"h2".to_vec(), b"http/1.1".to_vec()];
+        self.tls_route(&View { server_name, peer, protocols: &protocols })
     }
 }
 

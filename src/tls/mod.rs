@@ -29,6 +29,7 @@ use tidegate_core::BuildError;
 use time::OffsetDateTime;
 
 use certificates::{Certificates, Loaded, with_issuers};
+pub use chooser::CertificateSource;
 use chooser::Only;
 pub use default_certificate::DefaultCertificate;
 pub use hosts::{Claim, HostOptions, NamedOptions};
@@ -70,6 +71,15 @@ pub struct TlsStore {
     certificates: Arc<Certificates>,
     /// Certificates of resolvers, shared by all snapshots.
     obtained: Arc<Obtained>,
+}
+
+/// A certificate as a client gets it.
+pub(crate) struct Served {
+    /// The certificate without its chain, in DER.
+    pub(crate) leaf: CertificateDer<'static>,
+    pub(crate) source: CertificateSource,
+    /// `certFile` and `keyFile` of a configured certificate.
+    pub(crate) files: Option<(String, String)>,
 }
 
 impl TlsStore {
@@ -223,6 +233,22 @@ impl TlsStore {
     /// `default` or require a client certificate.
     pub fn is_checked(&self, name: &str) -> bool {
         !self.named(name).is_same(&self.named(DEFAULT_OPTIONS)) || self.demands_certificate(name)
+    }
+
+    /// Returns the certificate that a client with this server name gets with these options; `None` if the handshake
+    /// fails. A client without a server name gets that of the address `local`, if there is one.
+    pub(crate) fn served(&self, options: &str, server_name: Option<&str>, local: IpAddr) -> Option<Served> {
+        let address = local.to_canonical().to_string();
+        let obtained = self.obtained.served();
+        let is_known =
+            self.certificates.exact(&address).or_else(|| obtained.certificates.exact(&address)).is_some();
+        drop(obtained);
+        let name = server_name.or_else(|| is_known.then_some(address.as_str()));
+        let strict = self.strict.contains(options);
+        let (key, source) = chooser::choose(&self.certificates, &self.obtained, strict, name)?;
+        let files =
+            self.loaded.iter().find(|(_, one)| Arc::ptr_eq(&one.key, &key)).map(|(files, _)| files.clone());
+        Some(Served { leaf: key.cert.first()?.clone(), source, files })
     }
 
     /// Returns true if options with this name exist and are valid.

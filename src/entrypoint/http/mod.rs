@@ -7,7 +7,9 @@ pub(in crate::entrypoint) mod client_connection;
 pub(in crate::entrypoint) mod closing;
 pub(crate) mod forwarded;
 pub(in crate::entrypoint) mod min_rate;
+pub(in crate::entrypoint) mod prepare;
 pub(in crate::entrypoint) mod presence;
+pub(crate) mod preview;
 pub(in crate::entrypoint) mod protocol;
 pub(in crate::entrypoint) mod proxy_status;
 pub(in crate::entrypoint) mod server_timing;
@@ -25,26 +27,24 @@ use std::task::Poll;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::header::{
-    ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName, HeaderValue, UPGRADE,
-};
+use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tidegate_config::Kind;
 use tidegate_core::{
-    Body, BodyErrorKind, BoxFuture, Context, End, Exchange, Guard, Interim, OriginalTarget, Reason, Request,
-    Response, SpanKind, Upgrade, boxed, reply,
+    Body, BodyErrorKind, BoxFuture, Context, End, Exchange, Guard, Interim, Reason, Request, Response,
+    SpanKind, Upgrade, boxed, reply,
 };
 
 use crate::entrypoint::hold::EARLY;
 use crate::entrypoint::http::body::{OpenResponse, ResponseBody, request_body};
 use crate::entrypoint::http::client_connection::ClientConnection;
 use crate::entrypoint::http::closing::Closing;
-use crate::entrypoint::http::presence::{HTTP2_SETTINGS, Presence};
-use crate::entrypoint::http::target::refused;
-use crate::entrypoint::http1_2::header_budget::{HeaderReservation, MAX_HEADER_LINES};
+use crate::entrypoint::http::prepare::Preparation;
+use crate::entrypoint::http::presence::Presence;
+use crate::entrypoint::http1_2::header_budget::HeaderReservation;
 use crate::entrypoint::http1_2::linger;
 use crate::entrypoint::listener::Listener;
 use crate::entrypoint::shutdown::Phase;
@@ -294,7 +294,7 @@ async fn route_request(
         }
         held => held,
     };
-    let original_target = match prepare(client, &mut head, presence) {
+    let original_target = match prepare(client).apply(&mut head, presence) {
         Ok(original) => original.map(Arc::new),
         Err(response) => {
             *closing = Some(refused_exchange(listener, exchange, &head));
@@ -419,36 +419,11 @@ impl Guard for ReceivedGuard {
     fn end(self: Box<Self>, _: End) {}
 }
 
-/// Normalizes a request before it is routed. The error is the response to a malformed request.
-fn prepare(
-    client: &ClientConnection,
-    head: &mut http::request::Parts,
-    presence: Presence,
-) -> Result<Option<OriginalTarget>, Box<Response>> {
-    let original = client.listener.target.apply(head)?;
-    let expected = if presence.expect { head.headers.get(EXPECT) } else { None };
-    if expected.is_some_and(|expected| !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        return Err(refused(StatusCode::EXPECTATION_FAILED, Reason::ExpectationFailed));
-    }
-    client.listener.aliases.apply(&mut head.headers)?;
-    if client.protocol.is_framed() {
-        join_cookies(&mut head.headers);
-        head.headers.remove(HTTP2_SETTINGS);
-        // The library enforces this limit for HTTP/1.
-        if head.headers.len() > MAX_HEADER_LINES {
-            return Err(Box::new(reply::empty(
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                Reason::HeadTooLarge,
-            )));
-        }
-        if is_ambiguous_length(&head.headers) {
-            return Err(Box::new(reply::empty(StatusCode::BAD_REQUEST, Reason::MalformedRequest)));
-        }
-    } else if presence.upgrade || presence.http2_settings {
-        remove_h2c(&mut head.headers);
-    }
-    client.listener.forwarded.apply(head, &client.peer, presence);
-    Ok(original)
+/// Returns how the requests of a client are normalized before they are routed.
+fn prepare(client: &ClientConnection) -> Preparation<'_> {
+    let Listener { target, aliases, forwarded, .. } = &*client.listener;
+    let framed = client.protocol.is_framed();
+    Preparation { target, aliases: *aliases, forwarded, peer: &client.peer, framed }
 }
 
 /// Reserves the memory of a head. Returns `None` if the budget is exhausted.
@@ -456,39 +431,6 @@ fn hold_head(listener: &Listener, headers: &HeaderMap) -> Option<HeaderReservati
     let mut held = HeaderReservation::new(listener.heads.clone());
     let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     held.grow(bytes).then_some(held)
-}
-
-/// Returns true if a length has several values, or a leading zero, which some parsers read as octal. HTTP/1 requests
-/// like this are refused earlier.
-fn is_ambiguous_length(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let first = lengths.next();
-    lengths.next().is_some() || first.is_some_and(|value| value.len() > 1 && value.as_bytes()[0] == b'0')
-}
-
-/// Joins the cookies that HTTP/2 and HTTP/3 may split (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut values = headers.get_all(COOKIE).iter();
-    let (Some(first), true) = (values.next(), values.next().is_some()) else { return };
-    let mut whole = first.as_bytes().to_vec();
-    for value in headers.get_all(COOKIE).iter().skip(1) {
-        whole.extend_from_slice(b"; ");
-        whole.extend_from_slice(value.as_bytes());
-    }
-    if let Ok(value) = HeaderValue::from_bytes(&whole) {
-        headers.insert(COOKIE, value);
-    }
-}
-
-/// Removes requests for h2c: an upgrade to HTTP/2 would tunnel requests past the routers.
-fn remove_h2c(headers: &mut HeaderMap) {
-    let is_h2c = |value: &HeaderValue| {
-        value.as_bytes().split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"h2c"))
-    };
-    if headers.get_all(UPGRADE).iter().any(is_h2c) {
-        headers.remove(UPGRADE);
-    }
-    headers.remove(HTTP2_SETTINGS);
 }
 
 /// Returns the response to a request that needs another connection (RFC 9110 section 15.5.20).

@@ -144,6 +144,7 @@ fn gate_with_hosts(
             timeouts: None,
             observability: EntryPointObservability::default(),
             tls_options: None,
+            children: None,
         };
         let rule = Rule::parse(rule).unwrap();
         Index::new(vec![Entry { rule, priority: 1, tie: (0, String::new()), value: Arc::new(route) }])
