@@ -28,7 +28,6 @@ use crate::opening::Opening;
 use crate::saved::{self, States, Store};
 use crate::service::Registry;
 use crate::settings::Settings;
-use crate::snapshot::report::Report;
 use crate::snapshot::{Environment, Files, Snapshot, SnapshotHandle};
 use crate::store::Stores;
 use crate::tls::Stapler;
@@ -431,7 +430,7 @@ pub(crate) fn compile_once(
     settings: &Arc<Settings>,
     mut states: BTreeMap<Arc<str>, Arc<Provided>>,
     control: &tokio::runtime::Handle,
-) -> Arc<Report> {
+) -> Arc<Snapshot> {
     let around = Surroundings {
         settings: settings.clone(),
         snapshots: Arc::default(),
@@ -449,7 +448,7 @@ pub(crate) fn compile_once(
     let environment = environment(&around, 1, control);
     states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));
     let (compiler, _) = Compiler::new(environment, &states);
-    compiler.snapshot().report.clone()
+    compiler.snapshot()
 }
 
 /// Returns what compiling needs besides the configuration.

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod cluster;
 pub mod configuration;
 pub mod entrypoint;
+mod explain;
 pub mod gateway;
 mod handover;
 pub mod internal;

@@ -9,8 +9,10 @@ use tidegate_config::{Origin, Problem, Provided};
 use tidegate_providers as providers;
 use tokio::sync::mpsc;
 
+use crate::explain::failed_tests;
 use crate::gateway;
 use crate::settings::Settings;
+use crate::snapshot::Snapshot;
 
 /// Timeout for a provider to deliver.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,11 +25,38 @@ pub(super) struct Findings {
     pub(super) seen: Vec<String>,
 }
 
+/// Why a configuration cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CheckError {
+    /// The runtime could not be started.
+    #[error("cannot read the configuration: {0}")]
+    Runtime(#[from] std::io::Error),
+    /// A provider cannot be started.
+    #[error(transparent)]
+    Provider(#[from] gateway::StartError),
+}
+
+/// A configuration that is compiled, and not served.
+pub(super) struct Compiled {
+    pub(super) settings: Arc<Settings>,
+    pub(super) snapshot: Arc<Snapshot>,
+    states: BTreeMap<Arc<str>, Arc<Provided>>,
+    /// Servers and stores of the snapshot refer to it.
+    _runtime: tokio::runtime::Runtime,
+}
+
 /// Reads the state of each provider once and compiles them, without serving anything.
-pub(super) fn run(settings: Settings) -> Result<Findings, Box<dyn std::error::Error>> {
+pub(super) fn compile(settings: Arc<Settings>) -> Result<Compiled, CheckError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let settings = Arc::new(settings);
     let states = runtime.block_on(states(&settings))?;
+    let snapshot = gateway::compile_once(&settings, states.clone(), runtime.handle());
+    Ok(Compiled { settings, snapshot, states, _runtime: runtime })
+}
+
+/// Compiles a configuration and runs its tests.
+pub(super) fn run(settings: Settings) -> Result<Findings, CheckError> {
+    let compiled = compile(Arc::new(settings))?;
+    let Compiled { settings, snapshot, states, .. } = &compiled;
     let mut seen: Vec<String> = states
         .iter()
         .map(|(provider, state)| {
@@ -41,8 +70,13 @@ pub(super) fn run(settings: Settings) -> Result<Findings, Box<dyn std::error::Er
         })
         .collect();
     seen.sort();
-    let report = gateway::compile_once(&settings, states, runtime.handle());
-    let mut problems = report.problems.clone();
+    let tests: Vec<_> = states.values().flat_map(|state| &state.tests).collect();
+    let mut problems = snapshot.report.problems.clone();
+    if !tests.is_empty() {
+        let failed = failed_tests(snapshot, settings, tests.iter().copied());
+        seen.push(format!("{}, {} failed", super::count(tests.len(), "test"), failed.len()));
+        problems.extend(failed);
+    }
     show_sources(&mut problems);
     Ok(Findings { problems: problems.into_iter().collect(), seen })
 }

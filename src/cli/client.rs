@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clap::Args;
 use http::header::AUTHORIZATION;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 use tidegate_core::building::ClientTls;
 use tidegate_core::{Body, Connection, Context, HttpClient, Request, Response, UpstreamError};
@@ -111,8 +111,17 @@ impl ApiClient {
 
     /// Returns the JSON at a path below `/api/`.
     pub(super) fn get(&self, path: &str) -> Result<Value, ApiError> {
+        self.send(Method::GET, path, Body::empty())
+    }
+
+    /// Sends JSON to a path below `/api/`, and returns the JSON of the response.
+    pub(super) fn post(&self, path: &str, json: String) -> Result<Value, ApiError> {
+        self.send(Method::POST, path, Body::full(json))
+    }
+
+    fn send(&self, method: Method, path: &str, body: Body) -> Result<Value, ApiError> {
         self.runtime.block_on(async {
-            let response = self.ask(path).await?;
+            let response = self.ask(method, path, body).await?;
             let status = response.status();
             let body = tokio::time::timeout(TIMEOUT, response.into_body().collect(MAX_BODY)).await;
             let body = body.map_err(|_| ApiError::Incomplete)?.map_err(|_| ApiError::Incomplete)?;
@@ -123,7 +132,7 @@ impl ApiClient {
     /// Calls `take` with each JSON line at a path below `/api/` until it returns false or the response ends.
     pub(super) fn lines(&self, path: &str, mut take: impl FnMut(&Value) -> bool) -> Result<(), ApiError> {
         self.runtime.block_on(async {
-            let response = self.ask(path).await?;
+            let response = self.ask(Method::GET, path, Body::empty()).await?;
             let status = response.status();
             if status != StatusCode::OK {
                 let body = response.into_body().collect(MAX_BODY).await.map_err(|_| ApiError::Incomplete)?;
@@ -152,14 +161,15 @@ impl ApiClient {
     }
 
     /// Sends a request for a path below `/api/`.
-    async fn ask(&self, path: &str) -> Result<Response, ApiError> {
+    async fn ask(&self, method: Method, path: &str, body: Body) -> Result<Response, ApiError> {
         let url = format!("{}/api/{path}", self.base);
-        let mut head = http::Request::get(&url).body(()).map_err(ApiError::Url)?.into_parts().0;
+        let builder = http::Request::builder().method(method).uri(&url);
+        let mut head = builder.body(()).map_err(ApiError::Url)?.into_parts().0;
         if let Some(credentials) = &self.credentials {
             head.headers.insert(AUTHORIZATION, credentials.clone());
         }
         let nobody = Arc::new(Connection::plain((Ipv4Addr::LOCALHOST, 0).into()));
-        let request = Request::new(head, Body::empty(), Context::new(nobody));
+        let request = Request::new(head, body, Context::new(nobody));
         let response = self.client.send(request, &self.tls, TIMEOUT).await;
         response.map_err(|error| ApiError::Unreachable(self.base.clone(), error))
     }

@@ -4,6 +4,7 @@ mod certs;
 mod check;
 mod client;
 mod demo;
+mod explain;
 mod healthcheck;
 mod requests;
 mod run;
@@ -45,8 +46,8 @@ enum Command {
     /// Request /ping from a running gateway, with the settings it was started with. Exits with code 1 if it
     /// is unhealthy.
     Healthcheck(Flags),
-    /// Read settings, route files and the labels of running containers, and print every problem. Exits with
-    /// code 1 if there is one.
+    /// Read settings, route files and the labels of running containers, run the tests in them, and print every
+    /// problem. Exits with code 1 if there is one.
     Check(Flags),
     /// List, renew, revoke, export and import certificates of certificate resolvers.
     #[command(subcommand)]
@@ -54,6 +55,9 @@ enum Command {
     /// Print what happened to a recent request of a running gateway: which router and why, which middlewares,
     /// which servers, who responded and when.
     Why(requests::Why),
+    /// Print what would happen to a request: which router and why, which middlewares, which server. It asks a
+    /// running gateway, or with --offline reads the configuration.
+    Explain(explain::Explain),
     /// Print the requests of a running gateway as they end.
     Tail(requests::Tail),
     /// Show the entry points, routers, servers and clients of a running gateway by rate, errors and response time.
@@ -129,6 +133,7 @@ pub fn main() -> ExitCode {
             Ok(text) => tell(&text, ExitCode::SUCCESS),
             Err(error) => refuse([(error.to_string(), None)]),
         },
+        Command::Explain(explain) => run_explain(&explain),
         Command::Tail(tail) => match tail.run(|line| _ = tell(line, ExitCode::SUCCESS)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => refuse([(error.to_string(), None)]),
@@ -141,6 +146,18 @@ pub fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => refuse([(format!("{error:#}"), None)]),
         },
+    }
+}
+
+fn run_explain(explain: &explain::Explain) -> ExitCode {
+    let explained = match explain.settings().map(load) {
+        None => explain.ask(),
+        Some(Ok(loaded)) => explain.read(loaded.settings),
+        Some(Err(problems)) => return refuse_all(&problems),
+    };
+    match explained {
+        Ok(text) => tell(&text, ExitCode::SUCCESS),
+        Err(error) => refuse([(error.to_string(), None)]),
     }
 }
 

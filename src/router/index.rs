@@ -248,6 +248,10 @@ mod tests {
             let parsed: Vec<Rule> = rules.iter().map(|(rule, _)| Rule::parse(rule).unwrap()).collect();
             for (method, host, target) in &requests {
                 let request = request(method, host, target, &[]);
+                for (rule, parsed) in rules.iter().zip(&parsed) {
+                    let unmet = crate::router::unmet(rule.0, &request).unwrap();
+                    prop_assert_eq!(unmet.is_none(), parsed.matches(&request), "{} {:?}", rule.0, unmet);
+                }
                 let expected = (0..rules.len())
                     .filter(|&i| parsed[i].matches(&request))
                     .min_by_key(|&i| (-rules[i].1, i));

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod cluster;
+mod explain;
 mod json;
 mod list;
 mod overview;
@@ -16,7 +17,7 @@ use http::{HeaderMap, Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tidegate_config::{Kind, Origin};
-use tidegate_core::{Body, BoxFuture, Handler, Reason, Request, Response, reply};
+use tidegate_core::{Body, BoxFuture, Handler, Reason, Request, Response, boxed, reply};
 
 use super::{Surroundings, dashboard};
 use crate::gateway::capitalised;
@@ -83,6 +84,12 @@ impl Api {
 
 impl Handler for Api {
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        let path = request.path().strip_prefix(self.base.as_str());
+        if path == Some("/api/explain")
+            && let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade)
+        {
+            return boxed(move || explain::answer(snapshots.load(), self.around.settings.clone(), request));
+        }
         Box::pin(std::future::ready(self.answer(&request)))
     }
 }
