@@ -77,6 +77,7 @@ pub struct Gateway {
     access_log: Option<Arc<AccessLog>>,
     live: Option<Arc<Live>>,
     tracer: Option<Arc<Tracer>>,
+    pushes: push::Pushes,
     readiness: Arc<Readiness>,
     terminating: Arc<AtomicBool>,
     acme: Acme,
@@ -122,7 +123,7 @@ impl Gateway {
         around.readiness.expect(sources.iter().map(|(instance, _)| instance.name.clone()));
         control.spawn(configuration.run(incoming));
         let providers = start_providers(sources, &settings, &updates, &control);
-        start_metrics(&settings, &around, &client, &snapshots, &control);
+        let pushes = start_metrics(&settings, &around, &client, &snapshots, &control);
         start_records(&around, &control);
         start_stapler(&settings, client, &snapshots, &generation, &control);
         let tracer = Tracer::start(&settings, control.handle());
@@ -143,6 +144,7 @@ impl Gateway {
             access_log,
             live: around.live,
             tracer,
+            pushes,
             readiness: around.readiness,
             terminating: around.terminating,
             acme: around.acme,
@@ -231,7 +233,7 @@ impl Gateway {
                 let _ = tokio::task::spawn_blocking(move || log.flush()).await;
             }
         };
-        tokio::join!(traced, logged);
+        tokio::join!(traced, logged, self.pushes.stop());
     }
 }
 
@@ -303,13 +305,12 @@ fn start_metrics(
     client: &Arc<dyn HttpClient>,
     snapshots: &SnapshotHandle,
     control: &Runtime,
-) {
-    let Some(metrics) = &around.metrics else { return };
+) -> push::Pushes {
+    let Some(metrics) = &around.metrics else { return push::Pushes::default() };
     metrics.watch_providers(around.readiness.clone());
     metrics.watch_resolvers(around.acme.clone());
-    if let Some(options) = &settings.metrics {
-        push::start(metrics, options, &snapshots.downgrade(), client, control.handle());
-    }
+    let start = |options| push::start(metrics, options, &snapshots.downgrade(), client, control.handle());
+    settings.metrics.as_ref().map(start).unwrap_or_default()
 }
 
 /// Returns what entry points depend on.

@@ -1,12 +1,11 @@
 //! Exemplars: traces of requests that were counted, one per series and bucket.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-
-use crate::request_kind::RequestKind;
 
 /// A request that was counted, and whose trace is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,27 +18,31 @@ pub struct Exemplar {
     pub at: SystemTime,
 }
 
-/// Code and kind.
-type Series = (u16, RequestKind);
-
 /// The last exemplar of each bucket of a series.
 type Buckets = Box<[Option<Exemplar>]>;
 
 /// The exemplars of one worker.
-type Held = Mutex<HashMap<Series, Buckets>>;
+type Held<K> = Mutex<HashMap<K, Buckets>>;
 
-/// The exemplars of one entry point, router or service. Nothing is allocated before the first.
+/// The exemplars of one entry point, router or service, by `K`, which identifies a series. Nothing is allocated before
+/// the first.
 ///
 /// Each worker has its own, and none waits: an exemplar is left out if a reader is looking.
-#[derive(Debug, Default)]
-pub(crate) struct Exemplars(OnceLock<Box<[Held]>>);
+#[derive(Debug)]
+pub(crate) struct Exemplars<K>(OnceLock<Box<[Held<K>]>>);
 
-impl Exemplars {
+impl<K> Default for Exemplars<K> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<K: Copy + Eq + Ord + Hash> Exemplars<K> {
     /// Keeps an exemplar of a bucket on this worker, of `workers`. `buckets` is the number of buckets.
     pub(crate) fn keep(
         &self,
         (worker, workers): (usize, usize),
-        series: Series,
+        series: K,
         (bucket, buckets): (usize, usize),
         exemplar: Exemplar,
     ) {
@@ -54,8 +57,8 @@ impl Exemplars {
     }
 
     /// Returns the newest exemplar of each bucket, by series.
-    pub(crate) fn newest(&self) -> BTreeMap<Series, Vec<Option<Exemplar>>> {
-        let mut newest: BTreeMap<Series, Vec<Option<Exemplar>>> = BTreeMap::new();
+    pub(crate) fn newest(&self) -> BTreeMap<K, Vec<Option<Exemplar>>> {
+        let mut newest: BTreeMap<K, Vec<Option<Exemplar>>> = BTreeMap::new();
         for worker in self.0.get().into_iter().flatten() {
             for (series, slots) in &*worker.lock() {
                 let sum = newest.entry(*series).or_insert_with(|| vec![None; slots.len()]);

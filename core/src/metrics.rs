@@ -68,7 +68,7 @@ pub struct RequestCounters {
     workers: Box<[Cells]>,
     labelled: Mutex<HashMap<Labels, u64>>,
     retries: AtomicU64,
-    exemplars: Exemplars,
+    exemplars: Exemplars<(u16, RequestKind)>,
 }
 
 /// Code, kind, and values of headers.

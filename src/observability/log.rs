@@ -65,7 +65,7 @@ impl ProcessLog {
         Ok(Self { file, export })
     }
 
-    /// Sends what is waiting for the collector, for at most five seconds. Blocks.
+    /// Sends what is waiting for the collector, for at most a second. Blocks.
     pub fn stop(&self) {
         if let Some(export) = &self.export {
             export.stop();

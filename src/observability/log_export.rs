@@ -46,7 +46,7 @@ impl Export {
         ExportLayer { sender: self.queue.sender(), with_callers }
     }
 
-    /// Sends what is waiting, for at most five seconds. Blocks.
+    /// Sends what is waiting, for at most a second. Blocks.
     pub(super) fn stop(&self) {
         self.runtime.block_on(self.queue.stop());
     }

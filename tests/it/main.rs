@@ -38,6 +38,7 @@ mod import_cycles;
 mod metrics;
 mod middleware_attacks;
 mod otlp_logs;
+mod otlp_metrics;
 mod packaging;
 mod pausing_clients;
 mod problem_locations;

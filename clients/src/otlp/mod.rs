@@ -23,7 +23,7 @@ pub use error::ExportError;
 use grpc::GrpcClient;
 use http::Endpoint;
 pub use options::{Grpc, Http, Otlp};
-pub use queue::{Queue, Sender};
+pub use queue::{Queue, Sender, dropped, waiting};
 pub use resource::{attribute, detect, resource, scope};
 
 /// Timeout of one attempt, as in OpenTelemetry's exporters.
@@ -38,7 +38,7 @@ const MAX_ELAPSED: Duration = Duration::from_secs(60);
 const MAX_RESPONSE: usize = 64 << 10;
 
 /// A kind of telemetry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Signal {
     /// Spans.
     Traces,

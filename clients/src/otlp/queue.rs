@@ -1,15 +1,17 @@
 //! A bounded queue from requests to a collector: senders never wait, and what does not fit is counted.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use super::Exporter;
+use super::{Exporter, Signal};
 
 /// Maximum number of waiting items.
 const CAPACITY: usize = 4096;
@@ -22,7 +24,30 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Time in which items are collected before they are sent.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Time for sending what is waiting when the gateway stops.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The queues of this process.
+static QUEUES: Mutex<Vec<(Signal, Weak<Shared>)>> = Mutex::new(Vec::new());
+
+/// Returns the number of items that were dropped, by signal, for the signals that are sent.
+pub fn dropped() -> BTreeMap<Signal, u64> {
+    by_signal(|queue| queue.dropped.load(Ordering::Relaxed))
+}
+
+/// Returns the number of items that wait, by signal, for the signals that are sent.
+pub fn waiting() -> BTreeMap<Signal, u64> {
+    by_signal(|queue| queue.waiting.load(Ordering::Relaxed) as u64)
+}
+
+fn by_signal(value: impl Fn(&Shared) -> u64) -> BTreeMap<Signal, u64> {
+    let mut sums = BTreeMap::new();
+    for (signal, queue) in &*QUEUES.lock() {
+        if let Some(queue) = queue.upgrade() {
+            *sums.entry(*signal).or_default() += value(&queue);
+        }
+    }
+    sums
+}
 
 /// Hands items to the queue. Cheap to clone.
 pub struct Sender<T> {
@@ -40,6 +65,7 @@ impl<T> Clone for Sender<T> {
 #[derive(Default)]
 struct Shared {
     dropped: AtomicU64,
+    waiting: AtomicUsize,
     /// The size of the waiting items.
     bytes: AtomicUsize,
     full: Notify,
@@ -50,8 +76,10 @@ impl<T> Sender<T> {
     pub fn send(&self, item: T) {
         let (shared, size) = (&self.shared, (self.size)(&item));
         let bytes = shared.bytes.fetch_add(size, Ordering::Relaxed) + size;
+        shared.waiting.fetch_add(1, Ordering::Relaxed);
         if bytes > MAX_BYTES || self.items.try_send(item).is_err() {
             shared.bytes.fetch_sub(size, Ordering::Relaxed);
+            shared.waiting.fetch_sub(1, Ordering::Relaxed);
             shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
         // The task is woken only if the interval is too long for the load.
@@ -99,6 +127,10 @@ impl<T: Send + 'static> Queue<T> {
     {
         let (items, receiver) = mpsc::channel(CAPACITY);
         let shared = Arc::new(Shared::default());
+        let mut queues = QUEUES.lock();
+        queues.retain(|(_, queue)| queue.strong_count() > 0);
+        queues.push((exporter.signal(), Arc::downgrade(&shared)));
+        drop(queues);
         let (stopping, stop) = watch::channel(false);
         let (end, ended) = watch::channel(());
         let worker = Worker { exporter, items: receiver, size, shared: shared.clone(), stop, reported: 0 };
@@ -114,7 +146,7 @@ impl<T: Send + 'static> Queue<T> {
         self.sender.clone()
     }
 
-    /// Sends what is waiting, for at most five seconds, and ends the task.
+    /// Sends what is waiting, for at most a second, and ends the task.
     pub async fn stop(&self) {
         self.stopping.send_replace(true);
         let mut ended = self.ended.clone();
@@ -183,6 +215,7 @@ impl<T> Worker<T> {
             batch.push(item);
         }
         self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.shared.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
         batch
     }
 }

@@ -91,7 +91,7 @@ impl Remote {
         self.sender.dropped()
     }
 
-    /// Sends what is waiting, for at most five seconds.
+    /// Sends what is waiting, for at most a second.
     pub(super) async fn stop(&self) {
         self.queue.stop().await;
     }

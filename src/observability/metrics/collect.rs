@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tidegate_clients::otlp;
 use tidegate_core::RequestCounters;
 use tidegate_core::metrics::{RequestKind, Totals};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -45,6 +46,8 @@ pub(super) struct View<'a> {
     pub(super) header_labels: &'a [(String, Option<http::HeaderName>)],
     /// Whether histograms have exemplars.
     pub(super) exemplars: bool,
+    /// Whether OpenTelemetry's own metrics are shown.
+    pub(super) semantic: bool,
 }
 
 /// A list of labels with their values.
@@ -54,7 +57,8 @@ type Labels<'a> = Vec<(&'a str, &'a str)>;
 pub(crate) fn scrape(metrics: &Metrics, snapshot: &Snapshot, format: Format) -> Vec<u8> {
     let Some(options) = &metrics.prometheus else { return Vec::new() };
     let exemplars = format != Format::Text;
-    let view = View { levels: options.levels, header_labels: &metrics.header_labels, exemplars };
+    let view =
+        View { levels: options.levels, header_labels: &metrics.header_labels, exemplars, semantic: false };
     let shown = shown(&mut options.shown.lock(), snapshot);
     let write = |out: &mut dyn Writer| {
         process::write(out);
@@ -99,6 +103,10 @@ pub(super) fn collect(
     certificates(out, snapshot);
     beyond::resolvers(out, metrics);
     lost_pushes(out, metrics);
+    dropped(out);
+    if let Some(semantic) = metrics.semantic.as_ref().filter(|_| view.semantic) {
+        semantic.write(out, snapshot);
+    }
 }
 
 /// Returns the objects to show: those of the snapshot, and those that have been removed since this reader's `last`
@@ -310,6 +318,18 @@ fn lost_pushes(out: &mut dyn Writer, metrics: &Metrics) {
     }
     for (system, lost) in &metrics.lost {
         out.series(&[("system", system)], Value::Count(lost.load(Ordering::Relaxed)));
+    }
+}
+
+/// Writes the number of spans and log records that collectors did not get.
+fn dropped(out: &mut dyn Writer) {
+    let dropped = otlp::dropped();
+    if !dropped.is_empty() {
+        let help = "Number of spans and log records that a collector did not get, by signal.";
+        out.metric(Metric::counter("tidegate_otlp_dropped_items_total", help));
+    }
+    for (signal, count) in dropped {
+        out.series(&[("signal", signal.name())], Value::Count(count));
     }
 }
 

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, Method};
 use tidegate_core::metrics::{Counted, Protocol, RequestKind, ResponseCounters, Sample};
 use tidegate_core::{Attempt, Exchange, Reason, Request, RequestCounters, RouteInfo};
 
+use super::semantic::SemanticDurations;
 use super::{Metrics, is_internal};
 use crate::worker;
 
@@ -65,6 +66,7 @@ impl EntryPointMeter {
             is_grpc: counted.is_some_and(|counted| counted.kind.protocol.is_grpc()),
             grpc_status: None,
             exemplars: self.metrics.is_scraped(),
+            semantic: self.metrics.semantic.clone(),
         }
     }
 }
@@ -87,6 +89,8 @@ pub(crate) struct Meter {
     grpc_status: Option<u16>,
     /// Whether traces are kept as exemplars.
     exemplars: bool,
+    /// Set if a collector gets metrics.
+    semantic: Option<Arc<SemanticDurations>>,
 }
 
 impl Meter {
@@ -134,6 +138,9 @@ impl Meter {
             for counters in attempt.all_counters() {
                 count(counters, &self.of_attempt(exchange, attempt, sample, now));
             }
+        }
+        if let Some(semantic) = &self.semantic {
+            semantic.count(worker, exchange, &sample);
         }
         for page in exchange.pages() {
             self.count_page(page, &sample, worker, now);

@@ -8,6 +8,7 @@ mod meter;
 mod metric;
 mod process;
 pub(crate) mod push;
+mod semantic;
 mod state;
 mod traffic;
 
@@ -22,6 +23,8 @@ use tidegate_acme::Acme;
 use tidegate_core::RequestCounters;
 use tidegate_core::metrics::ResponseCounters;
 use tidegate_core::traffic::TrafficCounters;
+
+use semantic::SemanticDurations;
 
 use crate::settings::{self, Datadog, InfluxDb2, OtlpMetrics, Prometheus, Settings, StatsD};
 
@@ -214,6 +217,8 @@ pub struct Metrics {
     resolvers: OnceLock<Acme>,
     /// Number of lost pushes by system.
     lost: BTreeMap<&'static str, AtomicU64>,
+    /// OpenTelemetry's own metrics, for a collector.
+    semantic: Option<Arc<SemanticDurations>>,
 }
 
 impl Metrics {
@@ -238,6 +243,8 @@ impl Metrics {
         let levels = prometheus.map_or(levels, |options| levels.or(Levels::from(options)));
         let levels = levels.with_servers(options.add_servers_labels);
         let bounds: Arc<[u64]> = all.into();
+        let semantic =
+            options.otlp.as_ref().map(|_| Arc::new(SemanticDurations::new(workers, bounds.clone())));
         let names = settings.entry_points.iter().filter(|_| levels.entry_points);
         let counters = || EntryPointCounters {
             requests: Arc::new(RequestCounters::new(workers, bounds.clone())),
@@ -266,6 +273,7 @@ impl Metrics {
             providers: OnceLock::new(),
             resolvers: OnceLock::new(),
             lost: lost(options),
+            semantic,
         }))
     }
 

@@ -15,9 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tidegate_core::HttpClient;
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use super::collect::{Objects, View, collect, shown};
 use super::metric::Writer;
@@ -25,6 +28,8 @@ use super::{Levels, Metrics};
 use crate::settings;
 use crate::snapshot::{Snapshot, WeakSnapshotHandle};
 
+/// Maximum time for the last push, when the gateway stops.
+const LAST_PUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum time for one push.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -65,6 +70,26 @@ struct Plan {
     name: &'static str,
     levels: Levels,
     interval: Duration,
+    /// Cancelled when the gateway stops.
+    stopping: CancellationToken,
+}
+
+/// The tasks that push.
+#[derive(Default)]
+pub(crate) struct Pushes {
+    tasks: Mutex<JoinSet<()>>,
+    stopping: CancellationToken,
+}
+
+impl Pushes {
+    /// Pushes what has been counted since the last time, within a second, and ends the tasks.
+    pub(crate) async fn stop(&self) {
+        self.stopping.cancel();
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        // Those that are late are aborted.
+        let _ = tokio::time::timeout(LAST_PUSH_TIMEOUT, async { while tasks.join_next().await.is_some() {} })
+            .await;
+    }
 }
 
 /// Starts to push to the systems in the settings.
@@ -74,39 +99,44 @@ pub(crate) fn start(
     snapshots: &WeakSnapshotHandle,
     client: &Arc<dyn HttpClient>,
     control: &Handle,
-) {
+) -> Pushes {
+    let pushes = Pushes::default();
     let has_servers = options.add_servers_labels;
     let plan = |name, levels: Levels, interval: tidegate_core::values::Duration| Plan {
         name,
         levels: levels.with_servers(has_servers),
         interval: interval.0,
+        stopping: pushes.stopping.clone(),
     };
+    let mut tasks = pushes.tasks.lock();
     if let Some(options) = &options.stats_d {
         let plan = plan("statsD", Levels::from(options), options.push_interval);
-        control.spawn(run(plan, statsd::plain(options), metrics.clone(), snapshots.clone()));
+        tasks.spawn_on(run(plan, statsd::plain(options), metrics.clone(), snapshots.clone()), control);
     }
     if let Some(options) = &options.datadog {
         let plan = plan("datadog", Levels::from(options), options.push_interval);
-        control.spawn(run(plan, statsd::datadog(options), metrics.clone(), snapshots.clone()));
+        tasks.spawn_on(run(plan, statsd::datadog(options), metrics.clone(), snapshots.clone()), control);
     }
     if let Some(options) = &options.influx_db2 {
         let plan = plan("influxDB2", Levels::from(options), options.push_interval);
         let system = influx::Influx::new(options, client.clone());
-        control.spawn(run(plan, system, metrics.clone(), snapshots.clone()));
+        tasks.spawn_on(run(plan, system, metrics.clone(), snapshots.clone()), control);
     }
     if let Some(options) = &options.otlp {
         let plan = plan("otlp", Levels::from(options), options.push_interval);
         match otlp::Collector::new(options) {
             Ok(system) => {
-                control.spawn(run(plan, system, metrics.clone(), snapshots.clone()));
+                tasks.spawn_on(run(plan, system, metrics.clone(), snapshots.clone()), control);
             }
             // Options that cannot be used are reported when the settings are read.
             Err(error) => tracing::error!(%error, "metrics: cannot push to the collector"),
         }
     }
+    drop(tasks);
+    pushes
 }
 
-/// Pushes until the gateway is dropped.
+/// Pushes until the gateway stops, and then once more.
 async fn run<S: System>(plan: Plan, mut system: S, metrics: Arc<Metrics>, snapshots: WeakSnapshotHandle) {
     let mut ticks = tokio::time::interval(plan.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -115,7 +145,10 @@ async fn run<S: System>(plan: Plan, mut system: S, metrics: Arc<Metrics>, snapsh
     let mut last = Objects::new();
     let mut is_lost = false;
     loop {
-        ticks.tick().await;
+        let is_last = tokio::select! {
+            _ = ticks.tick() => false,
+            () = plan.stopping.cancelled() => true,
+        };
         let Some(snapshots) = snapshots.upgrade() else { return };
         let batch = batch(&plan, &mut system, &metrics, &snapshots.load(), &mut last);
         drop(snapshots);
@@ -132,6 +165,9 @@ async fn run<S: System>(plan: Plan, mut system: S, metrics: Arc<Metrics>, snapsh
             _ => {}
         }
         is_lost = error.is_some();
+        if is_last {
+            return;
+        }
     }
 }
 
@@ -142,7 +178,8 @@ fn batch<S: System>(
     snapshot: &Snapshot,
     last: &mut Objects,
 ) -> S::Batch {
-    let view = View { levels: plan.levels, header_labels: &[], exemplars: false };
+    let view =
+        View { levels: plan.levels, header_labels: &[], exemplars: false, semantic: plan.name == "otlp" };
     let shown = shown(last, snapshot);
     system.render(&mut |out| collect(metrics, snapshot, &view, &shown, out))
 }

@@ -197,8 +197,8 @@ impl Writer for Rendering<'_> {
     }
 
     fn series(&mut self, labels: &[(&str, &str)], value: Value<'_>) {
-        let text = |value: &str| any_value::Value::StringValue(value.to_owned());
-        let attributes = labels.iter().map(|(label, value)| attribute(label, text(value))).collect();
+        let attributes =
+            labels.iter().map(|(label, value)| attribute(label, attribute_value(label, value))).collect();
         let now = self.starts.push;
         let number = match value {
             Value::Durations(durations) => {
@@ -268,6 +268,15 @@ impl Boundaries {
             ..HistogramDataPoint::default()
         }
     }
+}
+
+/// Returns the value of an attribute: a number for those that are one in the semantic conventions.
+fn attribute_value(name: &str, value: &str) -> any_value::Value {
+    let number = match name {
+        "http.response.status_code" | "server.port" => value.parse().ok(),
+        _ => None,
+    };
+    number.map_or_else(|| any_value::Value::StringValue(value.to_owned()), any_value::Value::IntValue)
 }
 
 /// Returns the unit of a metric.
