@@ -130,6 +130,7 @@ impl Gateway {
         let logs = (access_log.clone(), tracer.clone());
         let entry_options = entry_options(&around, (workers, options.passed), logs, &opening);
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
+        show_runtimes(&around, &entry_points, control.handle());
         around.cluster.start(&settings, &snapshots, &generation, &around.readiness, control.handle());
         acme::start(&around.acme, &settings, &snapshots, &generation, &opening, control.handle());
         drop(starting);
@@ -274,6 +275,7 @@ fn surroundings(
         live: requests.clone().map(Live::new),
         requests,
         statistics: Statistics::new(settings, workers + 1),
+        runtimes: Arc::default(),
     }
 }
 
@@ -340,6 +342,13 @@ fn start_records(around: &Surroundings, control: &Runtime) {
     if let Some(live) = around.live.clone() {
         control.spawn(live.run());
     }
+}
+
+/// Lets the API show the runtimes and connections.
+fn show_runtimes(around: &Surroundings, entry_points: &EntryPoints, control: &tokio::runtime::Handle) {
+    let own = [("control".to_owned(), control.clone())];
+    let runtimes = entry_points.runtimes().into_iter().chain(own).collect();
+    around.runtimes.set(runtimes, entry_points.watched_connections());
 }
 
 /// Starts OCSP stapling, if it is enabled.
@@ -442,6 +451,7 @@ pub(crate) fn compile_once(
         acme: Acme::default(),
         cluster: Cluster::default(),
         metrics: Metrics::new(settings, 1),
+        runtimes: Arc::default(),
         requests: None,
         live: None,
         statistics: None,

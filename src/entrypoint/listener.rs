@@ -101,6 +101,8 @@ pub(super) struct Listener {
     pub(super) shutdown: Shutdown,
     /// Open connections and their limit.
     pub(super) connections: Arc<ConnectionLimit>,
+    /// The same, for metrics and debugging.
+    pub(super) watched: Arc<dyn OpenConnections>,
     pub(super) heads: Arc<HeaderBudget>,
     /// Maximum size of an HTTP/1 request head, in bytes.
     pub(super) largest_head: usize,
@@ -180,10 +182,10 @@ impl Listener {
         let connections =
             shared.room.connections(options.transport.max_connections, shared.balance.workers() + 1);
         let handshakes = Arc::<AtomicUsize>::default();
+        let watched: Arc<dyn OpenConnections> =
+            Arc::new(WatchedConnections { connections: connections.clone(), handshakes: handshakes.clone() });
         if let Some(metrics) = &shared.metrics {
-            let watched =
-                WatchedConnections { connections: connections.clone(), handshakes: handshakes.clone() };
-            metrics.watch_connections(name, Arc::new(watched));
+            metrics.watch_connections(name, watched.clone());
         }
         let (accept_grace, grace) = options.transport.life_cycle.graces();
         Ok(Self {
@@ -223,6 +225,7 @@ impl Listener {
             balance: shared.balance.clone(),
             shutdown: Shutdown::default(),
             connections,
+            watched,
             heads: shared.heads.clone(),
             largest_head: options.http.max_header_bytes.saturating_add(HEADER_SLACK),
         })

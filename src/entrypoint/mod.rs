@@ -27,7 +27,7 @@ use std::time::Duration;
 use ::http::HeaderValue;
 use tokio::runtime::Handle;
 
-use crate::observability::metrics::Metrics;
+use crate::observability::metrics::{Metrics, OpenConnections};
 use crate::observability::tracing::Tracer;
 use crate::observability::{Requests, Statistics};
 use crate::opening::Opening;
@@ -156,6 +156,20 @@ impl EntryPoints {
             running.serve_udp(bound);
         }
         Ok(running)
+    }
+
+    /// Returns the runtimes of the data plane, by the names of their threads.
+    pub(crate) fn runtimes(&self) -> Vec<(String, Handle)> {
+        let workers = (0..self.workers.len())
+            .map(|index| (format!("worker-{index}"), self.workers.handle(index).clone()));
+        let http3 = self.http3.iter().filter_map(|http3| Some(("http3".to_owned(), http3.handle()?)));
+        workers.chain(http3).collect()
+    }
+
+    /// Returns the connections of the entry points by name.
+    pub(crate) fn watched_connections(&self) -> Vec<(String, Arc<dyn OpenConnections>)> {
+        let listeners = self.listeners.iter();
+        listeners.map(|(listener, _)| (listener.name.to_string(), listener.watched.clone())).collect()
     }
 
     fn serve_listener(

@@ -6,6 +6,7 @@
 mod answers;
 mod api;
 mod dashboard;
+mod debug;
 mod prometheus;
 mod provider;
 mod rest;
@@ -26,6 +27,7 @@ use crate::service::Service;
 use crate::settings::Settings;
 use crate::snapshot::WeakSnapshotHandle;
 
+pub use debug::Runtimes;
 pub use provider::provided;
 
 /// Name of the provider.
@@ -58,6 +60,8 @@ pub struct Surroundings {
     pub live: Option<Arc<Live>>,
     /// Statistics of requests, if there are any.
     pub statistics: Option<Arc<Statistics>>,
+    /// The runtimes and connections, for `api.debug`.
+    pub runtimes: Arc<Runtimes>,
 }
 
 /// Returns the services by qualified name.

@@ -86,6 +86,10 @@ fn api(settings: &Settings, http: &mut Http) {
     }
     let at = INTERNAL_ENTRY_POINT;
     http.routers.insert("api".into(), Arc::new(router(at, "PathPrefix(`/api`)", "api", i64::MAX - 1)));
+    if api.debug {
+        let debug = router(at, "PathPrefix(`/debug`)", "api", i64::MAX - 1);
+        http.routers.insert("debug".into(), Arc::new(debug));
+    }
     if !api.dashboard {
         return;
     }

@@ -626,7 +626,6 @@ mod tests {
     fn traefik_options_without_support_are_reported_by_name() {
         for (argument, name) in [
             ("--certificatesResolvers.le.tailscale=true", "certificatesResolvers.le.tailscale"),
-            ("--api.debug=true", "api.debug"),
             ("--hostResolver.cnameFlattening=true", "hostResolver"),
             ("--experimental.plugins.p.moduleName=m", "experimental"),
             ("--providers.nomad", "providers.nomad"),
@@ -829,7 +828,7 @@ mod tests {
     fn settings_that_traefik_accepts_are_accepted_and_reported() {
         let le = "--certificatesResolvers.le.acme";
         for (arguments, expected) in [
-            (vec!["--api.debug=true"], "api.debug is a Traefik option"),
+            (vec!["--providers.nomad=true"], "providers.nomad is a Traefik option"),
             (vec!["--entryPoints.a.asDefault=true"], "entryPoints.a.address: is missing"),
             (vec!["--entryPoints.web.http.tls.domains=x"], "entryPoints.web.http.tls.domains: `x` is given"),
             (vec!["--entryPoints.web.http.redirections.entryPoint.to=zz"], "there is no entry point `zz`"),

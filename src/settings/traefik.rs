@@ -84,7 +84,6 @@ const SWITCHES: &[&str] = &[
 
 /// Options that are reported wherever they occur (`*` is any name).
 const UNSUPPORTED: &[&str] = &[
-    "api.debug",
     "certificatesResolvers.*.spiffe",
     "certificatesResolvers.*.tailscale",
     "experimental",

@@ -53,7 +53,7 @@ fn invalid_settings_are_refused_with_their_place() {
             ["flag --providers.providersThrottleDuration", "soon"],
         ),
         // Options of Traefik that are not there are named, and refused with `--strict`.
-        ("--api.debug=true", ["api.debug", "does not support"]),
+        ("--providers.nomad=true", ["providers.nomad", "does not support"]),
         ("--tracing.otlp.http.endpoint=ftp://h", ["tracing.otlp", "http.endpoint"]),
         ("--metrics.otlp.grpc.endpoint=ftp://h", ["metrics.otlp", "grpc.endpoint"]),
         ("--metrics.otlp.explicitBoundaries=2,1", ["metrics.otlp.explicitBoundaries", "ascending"]),
@@ -62,7 +62,6 @@ fn invalid_settings_are_refused_with_their_place() {
             ["certificatesResolvers.le.tailscale", "does not support"],
         ),
         ("--providers.kubernetesCRD=true", ["providers.kubernetesCRD", "does not support"]),
-        ("--api.debug=true", ["api.debug", "does not support"]),
         ("--providers.docker.swarmMode=true", ["providers.docker.swarmMode", "use the provider `swarm`"]),
         ("--pilot.token=x", ["pilot", "removed in Traefik v3"]),
     ] {

@@ -22,6 +22,7 @@ mod cluster_page;
 mod commands;
 mod composite_services;
 mod dashboard;
+mod debug_endpoints;
 mod docs;
 mod early_hints;
 mod explain;

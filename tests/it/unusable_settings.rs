@@ -93,7 +93,7 @@ fn problems_of_settings_are_listed_as_long_as_the_gateway_runs() {
     std::fs::write(&file, "x-common: {a: b}\ntls: {options: {default: {minVersion: VersionTLS13}}}\n")
         .unwrap();
     let flag = format!("--configFile={}", file.display());
-    let flags = [flag.as_str(), "--api.debug=true", "--entryPoints.other.http.tls=true"];
+    let flags = [flag.as_str(), "--providers.nomad=true", "--entryPoints.other.http.tls=true"];
     let gateway = Gateway::with(&flags, &Gateway::one_service(&backend.url()));
     gateway.write(
         "more.yml",
@@ -105,7 +105,7 @@ fn problems_of_settings_are_listed_as_long_as_the_gateway_runs() {
     for expected in [
         "`x-common` has no effect: unknown key",
         "`tls` has no effect as a setting",
-        "api.debug is a Traefik option",
+        "providers.nomad is a Traefik option",
         "entryPoints.other.address: is missing",
     ] {
         assert!(problems.contains(expected), "{expected} in {problems}");

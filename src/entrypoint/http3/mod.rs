@@ -26,7 +26,7 @@ use quinn::{
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tidegate_core::BuildError;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
 use super::listener::{Handshaking, Listener};
 use crate::entrypoint::shutdown::Phase;
@@ -67,6 +67,11 @@ pub(super) struct Http3 {
 }
 
 impl Http3 {
+    /// Returns its runtime.
+    pub(super) fn handle(&self) -> Option<Handle> {
+        self.runtime.as_ref().map(|runtime| runtime.handle().clone())
+    }
+
     /// Starts `threads` threads, which use the per-worker state of the worker `index`.
     pub(super) fn start(threads: usize, index: usize) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()

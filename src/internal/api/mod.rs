@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tidegate_config::{Kind, Origin};
 use tidegate_core::{Body, BoxFuture, Handler, Reason, Request, Response, boxed, reply};
 
+use super::debug::Debug;
 use super::{Surroundings, dashboard};
 use crate::gateway::capitalised;
 use crate::service::Service;
@@ -39,12 +40,14 @@ pub(super) struct Api {
     /// The base path, without a trailing slash.
     base: String,
     dashboard: Option<dashboard::Dashboard>,
+    debug: Option<Debug>,
 }
 
 impl Api {
     /// Creates the API.
     pub(super) fn new(around: Surroundings, options: &Options) -> Self {
         Self {
+            debug: options.debug.then(|| Debug::new(around.runtimes.clone())),
             around,
             started: SystemTime::now(),
             base: options.base_path.trim_end_matches('/').to_owned(),
@@ -90,7 +93,11 @@ impl Handler for Api {
         {
             return boxed(move || explain::answer(snapshots.load(), self.around.settings.clone(), request));
         }
-        Box::pin(std::future::ready(self.answer(&request)))
+        let debugging = self.debug.as_ref().and_then(|debug| {
+            let path = path?.strip_prefix("/debug/")?;
+            Some(debug.answer(path, request.head.uri.query().unwrap_or(""), &request.head.method))
+        });
+        debugging.unwrap_or_else(|| Box::pin(std::future::ready(self.answer(&request))))
     }
 }
 
