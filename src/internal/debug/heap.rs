@@ -17,10 +17,12 @@ pub(super) enum HeapError {
     #[cfg(not(feature = "jemalloc"))]
     #[error("this program does not use jemalloc")]
     NoAllocator,
+    #[cfg(feature = "jemalloc")]
     #[error(
         "heap profiling is off: start the gateway with the environment variable _RJEM_MALLOC_CONF=prof:true"
     )]
     Off,
+    #[cfg(feature = "jemalloc")]
     #[error("the allocator wrote no profile: {0}")]
     Dump(String),
     #[error("the profile of the allocator cannot be read: {0}")]
@@ -33,7 +35,9 @@ impl HeapError {
     /// Returns the status of the response.
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Dump(_) | Self::Read(_) | Self::Format => StatusCode::INTERNAL_SERVER_ERROR,
+            #[cfg(feature = "jemalloc")]
+            Self::Dump(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Read(_) | Self::Format => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::NOT_IMPLEMENTED,
         }
     }
