@@ -260,7 +260,7 @@ impl Check<'_> {
             self.warn(&at, &format!("{message}: the access log is only sent"));
         } else {
             settings.access_log = None;
-            self.warn(&at, &format!("{message}: there is no access log"));
+            self.warn(&at, &format!("{message}: no access log is written"));
         }
     }
 

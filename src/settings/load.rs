@@ -838,7 +838,7 @@ mod tests {
             (vec!["--accessLog.filters.statusCodes=200,5xx"], "`5xx` (number 2) is not a status"),
             (vec!["--ping.terminatingStatusCode=99"], "`99` is not a status"),
             (vec!["--log.filePath=/proc/none/x"], "the log goes to standard output"),
-            (vec!["--accesslog.filePath=/proc/none/x"], "there is no access log"),
+            (vec!["--accesslog.filePath=/proc/none/x"], "no access log is written"),
             (vec!["--providers.http=true"], "providers.http: the provider is not started"),
             (vec!["--providers.docker.defaultRule={{"], "providers.docker: the provider is not started"),
             (vec!["--experimental.plugins.p.moduleName=m"], "experimental is a Traefik option"),

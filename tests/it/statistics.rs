@@ -42,6 +42,8 @@ fn requests_are_counted_by_entry_point_router_service_server_and_client() {
     let backend = Backend::echo("a");
     let flags = ["--entryPoints.web.forwardedHeaders.insecure=true"];
     let gateway = Gateway::with(&flags, &routes(&backend.url()));
+    // Requests are counted from the first question on.
+    statistics(&gateway, "");
     for _ in 0..5 {
         get(gateway.web(), "h", "/ok");
     }
@@ -81,6 +83,7 @@ fn requests_are_counted_by_entry_point_router_service_server_and_client() {
 fn rows_are_sorted_and_limited() {
     let backend = Backend::echo("a");
     let gateway = Gateway::serve(&routes(&backend.url()));
+    statistics(&gateway, "");
     for path in ["/ok", "/ok", "/ok", "/refused"] {
         get(gateway.web(), "h", path);
     }
@@ -119,6 +122,7 @@ fn top(gateway: &Gateway, arguments: &[&str]) -> Output {
 fn top_prints_tables_once() {
     let backend = Backend::echo("a");
     let gateway = Gateway::serve(&routes(&backend.url()));
+    statistics(&gateway, "");
     for path in ["/ok", "/ok", "/refused"] {
         get(gateway.web(), "h", path);
     }

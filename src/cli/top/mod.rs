@@ -27,7 +27,7 @@ pub(super) struct Top {
     /// Order of the rows.
     #[arg(long, value_enum, default_value_t = Sort::Rate)]
     sort: Sort,
-    /// Seconds between two updates.
+    /// Seconds between two updates, and how long requests are counted at least with --once.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
     interval: u64,
     /// Print the numbers once, as plain text, and exit.
@@ -57,7 +57,13 @@ impl Top {
     pub(super) fn run(&self) -> Result<Option<String>, TopError> {
         let client = self.api.client()?;
         if self.once {
-            let statistics = ask(&client, self.sort, self.limit as usize)?;
+            let interval = Duration::from_secs(self.interval);
+            let mut statistics = ask(&client, self.sort, self.limit as usize)?;
+            if !statistics.covers(interval) {
+                // The gateway may have begun to count with this question.
+                std::thread::sleep(interval);
+                statistics = ask(&client, self.sort, self.limit as usize)?;
+            }
             return Ok(Some(statistics.text(self.sort)));
         }
         if !io::stdout().is_terminal() {

@@ -1,9 +1,12 @@
 //! What `tidegate top` shows: rows of numbers, in an order.
 
 use std::cmp::Ordering;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::cli::text::printable;
 
@@ -154,9 +157,16 @@ pub(super) struct Statistics {
     rows: Vec<(Kind, Vec<Row>)>,
     /// Number of requests that the gateway did not count.
     pub(super) lost: u64,
+    /// Since when it has counted.
+    since: Option<OffsetDateTime>,
 }
 
 impl Statistics {
+    /// Returns true if requests have been counted for this long.
+    pub(super) fn covers(&self, time: Duration) -> bool {
+        self.since.is_none_or(|since| OffsetDateTime::now_utc() - since >= time)
+    }
+
     /// Reads a response of `/api/statistics`.
     pub(super) fn of(statistics: &Value) -> Self {
         let rows =
@@ -164,6 +174,9 @@ impl Statistics {
         Self {
             rows: Kind::ALL.iter().map(|kind| (*kind, rows(*kind))).collect(),
             lost: statistics["lost"].as_u64().unwrap_or_default(),
+            since: statistics["countedSince"]
+                .as_str()
+                .and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok()),
         }
     }
 

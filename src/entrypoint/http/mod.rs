@@ -402,10 +402,10 @@ fn refused_exchange(listener: &Listener, exchange: Arc<Exchange>, head: &http::r
     Closing::observed(exchange, Observers { recording, meter, counting, ..Observers::default() })
 }
 
-/// Begins to count a request for the statistics of the API, if there are any.
+/// Begins to count a request for the statistics of the API, if somebody asks for them.
 fn begin_counting(listener: &Listener, head: &http::request::Parts) -> Option<Counting> {
     let statistics = listener.statistics.as_ref()?;
-    Some(statistics.begin(listener.index, &head.headers))
+    statistics.begin(listener.index, &head.headers)
 }
 
 /// Counts the bytes of a request body.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use tidegate_core::Response;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::{body, refusal};
 use crate::observability::Statistics;
@@ -60,6 +62,7 @@ pub(super) fn all(statistics: &Statistics, query: &str) -> Response {
         "servers": rows(view.servers, false),
         "clients": rows(view.clients, false),
         "lost": view.lost,
+        "countedSince": OffsetDateTime::from(view.since).format(&Rfc3339).unwrap_or_default(),
     }))
 }
 

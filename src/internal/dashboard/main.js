@@ -21,7 +21,7 @@ const links = [
 // The second key after `g`.
 const KEYS = { __proto__: null, o: [], r: ["http", "routers"], s: ["http", "services"], m: ["http", "middlewares"], c: ["certificates"], q: ["requests"], l: ["cluster"], p: ["problems"] };
 
-const notFound = async () => ({ title: "Not found", content: [element("p", {}, "There is no such page. ", element("a", { href: "#/" }, "Overview"))] });
+const notFound = async () => ({ title: "Not found", content: [element("p", {}, "This page does not exist. ", element("a", { href: "#/" }, "Overview"))] });
 
 function pageOf({ parts: [first, second, third, ...more], query }) {
   if (first === undefined) return overview();

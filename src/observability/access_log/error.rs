@@ -136,7 +136,7 @@ pub enum TemplateError {
         /// The brace.
         brace: String,
     },
-    /// There is no such field.
+    /// A field is unknown.
     #[error("{place}: {source}")]
     Field {
         /// Line and column.

@@ -2,6 +2,8 @@
 //!
 //! A request adds one entry to a list of its worker when it ends, and never waits. A task of the control plane takes the
 //! lists ten times a second and adds up what they contain, so that workers share nothing and compute nothing.
+//!
+//! Requests are counted only while somebody asks for the numbers, so that others pay nothing.
 
 mod event;
 mod series;
@@ -12,7 +14,7 @@ use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 use parking_lot::Mutex;
@@ -25,6 +27,7 @@ use super::enter::enter;
 use crate::settings::Settings;
 use crate::worker;
 use event::{Event, Hit, Outcome};
+use series::HORIZON;
 pub(crate) use series::{Numbers, STEP};
 use totals::Totals;
 pub(crate) use totals::{Row, View};
@@ -33,6 +36,8 @@ pub(crate) use totals::{Row, View};
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum number of requests in the list of one worker. Half of them wake the task.
 const MAX_EVENTS: usize = 8192;
+/// How long requests are counted after the numbers were asked for.
+const PATIENCE: Duration = Duration::from_secs(HORIZON);
 
 /// The statistics of a gateway.
 pub struct Statistics {
@@ -42,8 +47,21 @@ pub struct Statistics {
     /// Wakes it early when a list is half full.
     crowded: Notify,
     totals: Mutex<Totals>,
+    /// Returns totals without requests.
+    empty: Box<dyn Fn(Instant) -> Totals + Send + Sync>,
+    /// Whether requests are counted.
+    is_counting: AtomicBool,
+    watch: Mutex<Watch>,
     keeps_clients: bool,
     add_internals: bool,
+}
+
+/// When the numbers were asked for.
+struct Watch {
+    /// Since when requests have been counted, if they are.
+    since: SystemTime,
+    /// The last time.
+    asked: Instant,
 }
 
 /// The list of one worker.
@@ -70,26 +88,37 @@ impl Statistics {
             return None;
         }
         let redaction = Redaction::new(settings.access_log.as_ref());
+        let (names, options): (Vec<String>, _) =
+            (settings.entry_points.keys().cloned().collect(), options.clone());
+        let keeps_clients = options.max_clients > 0 && redaction.keeps_client();
+        let empty = move |now| Totals::new(names.iter(), &options, now);
+        let now = Instant::now();
         Some(Arc::new(Self {
             shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
             filled: Notify::new(),
             crowded: Notify::new(),
-            totals: Mutex::new(Totals::new(settings.entry_points.keys(), options, Instant::now())),
-            keeps_clients: options.max_clients > 0 && redaction.keeps_client(),
+            totals: Mutex::new(empty(now)),
+            empty: Box::new(empty),
+            is_counting: AtomicBool::new(false),
+            watch: Mutex::new(Watch { since: SystemTime::now(), asked: now }),
+            keeps_clients,
             add_internals: settings.access_log.as_ref().is_some_and(|log| log.add_internals),
         }))
     }
 
-    /// Begins to count a request. `entry_point` is its index in the settings.
-    pub(crate) fn begin(self: &Arc<Self>, entry_point: usize, headers: &HeaderMap) -> Counting {
+    /// Begins to count a request, if requests are counted now. `entry_point` is its index in the settings.
+    pub(crate) fn begin(self: &Arc<Self>, entry_point: usize, headers: &HeaderMap) -> Option<Counting> {
+        if !self.is_counting.load(Ordering::Relaxed) {
+            return None;
+        }
         // Only trusted peers may send it.
         let forwarded = if self.keeps_clients { headers.get(X_FORWARDED_FOR) } else { None };
         let first = forwarded.and_then(|value| value.as_bytes().split(|byte| *byte == b',').next());
-        Counting {
+        Some(Counting {
             statistics: self.clone(),
             entry_point: u16::try_from(entry_point).unwrap_or(u16::MAX),
             client: first.and_then(|entry| parse_entry(entry.trim_ascii())),
-        }
+        })
     }
 
     /// Adds up requests as they end, until it is dropped.
@@ -113,12 +142,28 @@ impl Statistics {
             }
         }
         self.totals.lock().tidy(now);
+        let watch = self.watch.lock();
+        if now.saturating_duration_since(watch.asked) > PATIENCE {
+            self.is_counting.store(false, Ordering::Relaxed);
+        }
     }
 
-    /// Returns the numbers of all objects, and of how many requests were left out.
+    /// Returns the numbers of all objects, and of how many requests were left out. Requests are counted from the first
+    /// call on, until there has been none for [`PATIENCE`].
     pub(crate) fn view(&self) -> View {
+        self.view_at(Instant::now())
+    }
+
+    fn view_at(&self, now: Instant) -> View {
         let lost = self.shards.iter().map(|shard| shard.lost.load(Ordering::Relaxed)).sum();
-        self.totals.lock().view(lost, Instant::now())
+        let mut watch = self.watch.lock();
+        watch.asked = now;
+        let mut totals = self.totals.lock();
+        if !self.is_counting.swap(true, Ordering::Relaxed) {
+            watch.since = SystemTime::now();
+            *totals = (self.empty)(now);
+        }
+        totals.view(lost, watch.since, now)
     }
 
     fn push(&self, event: Event) {
@@ -177,6 +222,13 @@ mod tests {
         Statistics::new(&settings, 2)
     }
 
+    /// Returns statistics that are being watched.
+    fn watched(change: impl FnOnce(&mut Api)) -> Arc<Statistics> {
+        let statistics = statistics(change).unwrap();
+        statistics.view();
+        statistics
+    }
+
     fn record(statistics: &Arc<Statistics>, forwarded: Option<&'static str>, status: u16) {
         let mut headers = HeaderMap::new();
         if let Some(forwarded) = forwarded {
@@ -186,12 +238,14 @@ mod tests {
         let exchange = Exchange::begin(connection, Version::HTTP_11);
         exchange.attempt(&Arc::from("a@file"), None);
         exchange.answer(status, None);
-        statistics.begin(0, &headers).end(&exchange);
+        if let Some(counting) = statistics.begin(0, &headers) {
+            counting.end(&exchange);
+        }
     }
 
     #[test]
     fn requests_are_counted_once_they_are_collected() {
-        let statistics = statistics(|_| ()).unwrap();
+        let statistics = watched(|_| ());
         for status in [200, 404, 503] {
             record(&statistics, None, status);
         }
@@ -213,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_list_that_is_full_loses_requests_and_counts_them() {
-        let statistics = statistics(|_| ()).unwrap();
+        let statistics = watched(|_| ());
         for _ in 0..MAX_EVENTS + 5 {
             record(&statistics, None, 200);
         }
@@ -226,9 +280,31 @@ mod tests {
     fn settings_turn_it_off() {
         assert!(Statistics::new(&Settings::default(), 1).is_none(), "without the API");
         assert!(statistics(|api| api.statistics.max_objects = 0).is_none());
-        let without = statistics(|api| api.statistics.max_clients = 0).unwrap();
+        let without = watched(|api| api.statistics.max_clients = 0);
         record(&without, None, 200);
         without.collect(&mut Vec::new(), Instant::now());
         assert!(without.view().clients.is_empty());
+    }
+
+    #[test]
+    fn requests_are_counted_only_while_somebody_asks() {
+        let statistics = statistics(|_| ()).unwrap();
+        let requests = |at| statistics.view_at(at).entry_points[0].numbers.requests[2];
+        let collect = |at| statistics.collect(&mut Vec::new(), at);
+        let start = Instant::now();
+        record(&statistics, None, 200);
+        collect(start);
+        assert_eq!(requests(start), 0);
+        record(&statistics, None, 200);
+        collect(start);
+        assert_eq!(requests(start), 1);
+        let late = start + PATIENCE + Duration::from_secs(1);
+        collect(late);
+        record(&statistics, None, 200);
+        collect(late);
+        assert_eq!(requests(late), 0, "it begins anew");
+        record(&statistics, None, 200);
+        collect(late);
+        assert_eq!(requests(late), 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::event::Event;
 use super::series::{Numbers, Series};
@@ -43,6 +43,8 @@ pub(crate) struct View {
     pub(crate) clients: Vec<Row>,
     /// Number of requests that were not counted.
     pub(crate) lost: u64,
+    /// Since when requests have been counted.
+    pub(crate) since: SystemTime,
 }
 
 impl Totals {
@@ -97,7 +99,7 @@ impl Totals {
     }
 
     /// Returns the numbers at a moment.
-    pub(super) fn view(&mut self, lost: u64, at: Instant) -> View {
+    pub(super) fn view(&mut self, lost: u64, since: SystemTime, at: Instant) -> View {
         let now = self.seconds(at);
         let part = at.saturating_duration_since(self.epoch).subsec_nanos();
         let numbers = |series: &Series| series.numbers(now, f64::from(part) / 1e9);
@@ -116,6 +118,7 @@ impl Totals {
             servers: self.servers.iter(now).map(server).collect(),
             clients: self.clients.iter(now).map(|(client, series)| row(client.to_string(), series)).collect(),
             lost,
+            since,
         }
     }
 

@@ -118,7 +118,7 @@ fn every_page_shows_its_data_without_complaints() {
         ("/certificates", &["shop.example", "days left"]),
         ("/cluster", &["This gateway is alone.", "(this one)", "All serve the same configuration."]),
         ("/problems", &["broken@file", "routes.yml:"]),
-        ("/nothing/here", &["There is no such page."]),
+        ("/nothing/here", &["This page does not exist."]),
     ] {
         open(&mut browser, &base, page);
         let text = text(&mut browser);
