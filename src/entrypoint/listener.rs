@@ -27,7 +27,7 @@ use crate::observability::metrics::{ConnectionStates, EntryPointMeter, Metrics, 
 use crate::observability::tracing::Tracer;
 use crate::observability::{Requests, Statistics};
 use crate::opening::Opening;
-use crate::settings::{EntryPoint, EntryPointObservability, Settings};
+use crate::settings::{EntryPoint, EntryPointObservability, ProxyProtocol, Settings};
 use crate::snapshot::SnapshotHandle;
 use crate::tcp::Routes;
 use crate::tls::TlsStore;
@@ -148,6 +148,14 @@ pub(super) struct Shared {
     pub(super) heads: Arc<HeaderBudget>,
 }
 
+impl Trust {
+    fn new(options: &ProxyProtocol) -> Result<Self, BuildError> {
+        let invalid = |error| BuildError::new(format!("proxyProtocol.trustedIPs: {error}"));
+        let ranges = IpRanges::parse(&options.trusted_ips).map_err(invalid)?;
+        Ok(Self { all: options.insecure, ranges })
+    }
+}
+
 impl Listener {
     /// Counts the response to a head that is refused before there is a request.
     pub(super) fn count_refused(&self, reason: Reason) {
@@ -167,14 +175,7 @@ impl Listener {
         let append = !settings.global.not_append_x_forwarded_for;
         let forwarded = ForwardedRules::new(&options.forwarded_headers, append, shared.hostname.clone())
             .map_err(|error| BuildError::new(format!("forwardedHeaders.{error}")))?;
-        let proxy = match &options.proxy_protocol {
-            None => None,
-            Some(proxy) => Some(Trust {
-                all: proxy.insecure,
-                ranges: IpRanges::parse(&proxy.trusted_ips)
-                    .map_err(|error| BuildError::new(format!("proxyProtocol.trustedIPs: {error}")))?,
-            }),
-        };
+        let proxy = options.proxy_protocol.as_ref().map(Trust::new).transpose()?;
         let proxy_status = options.http.proxy_status.as_ref().map(ProxyStatus::new).transpose()?;
         let server_timing = options.http.server_timing.as_ref().map(ServerTiming::new).transpose()?;
         let limits = limits(options);

@@ -3,6 +3,8 @@
 //! The builder records what an instance requests while it is built: files, other instances, state, tasks. The
 //! next snapshot reuses the instance if its options and everything it requested are unchanged.
 
+mod counters;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,9 +18,7 @@ use super::diagnostics::{Broken, Diagnostics};
 use super::files::Content;
 use super::tasks::{Slot, Tasks};
 use super::{Effects, Environment, files};
-use crate::observability::metrics::{
-    CarryingObject, CountedObject, OTHER_SERVERS, Role, Transport as Carrier,
-};
+use crate::observability::metrics::{CarryingObject, CountedObject};
 use crate::service::Service;
 use crate::upstream::Transport;
 use crate::{service, store, tcp, udp};
@@ -176,39 +176,6 @@ pub(super) struct Instances {
     pub(super) counters: BTreeMap<CountedObject, Arc<RequestCounters>>,
     /// Counters of TCP and UDP routers, services and servers.
     pub(super) traffic: BTreeMap<CarryingObject, Arc<TrafficCounters>>,
-}
-
-impl Instances {
-    /// Keeps the counters of services that were reused, which did not ask for them. Those that were built have the
-    /// servers that they still need.
-    fn keep_counters(&mut self, before: &Self, built: &BTreeSet<String>) {
-        let names = self.services.names();
-        for (object, counters) in &before.counters {
-            let is_kept = match object {
-                CountedObject::Router { .. } => false,
-                CountedObject::Service(name) => names.contains(name),
-                CountedObject::Server { service, .. } => names.contains(service) && !built.contains(service),
-            };
-            if is_kept {
-                self.counters.entry(object.clone()).or_insert_with(|| counters.clone());
-            }
-        }
-        let (tcp, udp) = (self.tcp_services.names(), self.udp_services.names());
-        let is_reused = |transport: Carrier, service: &String| {
-            let names = match transport {
-                Carrier::Tcp => &tcp,
-                Carrier::Udp => &udp,
-            };
-            let itself = CarryingObject { transport, role: Role::Service(service.clone()) };
-            names.contains(service) && !self.traffic.contains_key(&itself)
-        };
-        let kept = before.traffic.iter().filter(|(object, _)| match &object.role {
-            Role::Service(service) | Role::Server { service, .. } => is_reused(object.transport, service),
-            Role::Router { .. } => false,
-        });
-        let kept: Vec<_> = kept.map(|(object, counters)| (object.clone(), counters.clone())).collect();
-        self.traffic.extend(kept);
-    }
 }
 
 /// Builds the objects of one configuration.
@@ -378,63 +345,6 @@ impl<'a> Builder<'a> {
         if !state.unused {
             state.tasks.push(slot);
         }
-    }
-
-    /// Returns the counters of an object, those of the previous snapshot if it has any; `None` if metrics do not
-    /// have its name.
-    pub(super) fn counters(&self, object: CountedObject) -> Option<Arc<RequestCounters>> {
-        let metrics = self.environment.metrics.as_ref().filter(|metrics| metrics.counts(&object))?;
-        let before = self.previous.and_then(|(_, before)| before.counters.get(&object).cloned());
-        let mut state = self.state.borrow_mut();
-        let counters =
-            state.now.counters.entry(object).or_insert_with(|| before.unwrap_or_else(|| metrics.counters()));
-        Some(counters.clone())
-    }
-
-    /// Lets new servers have the places of those that a service had before and that are not among `urls`.
-    pub(super) fn leave_servers(&self, service: &str, urls: &[&str]) {
-        let Some((_, before)) = self.previous else { return };
-        self.state.borrow_mut().balanced.insert(service.to_owned());
-        let first = CountedObject::Server { service: service.to_owned(), url: String::new() };
-        let is_leaving = |(object, _): &(&CountedObject, _)| match object {
-            CountedObject::Server { service: of, url } if of == service => {
-                Some(url != OTHER_SERVERS && !urls.contains(&url.as_str()))
-            }
-            _ => None,
-        };
-        let leaving = before.counters.range(first..).map_while(|one| is_leaving(&one));
-        self.state.borrow_mut().leaving += leaving.filter(|is_leaving| *is_leaving).count();
-    }
-
-    /// Returns the counters of a server, as [`Self::counters`] does. Those above the limit share the counters of other
-    /// servers of their service.
-    pub(super) fn server_counters(&self, service: &str, url: &str) -> Option<Arc<RequestCounters>> {
-        let object = |url: &str| CountedObject::Server { service: service.to_owned(), url: url.to_owned() };
-        let own = object(url);
-        let metrics = self.environment.metrics.as_ref().filter(|metrics| metrics.counts(&own))?;
-        let mut state = self.state.borrow_mut();
-        if let Some(known) = state.now.counters.get(&own) {
-            return Some(known.clone());
-        }
-        let before = self.previous.and_then(|(_, before)| before.counters.get(&own).cloned());
-        let leaving = state.leaving;
-        let Some(counters) = before.or_else(|| metrics.server_counters(leaving)) else {
-            drop(state);
-            return self.counters(object(OTHER_SERVERS));
-        };
-        state.now.counters.insert(own, counters.clone());
-        Some(counters)
-    }
-
-    /// Returns the counters of an object's connections or sessions, as [`Self::counters`] does.
-    pub(super) fn traffic(&self, transport: Carrier, role: Role) -> Option<Arc<TrafficCounters>> {
-        let object = CarryingObject { transport, role };
-        let metrics = self.environment.metrics.as_ref().filter(|metrics| metrics.counts_traffic(&object))?;
-        let before = self.previous.and_then(|(_, before)| before.traffic.get(&object).cloned());
-        let mut state = self.state.borrow_mut();
-        let counters =
-            state.now.traffic.entry(object).or_insert_with(|| before.unwrap_or_else(|| metrics.traffic()));
-        Some(counters.clone())
     }
 
     /// Returns the router that the current object is built for.

@@ -61,6 +61,7 @@ mod response_framing;
 mod router_options;
 mod rule_language;
 mod server_faults;
+mod server_metrics;
 mod services;
 mod slow_clients;
 mod startup;
