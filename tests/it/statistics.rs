@@ -96,6 +96,12 @@ fn rows_are_sorted_and_limited() {
     assert_eq!(names("?sortBy=rate")[0], "ok@file");
     assert_eq!(names("?sortBy=errors")[0], "refused@file");
     assert_eq!(names("?sortBy=name&limit=1"), ["ok@file"]);
+    assert_eq!(names("?name=ok%40file"), ["ok@file"]);
+    let of_service = statistics(&gateway, "?name=a%40file");
+    assert_eq!(row(&of_service, "servers", &backend.url())["service"], "a@file");
+    let lengths =
+        ["services", "servers", "routers", "clients"].map(|kind| of_service[kind].as_array().unwrap().len());
+    assert_eq!(lengths, [1, 1, 0, 0]);
     for (query, message) in [
         ("sortBy=rat", "invalid sortBy `rat`: expected one of rate, errors, p50, p99, name"),
         ("limit=0", "invalid limit `0`: expected a number from 1 to 10000"),

@@ -50,8 +50,12 @@ pub(super) fn all(statistics: &Statistics, query: &str) -> Response {
             return refusal(StatusCode::BAD_REQUEST, &message);
         }
     };
+    let wanted = value("name").unwrap_or_default();
     let view = statistics.view();
     let rows = |mut rows: Vec<Row>, with_history: bool| -> Value {
+        rows.retain(|row| {
+            wanted.is_empty() || row.name == wanted || row.service.as_deref() == Some(&*wanted)
+        });
         rows.sort_by(|one, other| order(one, other).then_with(|| one.name.cmp(&other.name)));
         rows.iter().take(limit).map(|row| describe(row, with_history)).collect()
     };
