@@ -43,6 +43,7 @@ const MODULES: &[(&str, &str, &str)] = modules![
     "api.js"
     "certificates.js"
     "dom.js"
+    "explain.js"
     "lists.js"
     "main.js"
     "object.js"
@@ -51,8 +52,10 @@ const MODULES: &[(&str, &str, &str)] = modules![
     "pages.js"
     "parts.js"
     "picture.js"
+    "request.js"
     "requests.js"
     "router.js"
+    "statistics.js"
 ];
 
 /// The service. Expects paths without `/dashboard`.

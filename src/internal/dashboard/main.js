@@ -2,12 +2,14 @@
 import { get } from "./api.js";
 import { certificate, certificates } from "./certificates.js";
 import { element } from "./dom.js";
+import { explain } from "./explain.js";
 import { list } from "./lists.js";
 import { object } from "./object.js";
 import { overview } from "./overview.js";
 import { cluster, entryPoint, problems, provider } from "./pages.js";
 import { GROUPS } from "./parts.js";
-import { exist, request, requests } from "./requests.js";
+import { request } from "./request.js";
+import { requests } from "./requests.js";
 import { current, href, redirect } from "./router.js";
 
 const EVERY = 5000;
@@ -16,10 +18,10 @@ const heading = document.getElementById("heading");
 const product = document.title;
 const links = [
   ["Overview", []], ["Routers", ["http", "routers"]], ["Services", ["http", "services"]], ["Middlewares", ["http", "middlewares"]],
-  ["Certificates", ["certificates"]], ["Requests", ["requests"]], ["Cluster", ["cluster"]], ["Problems", ["problems"]],
+  ["Certificates", ["certificates"]], ["Requests", ["requests"]], ["Explain", ["explain"]], ["Cluster", ["cluster"]], ["Problems", ["problems"]],
 ];
 // The second key after `g`.
-const KEYS = { __proto__: null, o: [], r: ["http", "routers"], s: ["http", "services"], m: ["http", "middlewares"], c: ["certificates"], q: ["requests"], l: ["cluster"], p: ["problems"] };
+const KEYS = { __proto__: null, o: [], r: ["http", "routers"], s: ["http", "services"], m: ["http", "middlewares"], c: ["certificates"], q: ["requests"], x: ["explain"], l: ["cluster"], p: ["problems"] };
 
 const notFound = async () => ({ title: "Not found", content: [element("p", {}, "This page does not exist. ", element("a", { href: "#/" }, "Overview"))] });
 
@@ -29,7 +31,7 @@ function pageOf({ parts: [first, second, third, ...more], query }) {
   if (GROUPS[first]?.includes(second)) return third === undefined ? list(first, second, query) : object(first, second, third);
   if (third !== undefined) return notFound();
   if (second !== undefined) return ({ __proto__: null, certificates: certificate, entrypoints: entryPoint, providers: provider, requests: request }[first] ?? notFound)(second);
-  return ({ __proto__: null, certificates, cluster, problems, requests }[first] ?? notFound)(query);
+  return ({ __proto__: null, certificates, cluster, explain, problems, requests }[first] ?? notFound)(query);
 }
 
 /** Marks the part of the navigation that is shown. */
@@ -52,7 +54,7 @@ function place(node) {
 }
 
 function restore(at) {
-  const node = at && [...view.querySelectorAll("a, button, input, select, [tabindex]")].find(at.same);
+  const node = at && [...view.querySelectorAll("a, button, input, select, textarea, [tabindex]")].find(at.same);
   if (!node) return;
   if (at.selection) {
     const [text, start, end] = at.selection;
@@ -63,8 +65,34 @@ function restore(at) {
 }
 
 let turn = 0;
-let shown = { address: "", markup: "" };
+let shown = { address: "", parts: [] };
 let timer;
+let every = EVERY;
+let leave;
+
+/** Replaces the parts of the page that have changed: the others keep selections and the places of screen readers. */
+function replace(result, address, moved) {
+  const nodes = [...element("div", {}, result.content).childNodes];
+  const parts = nodes.map((node) => node.outerHTML ?? node.data);
+  // A page that keeps itself current is bound to its elements.
+  const all = moved || leave || result.leave || shown.address !== address || shown.parts.length !== parts.length;
+  const changed = nodes.filter((_, index) => all || shown.parts[index] !== parts[index]);
+  leave?.();
+  leave = result.leave;
+  shown = { address, parts };
+  if (changed.length === 0) return;
+  const at = moved ? undefined : place(document.activeElement);
+  heading.replaceChildren(...[result.heading ?? result.title].flat(Infinity).filter(Boolean));
+  if (all) view.replaceChildren(...nodes);
+  else nodes.forEach((node, index) => {
+    if (!changed.includes(node)) return;
+    const old = view.childNodes[index];
+    const scrolled = old.scrollLeft;
+    old.replaceWith(node);
+    if (scrolled) node.scrollLeft = scrolled;
+  });
+  restore(at);
+}
 
 async function show({ moved = false } = {}) {
   redirect();
@@ -80,29 +108,28 @@ async function show({ moved = false } = {}) {
     result = { title: error.status === 404 ? "Not found" : "No data", content: [element("p", { class: "banner bad", role: "alert" }, `✕ ${error.message}`)] };
   }
   // A later page may have been answered before.
-  if (mine !== turn) return;
-  document.title = `${result.title} · ${product}`;
-  const next = element("div", {}, result.content);
-  // What has not changed stays, so that selections and the places of screen readers do.
-  if (moved || shown.address !== address || shown.markup !== next.innerHTML) {
-    shown = { address, markup: next.innerHTML };
-    const at = moved ? undefined : place(document.activeElement);
-    heading.replaceChildren(...[result.heading ?? result.title].flat(Infinity).filter(Boolean));
-    view.replaceChildren(...next.childNodes);
-    restore(at);
+  if (mine !== turn) {
+    result.leave?.();
+    return;
   }
+  document.title = `${result.title} · ${product}`;
+  replace(result, address, moved);
   view.dataset.shown = address || "#/";
   if (moved) {
     heading.focus({ preventScroll: true });
     scrollTo(0, 0);
   }
-  if (result.every !== 0) timer = setTimeout(refresh, result.every ?? EVERY);
+  every = result.every ?? EVERY;
+  schedule();
 }
 
-function refresh() {
-  if (document.hidden) timer = setTimeout(refresh, EVERY);
-  else Promise.all([show(), badge()]);
+/** Loads the page again after its time, unless nobody sees it. */
+function schedule() {
+  clearTimeout(timer);
+  if (every !== 0 && !document.hidden) timer = setTimeout(refresh, every);
 }
+
+const refresh = () => Promise.all([show(), badge()]);
 
 async function badge() {
   try {
@@ -114,11 +141,8 @@ async function badge() {
   }
 }
 
-async function navigation() {
-  const withRequests = await exist().catch(() => false);
-  const shownLinks = links.filter(([, path]) => path[0] !== "requests" || withRequests);
-  document.getElementById("key-requests").hidden = !withRequests;
-  document.getElementById("tabs").replaceChildren(...shownLinks.map(([name, path]) => element("a", { href: href(path), "data-path": path.join("/") }, name,
+function navigation() {
+  document.getElementById("tabs").replaceChildren(...links.map(([name, path]) => element("a", { href: href(path), "data-path": path.join("/") }, name,
     name === "Problems" && element("b", { id: "badge", hidden: true }))));
 }
 
@@ -142,8 +166,13 @@ document.getElementById("skip").addEventListener("click", (event) => {
 addEventListener("submit", (event) => event.preventDefault());
 addEventListener("hashchange", () => show({ moved: true }));
 addEventListener("refined", () => show());
+document.addEventListener("visibilitychange", () => {
+  // Pages that keep themselves current do this, too.
+  if (document.hidden) clearTimeout(timer);
+  else if (every !== 0) refresh();
+});
 
-await navigation();
+navigation();
 await Promise.all([show(), badge()]);
 get("version").then((data) => {
   document.getElementById("version").textContent = `Version ${data.Version}, running since ${new Date(data.startDate).toLocaleString()}`;

@@ -6,6 +6,7 @@ import { options } from "./options.js";
 import { errors, heading, link, named, pairs, qualified, quiet, split, status, title } from "./parts.js";
 import { picture } from "./picture.js";
 import { href } from "./router.js";
+import { numbers, trafficOf } from "./statistics.js";
 
 const OWN = ["name", "provider", "status", "error", "using", "usedBy", "serverStatus", "priorityStr", "priority", "type", "rule", "service", "middlewares", "entryPoints"];
 const MAX_DEPTH = 4;
@@ -102,9 +103,19 @@ function users(family, object) {
   return [element("ul", { class: "plain" }, shown), all.length > MAX_USERS && quiet(`and ${all.length - MAX_USERS} more`)];
 }
 
+/** Returns a question about a request that the router might get. */
+function question({ rule = "", tls, using }) {
+  const first = (matcher) => new RegExp(`\\b${matcher}\\(\\s*[\`"']([^\`"']+)`).exec(rule)?.[1];
+  const path = first("Path") ?? first("PathPrefix") ?? "/";
+  return { url: `${tls ? "https" : "http"}://${first("Host") ?? "localhost"}${path}`, entryPoint: using?.[0] };
+}
+
 /** Shows one object. */
 export async function object(family, group, name) {
-  const [shown, origin, problems] = await Promise.all([get(family, group, name), maybe("origins", family, group, name), get("problems")]);
+  const counted = family === "http" && group !== "middlewares";
+  const [shown, origin, problems, found] = await Promise.all([
+    get(family, group, name), maybe("origins", family, group, name), get("problems"), counted ? numbers(name) : undefined,
+  ]);
   const own = problems.filter((problem) => problem.name && (problem.name === name || name.endsWith(`-${problem.name}`)) && shown.error?.includes(problem.message));
   const word = group.slice(0, -1);
   return {
@@ -124,6 +135,8 @@ export async function object(family, group, name) {
         ["Service", shown.service && named(family, "services", qualified(shown.service, name))],
         ["Used by", shown.usedBy?.length ? users(family, shown) : undefined],
       ),
+      group === "routers" && family === "http" && element("p", {}, link(["explain"], "Explain a request to this router", question(shown))),
+      ...(counted ? trafficOf(found, group, name) : []),
       heading(group === "middlewares" ? "Use" : "Path of a request"),
       await PICTURES[group](family, name, shown),
       heading("Options"),

@@ -3,6 +3,7 @@ import { all, get, page } from "./api.js";
 import { element } from "./dom.js";
 import { options } from "./options.js";
 import { GROUPS, heading, link, named, pairs, quiet, search, status, table, title } from "./parts.js";
+import { numbers, trafficOf } from "./statistics.js";
 
 const MAX_ROUTERS = 100;
 const LISTS = { "router": "http/routers", "service": "http/services", "middleware": "http/middlewares" };
@@ -10,12 +11,13 @@ const LISTS = { "router": "http/routers", "service": "http/services", "middlewar
 /** Shows one entry point. */
 export async function entryPoint(name) {
   const families = Object.keys(GROUPS);
-  const [shown, ...routers] = await Promise.all([get("entrypoints", name), ...families.map((family) => all([family, "routers"]))]);
+  const [shown, found, ...routers] = await Promise.all([get("entrypoints", name), numbers(name), ...families.map((family) => all([family, "routers"]))]);
   const own = families.flatMap((family, at) => routers[at].filter((router) => router.using?.includes(name)).map((router) => ({ family, ...router })));
   return {
     title: `Entry point ${name}`,
     content: [
       pairs(["Address", element("code", {}, shown.address)], ["Routers", own.length]),
+      ...trafficOf(found, "entryPoints", name),
       heading("Routers"),
       own.length ? table(`Routers of ${name}`, [
         ["Name", (item) => named(item.family, "routers", item.name)], ["Protocol", (item) => item.family.toUpperCase()], ["Status", (item) => status(item.status)],

@@ -7,6 +7,10 @@ const STATES = {
   __proto__: null,
   enabled: ["✓", "enabled", "good"], warning: ["!", "warning", "warn"], disabled: ["✕", "disabled", "bad"], expired: ["✕", "expired", "bad"],
   UP: ["✓", "up", "good"], DOWN: ["✕", "down", "bad"],
+  // Of an explanation.
+  up: ["✓", "up", "good"], unproven: ["!", "unproven", "warn"], refused: ["✕", "refused", "bad"], down: ["✕", "down", "bad"],
+  passes: ["✓", "passes it on", "good"], responds: ["✕", "responds", "bad"], depends: ["!", "depends", "warn"], notReached: ["–", "not reached", "quiet"],
+  chosen: ["✓", "chosen", "good"], matches: ["!", "matches", "warn"], fails: ["✕", "no", "quiet"],
 };
 
 /** The families with their lists. */
@@ -39,6 +43,10 @@ export function named(family, group, name) {
   return element("a", { href: href([family, group, name]) }, first, provider && element("span", { class: "provider" }, `@${provider}`));
 }
 
+/** Returns a row of a table. */
+export const tableRow = (columns, row) => element("tr", { role: "row" }, columns.map(([text, cell], index) => (index === 0
+  ? element("th", { role: "rowheader", scope: "row", "data-label": text }, cell(row)) : element("td", { role: "cell", "data-label": text }, cell(row)))));
+
 /**
  * Returns a table, whose roles stay when narrow screens show its rows as blocks. A column is a title, a function that returns a row's cell, and the name by which the API sorts.
  */
@@ -51,8 +59,7 @@ export function table(caption, columns, rows, sorted = {}) {
     button.addEventListener("click", () => refine({ sortBy: key, direction: down ? "desc" : "", page: "" }));
     return element("th", { role: "columnheader", scope: "col", "aria-sort": mine ? (down ? "ascending" : "descending") : "none" }, button);
   });
-  const body = rows.map((row) => element("tr", { role: "row" }, columns.map(([text, cell], index) => (index === 0
-    ? element("th", { role: "rowheader", scope: "row", "data-label": text }, cell(row)) : element("td", { role: "cell", "data-label": text }, cell(row))))));
+  const body = rows.map((row) => tableRow(columns, row));
   return element("div", { class: "panel", role: "region", "aria-label": caption, tabindex: "0" }, element("table", { role: "table" },
     element("caption", { class: "unseen" }, caption), element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, head)), element("tbody", { role: "rowgroup" }, body)));
 }
@@ -101,5 +108,11 @@ export function left(time) {
   const days = Math.floor((new Date(time) - Date.now()) / 86_400_000);
   return days < 0 ? "expired" : days === 1 ? "1 day left" : `${days} days left`;
 }
+
+/** Returns milliseconds in words. */
+export const seconds = (milliseconds) => (milliseconds >= 1000 ? `${(milliseconds / 1000).toFixed(2)} s` : `${milliseconds.toFixed(1)} ms`);
+
+/** Returns the names of routers inside each other, which the API joins by an arrow. */
+export const nested = (names) => (names ?? "").split(" -> ").filter(Boolean);
 
 export const moment = (time) => (time ? element("time", { datetime: time }, new Date(time).toLocaleString()) : "");

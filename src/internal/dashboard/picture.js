@@ -9,7 +9,7 @@ const MAX_ROWS = 12;
 const cut = (text) => (text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT - 1)}…` : text);
 
 function box(node, x, y) {
-  const [sign, word, tone] = node.state ? stateOf(node.state) : ["", "", "quiet"];
+  const [sign, word, tone] = node.state ? stateOf(node.state) : ["", "", ""];
   const title = [node.kind, node.text, word, node.note].filter(Boolean).join(", ");
   const parts = [
     svg("title", {}, title),
@@ -55,15 +55,4 @@ export function picture(name, columns) {
   placed.slice(1).flatMap((column, at) => lines(placed[at], column)),
   placed.map((column, at) => svg("g", {},
     svg("text", { class: "title", x: column[0].x, y: 18 }, filled[at].title), column.map(({ node, x, y }) => box(node, x, y))))));
-}
-
-/** Returns a row of bars for numbers over time. */
-export function bars(label, values) {
-  const top = Math.max(1, ...values);
-  return svg("svg", { class: "bars", viewBox: `0 0 ${values.length * 4} 24`, width: values.length * 4, height: 24, role: "img", "aria-label": label },
-    svg("title", {}, label),
-    values.map((value, at) => {
-      const height = value ? Math.max(2, (value / top) * 24) : 0.5;
-      return svg("rect", { x: at * 4, y: 24 - height, width: 3, height });
-    }));
 }

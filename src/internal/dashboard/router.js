@@ -36,9 +36,14 @@ export function redirect() {
   if (now) history.replaceState(null, "", `#${now}`);
 }
 
-/** Changes values of the query, without a new entry in the history, and shows the page. */
-export function refine(changes) {
+/** Changes values of the query, without a new entry in the history. */
+export function remember(changes) {
   const { parts, query } = current();
   history.replaceState(null, "", href(parts, { ...query, ...changes }));
+}
+
+/** Changes values of the query, and shows the page. */
+export function refine(changes) {
+  remember(changes);
   dispatchEvent(new Event("refined"));
 }

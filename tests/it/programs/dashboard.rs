@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::dashboard::ROUTES;
 use crate::support::chromium::Chromium;
 use crate::support::tls::certificate;
-use crate::support::{Backend, Gateway};
+use crate::support::{Backend, Client, Gateway, eventually, get, pause_for};
 
 const SHOP: &str = "
 http:
@@ -16,6 +17,7 @@ http:
     shop: {rule: 'Host(`shop.example`)', service: weighted, middlewares: [login, limit], entryPoints: [web]}
     secure: {rule: 'Host(`shop.example`) && PathPrefix(`/pay`)', service: stable, tls: {}, entryPoints: [websecure]}
     broken: {rule: 'Host(`old.example`)', service: nowhere, entryPoints: [web]}
+    open: {rule: 'Host(`open.example`)', service: canary, entryPoints: [web]}
   middlewares:
     login: {basicAuth: {users: ['a:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/']}}
     limit: {rateLimit: {average: 10, burst: 20}}
@@ -44,6 +46,21 @@ fn shop(backend: &Backend) -> Gateway {
     Gateway::with(&flags, &format!("{}tls: {tls}\n", SHOP.replace("BACKEND", &backend.url())))
 }
 
+/// Sends requests that a server, a middleware and the gateway respond to, and waits until the API shows them.
+fn visit(gateway: &Gateway) {
+    // Statistics may begin when they are asked for.
+    gateway.api("/api/statistics");
+    for _ in 0..5 {
+        assert_eq!(get(gateway.web(), "open.example", "/hello").status, 200);
+    }
+    assert_eq!(get(gateway.web(), "shop.example", "/account").status, 401);
+    assert_eq!(get(gateway.web(), "old.example", "/lost").status, 503);
+    eventually("the requests are counted and kept", || {
+        let (counted, kept) = (gateway.api("/api/statistics"), gateway.api("/api/requests"));
+        counted.contains("broken@file") && counted.contains("open@file") && kept.contains("/lost")
+    });
+}
+
 /// Opens a page, and waits until it is shown.
 fn open(browser: &mut Chromium, base: &str, page: &str) {
     browser.open(&format!("{base}/dashboard/#{page}"));
@@ -52,6 +69,21 @@ fn open(browser: &mut Chromium, base: &str, page: &str) {
 
 fn shown(page: &str) -> String {
     format!("document.getElementById('view')?.dataset.shown === '#{page}'")
+}
+
+/// Returns an expression that is true when the page contains a text.
+fn says(text: &str) -> String {
+    format!("document.querySelector('main').innerText.includes({text:?})")
+}
+
+/// Follows the first link that a selector finds.
+fn follow(browser: &mut Chromium, selector: &str) {
+    browser.evaluate(&format!("document.querySelector({selector:?}).dispatchEvent(new MouseEvent('click', {{bubbles: true, cancelable: true}}))"));
+}
+
+/// Makes the page believe that nobody sees it, or that somebody does again.
+fn hide(browser: &mut Chromium, is_hidden: bool) {
+    browser.evaluate(&format!("Object.defineProperty(document, 'hidden', {{value: {is_hidden}, configurable: true}}); document.dispatchEvent(new Event('visibilitychange'))"));
 }
 
 fn text(browser: &mut Chromium) -> String {
@@ -68,7 +100,7 @@ fn accessible(browser: &mut Chromium, page: &str) {
         ),
         (
             "fields have labels",
-            "[...document.querySelectorAll('main input, main select')].every((one) => one.labels.length)",
+            "[...document.querySelectorAll('main input, main select, main textarea')].every((one) => one.labels.length)",
         ),
         (
             "links have text",
@@ -92,10 +124,70 @@ fn accessible(browser: &mut Chromium, page: &str) {
 fn every_page_shows_its_data_without_complaints() {
     let backend = Backend::echo("a");
     let gateway = shop(&backend);
+    visit(&gateway);
     let base = format!("http://{}", gateway.address("traefik"));
     let mut browser = Chromium::start();
     for (page, expected) in [
         ("/", &["1 problem", "HTTP routers", "UDP services", "websecure", "File", "Access log"][..]),
+        ("/", &["Traffic", "open@file", "canary@file", "per 10 seconds", "p99"]),
+        ("/http/routers/open@file", &["Traffic", "p50", "Explain a request to this router"]),
+        ("/http/services/canary@file", &["Traffic", "http://127.0.0.1:", "p99"]),
+        ("/http/services/stable@file", &["No requests have been counted"]),
+        ("/entrypoints/web", &["at most", "errors (status 500 or more)"]),
+        (
+            "/requests",
+            &["GET open.example/hello", "503 router_broken", "401 unauthenticated", "7 shown", "Pause"],
+        ),
+        (
+            "/requests?live=no&filter=status%20%3E%3D%20500",
+            &["GET old.example/lost", "1 shown", "Paused", "Continue"],
+        ),
+        ("/requests?live=no&search=hello", &["5 shown"]),
+        ("/explain", &["without sending it", "Client's address", "Headers, one per line"]),
+        (
+            "/explain?url=http%3A%2F%2Fopen.example%2Fhello&entryPoint=web",
+            &[
+                "A server of canary@file responds.",
+                "no",
+                "chosen",
+                "next",
+                "routes.yml:",
+                "GET /hello for host open.example",
+            ],
+        ),
+        (
+            "/explain?url=https%3A%2F%2Fshop.example%2Fpay&entryPoint=websecure",
+            &["secure@file", "(configured)", "days left", "127.0.0.1:1", "down"],
+        ),
+        (
+            "/explain?url=http%3A%2F%2Fshop.example%2Fx&entryPoint=web",
+            &[
+                "The middleware login@file responds with 401, unauthenticated",
+                "responds",
+                "not reached",
+                "rateLimit",
+            ],
+        ),
+        (
+            "/explain?url=http%3A%2F%2Fshop.example%2Fx&entryPoint=web&headers=Authorization%3A+Basic+YTp0ZXN0",
+            &[
+                "responds.",
+                "of 20 tokens",
+                "Services of weighted@file",
+                "member",
+                "canary@file",
+                "next",
+                "loadBalancer",
+            ],
+        ),
+        (
+            "/explain?url=http%3A%2F%2Fnone.example%2Fx&entryPoint=web",
+            &[
+                "The gateway responds with 404",
+                "Host(`open.example`) (the host is `none.example`)",
+                "none matches",
+            ],
+        ),
         ("/http/routers", &["shop@file", "disabled", "does not exist", "Host(`shop.example`)"]),
         ("/http/services", &["weighted@file", "down", "http://127.0.0.1:1"]),
         ("/http/middlewares", &["login@file", "basicauth"]),
@@ -121,6 +213,9 @@ fn every_page_shows_its_data_without_complaints() {
         ("/nothing/here", &["This page does not exist."]),
     ] {
         open(&mut browser, &base, page);
+        if page == "/requests" {
+            browser.until("document.getElementById('state').textContent === 'Live'");
+        }
         let text = text(&mut browser);
         for expected in expected {
             assert!(text.contains(expected), "{page}: {expected:?} is not in\n{text}");
@@ -209,23 +304,46 @@ fn a_thousand_routers_are_searched_sorted_and_paged_by_the_address() {
 #[test]
 #[ignore = "needs Chromium"]
 fn keys_reach_all_pages_behind_a_prefix() {
-    let routes = "
+    let backend = Backend::echo("a");
+    let gateway = shop(&backend);
+    gateway.write(
+        "ops.yml",
+        "
 http:
   routers:
-    ops: {rule: 'PathPrefix(`/ops`)', service: api@internal, middlewares: [ops]}
+    ops: {rule: 'PathPrefix(`/ops`)', service: api@internal, middlewares: [ops], entryPoints: [web]}
   middlewares:
     ops: {stripPrefix: {prefixes: [/ops]}}
-";
-    let gateway = Gateway::serve(routes);
+",
+    );
+    eventually("the API is below the prefix", || get(gateway.web(), "h", "/ops/api/version").status == 200);
+    visit(&gateway);
     let base = format!("http://{}/ops", gateway.web());
     let mut browser = Chromium::start();
     open(&mut browser, &base, "/");
-    for (key, page) in [("r", "/http/routers"), ("s", "/http/services"), ("p", "/problems"), ("o", "/")] {
+    assert!(text(&mut browser).contains("open@file"));
+    for (key, page) in [
+        ("r", "/http/routers"),
+        ("s", "/http/services"),
+        ("q", "/requests"),
+        ("x", "/explain"),
+        ("p", "/problems"),
+        ("o", "/"),
+    ] {
         browser.press("g", "g");
         browser.press(key, key);
         browser.until(&shown(page));
         assert_eq!(browser.evaluate("document.activeElement.id"), "heading", "{page}");
     }
+    open(&mut browser, &base, "/requests");
+    browser.until("document.getElementById('state').textContent === 'Live'");
+    get(gateway.web(), "open.example", "/later");
+    browser.until("document.querySelector('tbody a').textContent === 'GET open.example/later'");
+    follow(&mut browser, "tbody a");
+    browser.until("document.querySelector('main').innerText.includes('Response began')");
+    follow(&mut browser, "a[href^=\"#/explain\"]:not(nav a)");
+    browser.until(&says("A server of canary@file responds."));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
     // The first element is the link that skips the navigation.
     browser.open(&format!("{base}/dashboard/#/problems"));
     browser.until(&shown("/problems"));
@@ -239,6 +357,192 @@ http:
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }
 
+#[test]
+#[ignore = "needs Chromium"]
+fn what_is_switched_off_is_explained() {
+    let flags = ["--api.requests.size=0", "--api.statistics.maxObjects=0"];
+    let gateway = Gateway::with(&flags, ROUTES);
+    let base = format!("http://{}", gateway.address("traefik"));
+    let mut browser = Chromium::start();
+    for (page, expected) in [
+        ("/", "Statistics are off. To switch them on, set api.statistics.maxObjects to"),
+        ("/http/routers/shop@file", "Statistics are off."),
+        ("/http/services/a@file", "Statistics are off."),
+        ("/entrypoints/web", "Statistics are off."),
+        ("/requests", "api.requests.size and api.requests.maxMemory must be above 0"),
+        ("/requests/2f", "api.requests.size and api.requests.maxMemory must be above 0"),
+        ("/explain?url=http%3A%2F%2Fshop.localhost%2F&entryPoint=web", "shop@file"),
+    ] {
+        open(&mut browser, &base, page);
+        let text = text(&mut browser);
+        assert!(text.contains(expected), "{page}: {expected:?} is not in\n{text}");
+        accessible(&mut browser, page);
+        assert_eq!(browser.complaints(), Vec::<String>::new(), "{page}");
+    }
+}
+
+#[test]
+#[ignore = "needs Chromium"]
+fn the_overview_follows_traffic_while_it_is_visible() {
+    let backend = Backend::echo("a");
+    let gateway = shop(&backend);
+    let base = format!("http://{}", gateway.address("traefik"));
+    let mut browser = Chromium::start();
+    open(&mut browser, &base, "/");
+    assert!(text(&mut browser).contains("No requests have been counted"));
+    visit(&gateway);
+    browser.until(&says("open@file"));
+    let first = "[...document.querySelectorAll('table')].find((one) => one.caption.textContent === 'Traffic by router').querySelector('tbody a').textContent";
+    assert_eq!(browser.evaluate(first), "open@file", "sorted by rate");
+    let described = "document.querySelector('.plot').ariaLabel";
+    assert_eq!(
+        browser.evaluate(&format!("{described}.startsWith('web: 7 requests and 1 errors in 5 minutes')")),
+        true
+    );
+    assert_eq!(browser.evaluate("document.querySelectorAll('.plot .failed').length > 0"), true);
+    // Parts that stay the same are not replaced.
+    browser.evaluate("window.cards = document.querySelector('.cards'); 0");
+    visit(&gateway);
+    browser.until(&format!("{described}.startsWith('web: 14 requests')"));
+    assert_eq!(browser.evaluate("document.querySelector('.cards') === window.cards"), true);
+    hide(&mut browser, true);
+    visit(&gateway);
+    // A page that was being loaded may still be shown; the next one would be after two seconds.
+    pause_for(Duration::from_secs(3));
+    assert_eq!(browser.evaluate(&format!("{described}.startsWith('web: 21 requests')")), false);
+    hide(&mut browser, false);
+    browser.until(&format!("{described}.startsWith('web: 21 requests')"));
+    // Statistics that have only begun, and lack everything else.
+    browser.evaluate("window.real = window.fetch; window.fetch = async (url, ...more) => String(url).includes('/api/statistics') ? new Response(JSON.stringify({countedSince: new Date().toISOString()})) : window.real(url, ...more); 0");
+    browser.until(&format!("{} && {}", says("Counting since"), says("No requests have been counted")));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs Chromium"]
+fn requests_are_followed_filtered_and_paused() {
+    let backend = Backend::echo("a");
+    let gateway = shop(&backend);
+    let base = format!("http://{}", gateway.address("traefik"));
+    let mut browser = Chromium::start();
+    let live = "document.getElementById('state')?.textContent === 'Live'";
+    let rows = "document.querySelectorAll('tbody tr').length";
+    open(&mut browser, &base, "/requests");
+    browser.until(live);
+    assert!(text(&mut browser).contains("No requests fit."));
+    for _ in 0..130 {
+        get(gateway.web(), "open.example", "/hello");
+    }
+    browser.until(&format!("{rows} === 100"));
+    // What exceeds the rate of the stream is counted.
+    open(&mut browser, &base, "/requests?rate=1");
+    browser.until(live);
+    eventually("the page shows how many it missed", || {
+        get(gateway.web(), "open.example", "/more");
+        browser.evaluate("/100 shown, [0-9]+ missed/.test(document.getElementById('told').textContent)")
+            == true
+    });
+    open(&mut browser, &base, "/requests");
+    browser.until(live);
+    // A filter is part of the address, and selects what follows.
+    browser.evaluate("document.getElementById('filter').value = 'status >= 500'; document.getElementById('filter').dispatchEvent(new Event('change'))");
+    browser
+        .until(&format!("location.hash === '#/requests?filter=status+%3E%3D+500' && {rows} === 0 && {live}"));
+    get(gateway.web(), "old.example", "/one");
+    browser.until(&format!("{rows} === 1"));
+    get(gateway.web(), "open.example", "/hello");
+    // Focus stays on a row while others come.
+    browser.evaluate("document.querySelector('tbody a').focus()");
+    get(gateway.web(), "old.example", "/two");
+    browser.until(&format!("{rows} === 2"));
+    assert_eq!(browser.evaluate("document.activeElement.textContent"), "GET old.example/one");
+    browser.evaluate("document.getElementById('pause').click()");
+    browser.until(
+        "document.getElementById('state').textContent === 'Paused' && location.hash.includes('live=no')",
+    );
+    get(gateway.web(), "old.example", "/three");
+    eventually("the request is kept", || gateway.api("/api/requests").contains("/three"));
+    // The table is drawn four times a second.
+    pause_for(Duration::from_millis(600));
+    assert_eq!(browser.evaluate(rows), 2);
+    browser.evaluate("document.getElementById('pause').click()");
+    browser.until(&format!("{rows} === 3 && {live} && !location.hash.includes('live')"));
+    hide(&mut browser, true);
+    get(gateway.web(), "old.example", "/four");
+    eventually("the request is kept", || gateway.api("/api/requests").contains("/four"));
+    pause_for(Duration::from_millis(600));
+    assert_eq!(browser.evaluate(rows), 3);
+    hide(&mut browser, false);
+    browser.until(&format!("{rows} === 4 && {live}"));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    follow(&mut browser, "tbody a");
+    browser.until(&says("The router is broken."));
+    // A mistake in the filter is shown beside it. The browser logs the status.
+    open(&mut browser, &base, "/requests?filter=status%20%3E");
+    assert_eq!(
+        browser.evaluate("document.getElementById('wrong').textContent.includes('invalid filter')"),
+        true
+    );
+    assert_eq!(browser.evaluate("document.getElementById('filter').value"), "status >");
+    // With too many readers of the stream, the page loads the list.
+    let readers: Vec<Client> = (0..16).map(|_| reader(&gateway)).collect();
+    open(&mut browser, &base, "/requests?search=old.example");
+    browser.until("document.getElementById('state').textContent.endsWith('Trying again.')");
+    get(gateway.web(), "old.example", "/five");
+    browser.until(&says("GET old.example/five"));
+    drop(readers);
+    browser.until(live);
+}
+
+/// Opens a stream of requests.
+fn reader(gateway: &Gateway) -> Client {
+    let mut client = Client::connect(gateway.address("traefik"));
+    client.send("GET /api/requests/stream HTTP/1.1\r\nHost: h\r\n\r\n");
+    let head = client.head().unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    client
+}
+
+#[test]
+#[ignore = "needs Chromium"]
+fn a_question_is_asked_by_a_form_and_kept_in_the_address() {
+    let backend = Backend::echo("a");
+    let gateway = shop(&backend);
+    let base = format!("http://{}", gateway.address("traefik"));
+    let mut browser = Chromium::start();
+    open(&mut browser, &base, "/http/routers/shop@file");
+    follow(&mut browser, "main a[href^=\"#/explain\"]");
+    browser.until(&says("The middleware login@file responds with 401"));
+    assert_eq!(browser.evaluate("document.getElementById('explain-url').value"), "http://shop.example/");
+    assert_eq!(browser.evaluate("document.getElementById('explain-entry-point').value"), "web");
+    browser.evaluate("document.getElementById('explain-headers').value = 'Authorization: Basic YTpi\\nHost: open.example'; document.getElementById('explain-method').value = 'POST'; document.getElementById('explain-from').value = '192.0.2.7'; document.getElementById('explain-url').focus()");
+    browser.press("Enter", "\r");
+    browser.until(&says("A server of canary@file responds."));
+    assert!(text(&mut browser).contains("POST http://shop.example/ from 192.0.2.7"));
+    let address = browser.evaluate("location.hash").as_str().unwrap().to_owned();
+    assert!(address.contains("method=POST") && address.contains("from=192.0.2.7"), "{address}");
+    // The address is enough to ask again, and the parts of the picture are links.
+    open(&mut browser, &base, address.strip_prefix('#').unwrap());
+    assert!(text(&mut browser).contains("A server of canary@file responds."));
+    assert_eq!(
+        browser.evaluate("document.getElementById('explain-headers').value.split('\\n')[1]"),
+        "Host: open.example"
+    );
+    follow(&mut browser, ".picture a[href=\"#/http/services/canary@file\"]");
+    browser.until(&shown("/http/services/canary@file"));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    // A mistake leaves the form as it was. The browser logs the status.
+    for (page, expected) in [
+        ("/explain?url=shop.example", "invalid URL"),
+        ("/explain?url=http%3A%2F%2Fa.example%2F&entryPoint=none", "unknown entry point `none`"),
+        ("/explain?url=http%3A%2F%2Fa.example%2F&headers=X", "invalid header"),
+    ] {
+        open(&mut browser, &base, page);
+        let text = text(&mut browser);
+        assert!(text.contains(expected) && text.contains("Client's address"), "{page}: {text}");
+    }
+}
+
 /// Writes the pictures of docs/dashboard.md if `TIDEGATE_WRITE_DOCS` is set; else they must exist.
 #[test]
 #[ignore = "needs Chromium"]
@@ -249,8 +553,11 @@ fn pictures_for_the_docs() {
     let gateway = shop(&backend);
     let base = format!("http://{}", gateway.address("traefik"));
     let mut browser = Chromium::start();
+    visit(&gateway);
     for (name, page, width, is_dark) in [
         ("overview", "/", 1100, false),
+        ("requests", "/requests", 1100, false),
+        ("explain", "/explain?url=http%3A%2F%2Fshop.example%2Faccount&entryPoint=web", 1100, true),
         ("routers", "/http/routers?search=%40file", 1100, true),
         ("router", "/http/routers/shop@file", 1600, false),
         ("narrow", "/http/services", 360, false),
@@ -258,7 +565,8 @@ fn pictures_for_the_docs() {
         browser.appear(width, 760, is_dark);
         open(&mut browser, &base, page);
         // The path of the file is that of a temporary folder.
-        browser.evaluate("document.querySelector('.picture')?.previousSibling.scrollIntoView()");
+        browser.evaluate("for (const one of document.querySelectorAll('code')) one.textContent = one.textContent.replace(/.*(?=routes.yml)/, '/etc/tidegate/')");
+        browser.evaluate("(document.getElementById('question') ?? document.querySelector('.picture')?.previousSibling)?.scrollIntoView()");
         let file = folder.join(format!("{name}.png"));
         if writes {
             std::fs::create_dir_all(&folder).unwrap();
