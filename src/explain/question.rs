@@ -61,13 +61,13 @@ pub(crate) enum QuestionError {
         "the question is too large: at most {MAX_URL} bytes of URL, {MAX_HEADERS} headers, {MAX_HEADER_BYTES} bytes of headers"
     )]
     TooLarge,
-    /// There is no such entry point for HTTP.
+    /// The entry point is unknown, or does not accept HTTP.
     #[error("unknown entry point `{0}`: expected one of {1}")]
     EntryPoint(String, String),
     /// The settings of the entry point are invalid.
     #[error("entry point {0}: {1}")]
     Settings(String, String),
-    /// There is no entry point for HTTP.
+    /// No entry point accepts HTTP.
     #[error("no entry point accepts HTTP")]
     NoEntryPoint,
 }
@@ -240,7 +240,7 @@ fn shown(url: &str) -> String {
     place.chars().take(200).collect()
 }
 
-/// Returns a URL for display. Its query may contain secrets, which the asker knows and others need not see.
+/// Returns a URL for display, without its query, which may contain secrets.
 fn without_query(scheme: &Scheme, authority: &str, target: &str) -> String {
     let path = target.split_once('?').map_or(target, |(path, _)| path);
     format!("{scheme}://{authority}{path}")

@@ -156,7 +156,7 @@ fn index() -> String {
         ("cmdline", "the command line, without the values of options"),
         ("heap", "sampled allocations that are in use (jemalloc)"),
         ("profile", "CPU time by thread, over ?seconds=30"),
-        ("symbol", "for the tool: there are no symbols here"),
+        ("symbol", "for `pprof`: without symbols"),
     ];
     let item = |(name, what): &(&str, &str)| format!("<li><a href=\"{name}\">{name}</a>: {what}</li>\n");
     let present: String = present.iter().map(item).collect();

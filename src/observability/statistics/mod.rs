@@ -302,7 +302,7 @@ mod tests {
         collect(late);
         record(&statistics, None, 200);
         collect(late);
-        assert_eq!(requests(late), 0, "it begins anew");
+        assert_eq!(requests(late), 0, "it starts from zero");
         record(&statistics, None, 200);
         collect(late);
         assert_eq!(requests(late), 1);
