@@ -35,6 +35,8 @@ pub enum AuthMethod {
     Digest,
     /// The decision of another server (`forwardAuth`).
     Forward,
+    /// A JSON Web Token (`jwt`, RFC 7519).
+    Jwt,
     /// A certificate signed by a trusted authority (TLS options with `clientAuth`).
     Certificate,
 }
@@ -45,6 +47,7 @@ impl fmt::Display for AuthMethod {
             Self::Basic => "basic",
             Self::Digest => "digest",
             Self::Forward => "forward",
+            Self::Jwt => "jwt",
             Self::Certificate => "certificate",
         })
     }

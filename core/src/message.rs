@@ -208,8 +208,8 @@ impl Context {
     }
 
     /// Records who the client is, for everything that follows and for readers of the exchange.
-    pub fn identify(&mut self, identity: Identity) {
-        let identity = Arc::new(identity);
+    pub fn identify(&mut self, identity: impl Into<Arc<Identity>>) {
+        let identity = identity.into();
         self.exchange.identify(identity.clone());
         self.identity = Some(identity);
     }
@@ -276,7 +276,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Creates a plain-text connection, for tests.
+    /// Creates a plain-text connection, for tests and for requests of the gateway itself.
     pub fn plain(peer: SocketAddr) -> Self {
         Self {
             peer,

@@ -45,7 +45,7 @@ impl Build for AnyOf {
                     "anyOf: middleware \"{name}\" reads the request body (forwardBody), which the other members could then no longer read",
                 ))),
                 None => Err(BuildError::new(format!(
-                    "anyOf: middleware \"{}\" does not decide who may pass: expected basicAuth, digestAuth, forwardAuth, \
+                    "anyOf: middleware \"{}\" does not decide who may pass: expected basicAuth, digestAuth, forwardAuth, jwt, \
                      ipAllowList, anyOf, or a chain of those",
                     name
                 ))),

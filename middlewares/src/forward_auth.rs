@@ -171,7 +171,7 @@ impl Build for ForwardAuth {
 }
 
 /// Reports mistakes at build time that would otherwise fail every request, and watches the files.
-fn check_tls(tls: &ClientTls, context: &BuildContext<'_>) -> Result<(), BuildError> {
+pub(crate) fn check_tls(tls: &ClientTls, context: &BuildContext<'_>) -> Result<(), BuildError> {
     let wrong = |text: &str| BuildError::new(format!("unable to create client TLS configuration: {text}"));
     if tls.cert.is_empty() != tls.key.is_empty() {
         return Err(wrong("both TLS cert and key must be defined"));

@@ -26,6 +26,7 @@ pub mod headers;
 pub mod in_flight_req;
 pub mod ip_allow_list;
 pub mod ip_white_list;
+pub mod jwt;
 mod location;
 pub mod pass_tls_client_cert;
 mod path;
@@ -70,6 +71,7 @@ registry! {
     inFlightReq: in_flight_req::InFlightReq,
     ipAllowList: ip_allow_list::IpAllowList,
     ipWhiteList: ip_white_list::IpWhiteList,
+    jwt: jwt::Jwt,
     passTLSClientCert: pass_tls_client_cert::PassTlsClientCert,
     rateLimit: rate_limit::RateLimit,
     redirectRegex: redirect_regex::RedirectRegex,

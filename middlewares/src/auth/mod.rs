@@ -96,12 +96,20 @@ pub(crate) fn access(header_field: &str) -> Access {
 /// Sets a header that services trust, and removes all others that a service might confuse with it: names that
 /// differ only in `_` or `.` instead of `-`, which CGI, WSGI, PHP and nginx treat as equal.
 pub(crate) fn set_exclusively(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
+    replace_exclusively(headers, name, Some(value));
+}
+
+/// Like [`set_exclusively`]; without a value, the header itself is removed, too.
+pub(crate) fn replace_exclusively(headers: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) {
     let is_alias = |other: &&HeaderName| *other != name && is_same(name, other);
     let aliases: Vec<HeaderName> = headers.keys().filter(is_alias).cloned().collect();
     for alias in aliases {
         headers.remove(alias);
     }
-    headers.insert(name.clone(), value);
+    match value {
+        Some(value) => drop(headers.insert(name.clone(), value)),
+        None => drop(headers.remove(name)),
+    }
 }
 
 /// Returns true when services may confuse the two headers.

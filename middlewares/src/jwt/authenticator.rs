@@ -1,0 +1,351 @@
+//! Verifies the tokens of requests.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use aws_lc_rs::digest;
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use serde_json::Value;
+use tidegate_core::building::Task;
+use tidegate_core::{
+    AuthMethod, BoxFuture, Clock, Identity, Middleware, Next, Prediction, Request, Response, boxed,
+};
+use url::form_urlencoded;
+
+use super::claims::{self, Expression};
+use super::keys::{KeySet, Verdict};
+use super::refusal::Refusal;
+use super::remote::{Remote, Source};
+use super::token::{Claims, Rules, Token};
+use crate::auth;
+
+/// Maximum length of a token in bytes.
+const MAX_TOKEN: usize = 16 * 1024;
+/// Maximum size of the cache of verified tokens, in bytes of their texts.
+const MAX_CACHED: u64 = 16 * 1024 * 1024;
+/// Maximum number of groups of an identity.
+const MAX_GROUPS: usize = 256;
+
+/// Lets requests with valid tokens pass.
+pub(super) struct Authenticator {
+    pub(super) name: Arc<str>,
+    pub(super) clock: Clock,
+    pub(super) issuers: Vec<Issuer>,
+    pub(super) rules: Rules,
+    pub(super) claims: Option<Expression>,
+    /// Claim with the client's name; `sub` if it is there by default.
+    pub(super) username: Option<String>,
+    /// Headers for the service, with their claims.
+    pub(super) headers: Vec<(HeaderName, String)>,
+    pub(super) is_optional: bool,
+    pub(super) query_key: Option<String>,
+    pub(super) removes_token: bool,
+    /// Timeout for keys.
+    pub(super) timeout: Duration,
+    pub(super) verified: VerifiedTokens,
+    pub(super) _tasks: Vec<Task>,
+}
+
+/// Whose tokens are accepted, and with which keys.
+pub(super) struct Issuer {
+    /// The value of `iss`; any if `None`.
+    pub(super) issuer: Option<String>,
+    pub(super) keys: Keys,
+}
+
+/// The keys of an issuer.
+pub(super) enum Keys {
+    Fixed(Arc<KeySet>),
+    Remote { keys: Arc<Remote>, source: Source },
+}
+
+impl Keys {
+    fn current(&self) -> Option<Arc<KeySet>> {
+        match self {
+            Self::Fixed(keys) => Some(keys.clone()),
+            Self::Remote { keys, .. } => keys.keys(),
+        }
+    }
+
+    fn is_current(&self, set: &Arc<KeySet>) -> bool {
+        match self {
+            Self::Fixed(keys) => Arc::ptr_eq(keys, set),
+            Self::Remote { keys, .. } => keys.is_current(set),
+        }
+    }
+}
+
+/// Verified tokens by the SHA-256 of their texts.
+pub(super) type VerifiedTokens = Cache<[u8; 32], Arc<Verified>, ByLength>;
+
+/// Returns an empty cache.
+pub(super) fn cache() -> VerifiedTokens {
+    Cache::with_weighter(1024, MAX_CACHED, ByLength)
+}
+
+/// Weighs verified tokens by the length of their texts.
+#[derive(Clone)]
+pub(super) struct ByLength;
+
+impl Weighter<[u8; 32], Arc<Verified>> for ByLength {
+    fn weight(&self, _: &[u8; 32], verified: &Arc<Verified>) -> u64 {
+        verified.weight
+    }
+}
+
+/// What is known from a token with a valid signature.
+pub(super) struct Verified {
+    identity: Option<Arc<Identity>>,
+    /// Values of the forwarded headers, in their order.
+    headers: Vec<Option<HeaderValue>>,
+    /// Whether the claims permit the request.
+    is_permitted: bool,
+    /// When it expires, in seconds since 1970.
+    expiry: f64,
+    /// Index of the issuer, and the keys that have verified the token.
+    issuer: usize,
+    keys: Arc<KeySet>,
+    weight: u64,
+}
+
+/// Why a request does not pass.
+enum Stop {
+    Refused(Refusal),
+    /// The keys of this issuer are not known, or lack the token's key.
+    Keys(usize, Refusal),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Middleware for Authenticator {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
+        match self.check(&request) {
+            Ok(verified) => self.finish(request, verified.as_deref(), next),
+            Err(Stop::Refused(refusal)) => crate::ready(refusal.response()),
+            Err(Stop::Keys(issuer, _)) => boxed(move || async move {
+                if let Some(Keys::Remote { keys, .. }) = self.issuers.get(issuer).map(|issuer| &issuer.keys) {
+                    keys.wait(&self.clock, self.timeout).await;
+                }
+                match self.check(&request) {
+                    Ok(verified) => self.finish(request, verified.as_deref(), next).await,
+                    Err(Stop::Refused(refusal) | Stop::Keys(_, refusal)) => refusal.response(),
+                }
+            }),
+        }
+    }
+
+    fn predict(&self, mut request: Request) -> Prediction {
+        let refused = |refusal: Refusal| Prediction::responds(refusal.response()).note(refusal.description());
+        match self.check(&request) {
+            Ok(verified) => {
+                let note = if verified.is_some() { "the token is valid" } else { "a token is optional" };
+                match self.permit(&mut request, verified.as_deref()) {
+                    Ok(()) => Prediction::passes(request).note(note),
+                    Err(refusal) => refused(refusal),
+                }
+            }
+            Err(Stop::Refused(refusal)) => refused(refusal),
+            Err(Stop::Keys(issuer, _)) => {
+                let note = match self.issuers.get(issuer).map(|issuer| &issuer.keys) {
+                    Some(Keys::Remote { source, .. }) => format!("fetches keys from {source}"),
+                    _ => "fetches keys".to_owned(),
+                };
+                Prediction::depends(request, note)
+            }
+        }
+    }
+}
+
+impl Authenticator {
+    fn finish<'a>(
+        &'a self,
+        mut request: Request,
+        verified: Option<&Verified>,
+        next: &'a Next,
+    ) -> BoxFuture<'a, Response> {
+        match self.permit(&mut request, verified) {
+            Ok(()) => next.run(request),
+            Err(refusal) => crate::ready(refusal.response()),
+        }
+    }
+
+    /// Tells the following middlewares and the service who the client is.
+    fn permit(&self, request: &mut Request, verified: Option<&Verified>) -> Result<(), Refusal> {
+        if let Some(identity) = verified.and_then(|verified| verified.identity.as_ref()) {
+            request.context.exchange.claim(&identity.subject);
+        }
+        if verified.is_some_and(|verified| !verified.is_permitted) {
+            return Err(Refusal::Claims);
+        }
+        for (index, (name, _)) in self.headers.iter().enumerate() {
+            let value = verified.and_then(|verified| verified.headers.get(index)).cloned().flatten();
+            auth::replace_exclusively(&mut request.head.headers, name, value);
+        }
+        if self.removes_token && verified.is_some() {
+            self.remove_token(request);
+        }
+        if let Some(identity) = verified.and_then(|verified| verified.identity.clone()) {
+            request.context.identify(identity);
+        }
+        Ok(())
+    }
+
+    /// Returns what is known from the request's token; `None` if it has none and needs none.
+    fn check(&self, request: &Request) -> Result<Option<Arc<Verified>>, Stop> {
+        let Some(text) = self.token(request)? else {
+            return if self.is_optional { Ok(None) } else { Err(Refusal::Missing.into()) };
+        };
+        if text.len() > MAX_TOKEN {
+            return Err(Refusal::TooLong.into());
+        }
+        let now =
+            self.clock.wall().duration_since(UNIX_EPOCH).map_or(f64::INFINITY, |since| since.as_secs_f64());
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+        if let Some(verified) = self.verified.get(&hash) {
+            if now < verified.expiry
+                && self.issuers.get(verified.issuer).is_some_and(|own| own.keys.is_current(&verified.keys))
+            {
+                return Ok(Some(verified));
+            }
+            self.verified.remove(&hash);
+        }
+        let verified = Arc::new(self.verify(&text, now)?);
+        self.verified.insert(hash, verified.clone());
+        Ok(Some(verified))
+    }
+
+    fn verify(&self, text: &str, now: f64) -> Result<Verified, Stop> {
+        let token = Token::parse(text)?;
+        let issuer = self.issuers.iter().position(|own| match &own.issuer {
+            Some(issuer) => token.issuer() == Some(issuer),
+            None => true,
+        });
+        let issuer = issuer.ok_or(Refusal::Issuer)?;
+        let keys = self.issuers.get(issuer).and_then(|own| own.keys.current());
+        let keys = keys.ok_or(Stop::Keys(issuer, Refusal::Unavailable))?;
+        match keys.verify(token.key_id.as_deref(), token.algorithm, token.message, token.signature) {
+            Verdict::Valid => {}
+            Verdict::Invalid => return Err(Refusal::Signature.into()),
+            Verdict::OtherAlgorithm => return Err(Refusal::Algorithm.into()),
+            Verdict::Unknown => {
+                let is_remote =
+                    self.issuers.get(issuer).is_some_and(|own| matches!(own.keys, Keys::Remote { .. }));
+                return Err(match is_remote {
+                    true => Stop::Keys(issuer, Refusal::UnknownKey),
+                    false => Refusal::UnknownKey.into(),
+                });
+            }
+        }
+        let expiry = self.rules.check(&token, now)?.unwrap_or(f64::INFINITY);
+        let headers = self.headers.iter().map(|(_, claim)| claims::header_value(&token.claims, claim));
+        Ok(Verified {
+            identity: self.identity(&token.claims)?.map(Arc::new),
+            headers: headers.collect::<Result<_, _>>()?,
+            is_permitted: self.claims.as_ref().is_none_or(|claims| claims.holds(&token.claims)),
+            expiry,
+            issuer,
+            keys,
+            weight: text.len() as u64 + 256,
+        })
+    }
+
+    fn identity(&self, claims: &Claims) -> Result<Option<Identity>, Refusal> {
+        let claim = self.username.as_deref().unwrap_or("sub");
+        let name = claims::claim(claims, claim).and_then(claims::scalar).filter(|name| !name.is_empty());
+        let Some(name) = name else {
+            return if self.username.is_some() { Err(Refusal::NoName) } else { Ok(None) };
+        };
+        let mut identity = Identity::new(name, AuthMethod::Jwt, self.name.clone());
+        if let Some(Value::Array(groups)) = claims.get("groups") {
+            let groups = groups.iter().filter_map(Value::as_str).take(MAX_GROUPS);
+            identity.groups = groups.map(str::to_owned).collect();
+        }
+        if let Some(issuer) = claims.get("iss").and_then(Value::as_str) {
+            identity.labels.insert("iss".to_owned(), issuer.to_owned());
+        }
+        Ok(Some(identity))
+    }
+
+    /// Returns the request's token.
+    fn token<'a>(&self, request: &'a Request) -> Result<Option<Cow<'a, str>>, Refusal> {
+        let mut fields = request.head.headers.get_all(AUTHORIZATION).iter();
+        let field = fields.next();
+        if fields.next().is_some() {
+            return Err(Refusal::SeveralTokens);
+        }
+        let bearer = field.map(bearer).transpose()?.flatten().map(Cow::Borrowed);
+        let Some(key) = &self.query_key else { return Ok(bearer) };
+        let query = request.head.uri.query().unwrap_or_default().as_bytes();
+        let in_query = form_urlencoded::parse(query).filter(|(name, _)| name == key).map(|(_, value)| value);
+        let mut tokens = bearer.into_iter().chain(in_query);
+        let token = tokens.next();
+        if tokens.next().is_some() {
+            return Err(Refusal::SeveralTokens);
+        }
+        Ok(token)
+    }
+
+    fn remove_token(&self, request: &mut Request) {
+        let headers = &mut request.head.headers;
+        if headers.get(AUTHORIZATION).is_some_and(|field| matches!(bearer(field), Ok(Some(_)))) {
+            headers.remove(AUTHORIZATION);
+        }
+        let (Some(key), Some(query)) = (&self.query_key, request.head.uri.query()) else { return };
+        let is_other = |pair: &&str| !form_urlencoded::parse(pair.as_bytes()).any(|(name, _)| name == *key);
+        let kept: Vec<&str> = query.split('&').filter(is_other).collect();
+        let path = request.head.uri.path();
+        let target = match kept.is_empty() {
+            true => path.to_owned(),
+            false => format!("{path}?{}", kept.join("&")),
+        };
+        // Parts of a valid target are valid.
+        if let Ok(target) = PathAndQuery::try_from(target) {
+            request.head.uri = target.into();
+        }
+    }
+}
+
+/// Returns the token of an `Authorization` field; `None` for other schemes. What a service might read as a token is one,
+/// such as a tab instead of a space: it must not pass unverified.
+fn bearer(field: &HeaderValue) -> Result<Option<&str>, Refusal> {
+    const SCHEME: &[u8] = b"bearer";
+    let Some((scheme, token)) = field.as_bytes().split_at_checked(SCHEME.len()) else { return Ok(None) };
+    let is_longer =
+        token.first().is_some_and(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte));
+    if !scheme.eq_ignore_ascii_case(SCHEME) || is_longer {
+        return Ok(None);
+    }
+    let token = std::str::from_utf8(token).map_err(|_| Refusal::Malformed)?.trim_matches([' ', '\t']);
+    if token.is_empty() { Err(Refusal::Malformed) } else { Ok(Some(token)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_cannot_hide_behind_spellings_of_the_scheme() {
+        let of = |text: &str| {
+            bearer(&HeaderValue::from_bytes(text.as_bytes()).unwrap()).map(|token| token.map(str::to_owned))
+        };
+        for text in ["Bearer a.b", "bearer  a.b ", "BEARER\ta.b", "Bearer \t a.b\t"] {
+            assert_eq!(of(text), Ok(Some("a.b".into())), "{text}");
+        }
+        for text in ["Bearer", "Bearer ", "bearer\t"] {
+            assert_eq!(of(text), Err(Refusal::Malformed), "{text}");
+        }
+        assert_eq!(of("Bearer,a.b"), Ok(Some(",a.b".into())));
+        for text in ["Basic Bearer", "Bearers a.b", "Bearer-x a.b", "", "Bear"] {
+            assert_eq!(of(text), Ok(None), "{text}");
+        }
+    }
+}

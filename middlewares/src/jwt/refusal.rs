@@ -1,0 +1,123 @@
+//! Why a request is refused, and the response that says so (RFC 6750).
+
+use http::StatusCode;
+use http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use tidegate_core::{Reason, Response, reply};
+
+use crate::auth;
+
+/// All refusals in one table: the error code of RFC 6750, and its description, which is sent to the client. It contains
+/// nothing of the token.
+macro_rules! refusals {
+    ($($(#[doc = $doc:literal])+ $refusal:ident = $code:ident, $description:literal;)+) => {
+        /// Why a request is refused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Refusal {
+            $($(#[doc = $doc])+ $refusal,)+
+        }
+
+        impl Refusal {
+            fn code(self) -> Code {
+                match self {
+                    $(Self::$refusal => Code::$code,)+
+                }
+            }
+
+            /// Returns the description for the client and for predictions.
+            pub(super) fn description(self) -> &'static str {
+                match self {
+                    $(Self::$refusal => $description,)+
+                }
+            }
+        }
+    };
+}
+
+/// What is wrong, in RFC 6750's terms.
+#[derive(Clone, Copy)]
+enum Code {
+    /// No token, which is not an error.
+    Missing,
+    InvalidRequest,
+    InvalidToken,
+    InsufficientScope,
+    /// Not the client's fault.
+    Unavailable,
+}
+
+refusals! {
+    /// The request has no token.
+    Missing = Missing, "a token is required";
+    /// The request has more than one token, or more than one `Authorization` field.
+    SeveralTokens = InvalidRequest, "the request has more than one token";
+    /// The token is longer than the limit.
+    TooLong = InvalidToken, "the token is too long";
+    /// The token is not a signed JWT.
+    Malformed = InvalidToken, "the token is malformed";
+    /// The token is a JWE.
+    Encrypted = InvalidToken, "the token is encrypted, which is not supported";
+    /// The algorithm is unknown, or not one of the key's.
+    Algorithm = InvalidToken, "the algorithm of the token is not allowed";
+    /// The header has the parameter `crit`, none of whose extensions is known.
+    Critical = InvalidToken, "the token has critical extensions, which are not supported";
+    /// The token is of another type, such as a logout token.
+    Type = InvalidToken, "the type of the token is not accepted";
+    /// No trusted key has the token's `kid`.
+    UnknownKey = InvalidToken, "the key of the token is unknown";
+    /// The signature is invalid.
+    Signature = InvalidToken, "the signature of the token is invalid";
+    /// `exp` is over.
+    Expired = InvalidToken, "the token is expired";
+    /// `exp` is missing.
+    NoExpiry = InvalidToken, "the token has no expiry";
+    /// `nbf` or `iat` is in the future.
+    NotYetValid = InvalidToken, "the token is not valid yet";
+    /// `iss` is missing or not trusted.
+    Issuer = InvalidToken, "the issuer of the token is not trusted";
+    /// `aud` has none of the accepted audiences.
+    Audience = InvalidToken, "the token is for another audience";
+    /// `usernameClaim` is missing.
+    NoName = InvalidToken, "the token does not name its subject";
+    /// A claim of `forwardHeaders` cannot be sent in a header.
+    Unsendable = InvalidToken, "a claim of the token cannot be sent in a header";
+    /// `claims` is false.
+    Claims = InsufficientScope, "the claims of the token do not permit this";
+    /// The keys could not be fetched.
+    Unavailable = Unavailable, "the keys of the issuer are unavailable";
+}
+
+impl Refusal {
+    /// Returns the response to the client.
+    pub(super) fn response(self) -> Response {
+        let (status, error, reason) = match self.code() {
+            Code::Missing => return auth::unauthorized(HeaderValue::from_static("Bearer realm=\"traefik\"")),
+            Code::InvalidRequest => (StatusCode::BAD_REQUEST, "invalid_request", Reason::Unauthenticated),
+            Code::InvalidToken => (StatusCode::UNAUTHORIZED, "invalid_token", Reason::Unauthenticated),
+            Code::InsufficientScope => (StatusCode::FORBIDDEN, "insufficient_scope", Reason::Forbidden),
+            Code::Unavailable => return unavailable(),
+        };
+        let challenge = format!(
+            "Bearer realm=\"{}\", error=\"{error}\", error_description=\"{}\"",
+            auth::DEFAULT_REALM,
+            self.description()
+        );
+        let mut response = match HeaderValue::from_str(&challenge) {
+            Ok(challenge) if status == StatusCode::UNAUTHORIZED => return auth::unauthorized(challenge),
+            Ok(challenge) => {
+                let mut response = reply::status_text(status, reason);
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+                response
+            }
+            // Descriptions are literals without control characters.
+            Err(_) => reply::status_text(status, reason),
+        };
+        *response.status_mut() = status;
+        response
+    }
+}
+
+fn unavailable() -> Response {
+    let mut response = reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::AuthenticationUnavailable);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    response
+}
