@@ -36,6 +36,8 @@ mod http2_attacks;
 mod http3;
 mod http3_limits;
 mod import_cycles;
+mod jwt;
+mod jwt_attacks;
 mod metrics;
 mod middleware_attacks;
 mod otlp_logs;

@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod streams;
 pub mod time;
 pub mod tls;
+pub mod tokens;
 pub mod websocket;
 
 use std::net::{TcpListener, UdpSocket};
