@@ -277,3 +277,21 @@ fn mistakes_in_the_options_are_named_and_close_the_router() {
     }
     assert!(service.seen().is_empty());
 }
+
+#[test]
+fn the_example_works() {
+    let (issuer, service) = (Issuer::start(), Backend::echo("a"));
+    let text = std::fs::read_to_string(crate::docs::root().join("examples/jwt/routes.yml")).unwrap();
+    let text = text.replace("https://login.example.com/keys", &issuer.server.url());
+    let text = text.replace("https://login.example.com", ISSUER);
+    let gateway = Gateway::with(&[], &text.replace("http://127.0.0.1:8080", &service.url()));
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let status = |path: &str, scope: &str| {
+        let token = token(&json!({"aud": "orders", "sub": "shop", "scope": scope}));
+        get_with(gateway.web(), "h", path, &format!("Authorization: Bearer {token}\r\n")).status
+    };
+    assert_eq!([status("/orders/1", "read orders"), status("/orders/1", "read")], [200, 403]);
+    let seen = service.last();
+    assert_eq!((seen.header("x-client"), seen.header("authorization")), (Some("shop"), None));
+    assert_eq!([status("/status", "orders"), get(gateway.web(), "h", "/status").status], [200, 401]);
+}
