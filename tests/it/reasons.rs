@@ -141,14 +141,14 @@ struct Case {
     reason: Reason,
     /// Its target, which no other request has.
     target: &'static str,
-    provoke: fn(&Gateway, &str),
+    provoke: fn(&Gateway, &Servers, &str),
 }
 
-fn simple(gateway: &Gateway, target: &str) {
+fn simple(gateway: &Gateway, _: &Servers, target: &str) {
     get(gateway.web(), "h", target);
 }
 
-fn case(reason: Reason, target: &'static str, provoke: fn(&Gateway, &str)) -> Case {
+fn case(reason: Reason, target: &'static str, provoke: fn(&Gateway, &Servers, &str)) -> Case {
     Case { reason, target, provoke }
 }
 
@@ -160,30 +160,30 @@ fn routed() -> Vec<Case> {
         case(RouterBroken, "/router-broken", simple),
         case(EncodedCharacters, "/a%2Fb", simple),
         case(Redirect, "/moved", simple),
-        case(OwnService, "/ping", |gateway, target| drop(get(gateway.address("traefik"), "h", target))),
+        case(OwnService, "/ping", |gateway, _, target| drop(get(gateway.address("traefik"), "h", target))),
         case(RouterTimeout, "/held", simple),
         case(Unauthenticated, "/login", simple),
         case(AuthenticationAnswer, "/asked", simple),
         case(AuthenticationUnavailable, "/unasked", simple),
         case(AddressDenied, "/denied", simple),
         case(HostDenied, "/hosts", simple),
-        case(RateLimited, "/limited", |gateway, target| {
+        case(RateLimited, "/limited", |gateway, _, target| {
             for _ in 0..2 {
                 get(gateway.web(), "h", target);
             }
         }),
         case(LimitUnavailable, "/shared", simple),
         case(TooManyInFlight, "/busy", simple),
-        case(CircuitOpen, "/open", |gateway, target| {
+        case(CircuitOpen, "/open", |gateway, _, target| {
             eventually("the breaker is open", || get(gateway.web(), "h", target).status == 503);
         }),
-        case(RequestTooLarge, "/large", |gateway, target| {
+        case(RequestTooLarge, "/large", |gateway, _, target| {
             raw(gateway.web(), format!("POST {target} HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\nhi"))
                 .unwrap();
         }),
         case(ResponseTooLarge, "/answer", simple),
         case(ResponseBroken, "/broken-body", simple),
-        case(Preflight, "/cors", |gateway, target| {
+        case(Preflight, "/cors", |gateway, _, target| {
             let more = "origin: http://o.test\r\naccess-control-request-method: GET\r\nconnection: close\r\n";
             raw(gateway.web(), format!("OPTIONS {target} HTTP/1.1\r\nhost: h\r\n{more}\r\n")).unwrap();
         }),
@@ -196,12 +196,15 @@ fn routed() -> Vec<Case> {
         case(ConnectionLost, "/lost", simple),
         case(ResponseTimeout, "/late", simple),
         case(MalformedResponse, "/malformed", simple),
-        case(ClientGone, "/gone", |gateway, target| {
+        case(ClientGone, "/gone", |gateway, servers, target| {
             let mut client = Client::connect(gateway.web());
             client.send(format!("GET {target} HTTP/1.1\r\nhost: h\r\n\r\n"));
+            eventually("the server has the request", || {
+                servers.backend.seen().iter().any(|seen| seen.target() == target)
+            });
             drop(client);
         }),
-        case(ClientTimeout, "/slow-client", |gateway, target| {
+        case(ClientTimeout, "/slow-client", |gateway, _, target| {
             let head = format!("POST {target} HTTP/1.1\r\nhost: h\r\ncontent-length: 10\r\n\r\nbegun");
             let mut client = Client::connect(gateway.web());
             client.send(head);
@@ -214,22 +217,22 @@ fn routed() -> Vec<Case> {
 fn refused() -> Vec<Case> {
     use Reason::*;
     vec![
-        case(ExpectationFailed, "/expect", |gateway, target| {
+        case(ExpectationFailed, "/expect", |gateway, _, target| {
             get_with(gateway.web(), "h", target, "expect: much\r\n");
         }),
-        case(ServerOptions, "*", |gateway, target| {
+        case(ServerOptions, "*", |gateway, _, target| {
             raw(gateway.web(), format!("OPTIONS {target} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"))
                 .unwrap();
         }),
-        case(MalformedRequest, "*", |gateway, target| {
+        case(MalformedRequest, "*", |gateway, _, target| {
             raw(gateway.web(), format!("GET {target} HTTP/1.1\r\nhost: h\r\n\r\n")).unwrap();
         }),
-        case(Misdirected, "/misdirected", |gateway, target| {
+        case(Misdirected, "/misdirected", |gateway, _, target| {
             let config = std::sync::Arc::new(client_config(&[], None));
             let answer = ask_for(gateway.web(), &config, "two.test", "one.test", target).unwrap();
             assert_eq!(answer.status(), 421);
         }),
-        case(HeadTooLarge, "/many", |gateway, target| {
+        case(HeadTooLarge, "/many", |gateway, _, target| {
             let mut request = Request::get(format!("https://many.test{target}"));
             for number in 0..1100 {
                 request = request.header(format!("x-{number}"), "v");
@@ -276,7 +279,7 @@ fn each_reason_is_found_in_log_metrics_trace_and_api() {
     let gateway = Gateway::with(&flags, &routes(&servers));
     let (routed, refused) = (routed(), refused());
     for case in routed.iter().chain(&refused) {
-        (case.provoke)(&gateway, case.target);
+        (case.provoke)(&gateway, &servers, case.target);
     }
     let lines = || -> Vec<Value> {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
