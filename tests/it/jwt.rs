@@ -93,7 +93,7 @@ fn keys_are_replaced_and_survive_an_outage_and_other_options() {
     protected.gateway.write("routes.yml", &routes(&options, &protected.service.url()));
     eventually("the options are applied", || protected.gateway.generation() > generation);
     protected.accepts(&old);
-    // An unknown key is a reason to ask, and its failure is no reason to forget.
+    // An unknown key causes a request for keys. If that fails, the known keys stay.
     let new = signed_by(&FOREIGN, "RS256", &json!({"alg": "RS256", "kid": "new"}), &claims(&json!({})));
     protected.refuses(&new, UNKNOWN);
     protected.accepts(&old);

@@ -117,7 +117,7 @@ fn foreign_key_and_changed_claims() {
     let signature = rest.split_once('.').unwrap().1;
     let changed = BASE64_URL_SAFE_NO_PAD.encode(claims(&json!({"sub": "root"})).to_string());
     protected.refuses(&format!("{header}.{changed}.{signature}"), SIGNATURE);
-    // Other texts of the same signature are no other token.
+    // The same signature in another spelling does not make another valid token.
     for text in [format!("{valid}="), format!("{valid}=="), valid.replace('_', "/").replace('-', "+") + "+"] {
         assert_eq!(protected.send(&text).status, 401, "{text}");
     }

@@ -296,6 +296,12 @@ fn body(json: &Value) -> Response {
     response
 }
 
+/// Returns the first parameter of a query with this name.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
 fn refusal(status: StatusCode, message: &str) -> Response {
     let object = json!({"message": message});
     reply::error(status, as_go(&object).trim_end(), Reason::OwnService)

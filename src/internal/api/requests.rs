@@ -5,7 +5,7 @@ use http::{HeaderValue, StatusCode};
 use serde_json::Value;
 use tidegate_core::{Body, Reason, Response};
 
-use super::{body, list, one, page, refusal};
+use super::{body, list, one, page, parameter, refusal};
 use crate::observability::Requests;
 use crate::observability::requests::live::{Format, Live, MAX_RATE, Wanted};
 use crate::observability::requests::select::Selection;
@@ -17,10 +17,7 @@ const USUAL_RATE: u32 = 100;
 /// Lists the requests that the query selects, newest first: `filter` is an expression, `search` a part of host,
 /// path, router or identifier, and `after` the identifier of a request that is older than all in the list.
 pub(super) fn all(requests: &Requests, query: &str) -> Response {
-    let value = |name: &str| {
-        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).unwrap_or_default()
-    };
+    let value = |name: &str| parameter(query, name).unwrap_or_default();
     let selection = match selection(&value("filter")) {
         Ok(selection) => selection,
         Err(refused) => return *refused,
@@ -42,10 +39,7 @@ pub(super) fn all(requests: &Requests, query: &str) -> Response {
 /// Sends the requests that the query selects as they end: `filter` is an expression, and `rate` the maximum number per
 /// second. `wants_events` is whether the client accepts server-sent events.
 pub(super) fn stream(live: &Live, query: &str, wants_events: bool) -> Response {
-    let value = |name: &str| {
-        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).unwrap_or_default()
-    };
+    let value = |name: &str| parameter(query, name).unwrap_or_default();
     let selection = match selection(&value("filter")) {
         Ok(selection) => selection,
         Err(refused) => return *refused,

@@ -9,7 +9,7 @@ use tidegate_core::Response;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{body, refusal};
+use super::{body, parameter, refusal};
 use crate::observability::Statistics;
 use crate::observability::statistics::{Numbers, Row, STEP};
 
@@ -32,10 +32,7 @@ const ORDERS: [(&str, Order); 5] = [
 
 /// Returns the numbers of all objects, or why the query is invalid.
 pub(super) fn all(statistics: &Statistics, query: &str) -> Response {
-    let value = |name: &str| {
-        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
-    };
+    let value = |name: &str| parameter(query, name);
     let sort_by = value("sortBy").unwrap_or_else(|| "rate".to_owned());
     let Some((_, order)) = ORDERS.iter().find(|(name, _)| *name == sort_by) else {
         let names = ORDERS.map(|(name, _)| name).join(", ");

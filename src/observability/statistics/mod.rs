@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(HORIZON);
 /// The statistics of a gateway.
 pub struct Statistics {
     shards: Box<[Shard]>,
-    /// Wakes the task when a list is no longer empty.
+    /// Wakes the task at the first entry of a list.
     filled: Notify,
     /// Wakes it early when a list is half full.
     crowded: Notify,
