@@ -11,6 +11,7 @@ pub mod building;
 pub mod client_ip;
 mod client_tls;
 pub mod clock;
+pub mod current_request;
 pub mod error;
 pub mod exchange;
 pub mod exemplars;

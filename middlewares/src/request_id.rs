@@ -9,6 +9,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
+use tidegate_core::current_request::within;
 use tidegate_core::{
     BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Prediction, Request, Response,
 };
@@ -96,7 +97,8 @@ impl Middleware for Identify {
         }
         request.head.headers.insert(&self.header, id.clone());
         Box::pin(async move {
-            let mut response = next.run(request).await;
+            let exchange = request.context.exchange.clone();
+            let mut response = within(exchange, next.run(request)).await;
             if let Some(message) = plain_error(&response) {
                 response = with_last_line(response, &message, &id);
             }

@@ -143,8 +143,7 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut fields = Fields::default();
-        event.record(&mut fields);
+        let fields = Fields::of(event);
         let second = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
         let time = OffsetDateTime::now_utc().format(&second).unwrap_or_default();
         let metadata = event.metadata();

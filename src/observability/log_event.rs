@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use tracing::Level;
+use tidegate_core::current_request;
 use tracing::field::{Field, Visit};
+use tracing::{Event, Level};
 
 /// The message and the other fields of an event.
 #[derive(Default)]
@@ -13,6 +14,21 @@ pub(super) struct Fields {
 }
 
 impl Fields {
+    /// Reads an event, and adds the identifiers of the request that it is about.
+    pub(super) fn of(event: &Event<'_>) -> Self {
+        let mut fields = Self::default();
+        event.record(&mut fields);
+        current_request::current(|exchange| {
+            if let Some(id) = exchange.request_id() {
+                fields.others.push(("requestId", id.into()));
+            }
+            if let Some(trace) = exchange.trace() {
+                fields.others.push(("traceId", trace.trace_id_hex().into()));
+            }
+        });
+        fields
+    }
+
     pub(super) fn json(self, level: &Level, time: &str) -> serde_json::Value {
         let mut object = serde_json::Map::new();
         object.insert("level".into(), level.as_str().to_ascii_lowercase().into());

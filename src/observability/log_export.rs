@@ -69,8 +69,7 @@ impl<S: Subscriber> Layer<S> for ExportLayer {
 
 /// Returns an event as a record, like Traefik's.
 fn record(event: &Event<'_>, with_caller: bool) -> LogRecord {
-    let mut fields = Fields::default();
-    event.record(&mut fields);
+    let fields = Fields::of(event);
     let metadata = event.metadata();
     // `SeverityNumber` of the data model.
     let severity_number = match *metadata.level() {

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use crate::support::backend::unused_address;
-use crate::support::{Backend, Gateway, get_with};
+use crate::support::process::Process;
+use crate::support::{Backend, Gateway, eventually, get_with};
 
 /// Returns the lines of an access log in JSON.
 fn lines(path: &std::path::Path) -> Vec<Value> {
@@ -53,4 +54,34 @@ fn server_client_errors_and_access_log_have_the_same_identifier() {
     let ids: Vec<String> =
         lines(&file).iter().map(|line| line["RequestId"].as_str().unwrap().to_owned()).collect();
     assert_eq!(ids, ["abc-1".to_owned(), id, "abc-2".to_owned()]);
+}
+
+#[test]
+fn messages_of_the_process_log_have_the_identifier_of_their_request() {
+    let server = Backend::bytes("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let routes = format!(
+        "http:
+  routers:
+    identified: {{rule: 'Path(`/a`)', service: s, middlewares: [id, ask]}}
+    other: {{rule: 'Path(`/b`)', service: s, middlewares: [ask]}}
+  middlewares:
+    id: {{requestId: {{}}}}
+    ask: {{forwardAuth: {{address: 'http://{}'}}}}
+  services:
+    s: {{loadBalancer: {{servers: [{{url: 'http://{}'}}]}}}}
+",
+        unused_address(),
+        server.address
+    );
+    let gateway = Process::start(&[], &routes);
+    let messages = || {
+        let log = gateway.log();
+        let about = log.lines().filter(|line| line.contains("authentication server is unreachable"));
+        about.map(|line| line.contains(" requestId=abc-1")).collect::<Vec<bool>>()
+    };
+    for path in ["/a", "/b"] {
+        get_with(gateway.web(), "h.test", path, "X-Request-Id: abc-1\r\n");
+    }
+    eventually("both requests are in the log", || messages().len() == 2);
+    assert_eq!(messages(), [true, false]);
 }
