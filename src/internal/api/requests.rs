@@ -98,6 +98,7 @@ pub(super) fn state(requests: &Requests) -> Response {
 
 fn contains(record: &Record, search: &str) -> bool {
     let router = record.route.as_ref().map_or("", |route| &*route.router);
-    let texts = [record.text(Text::Host), record.text(Text::Target), record.text(Text::RequestId), router];
+    let texts =
+        [record.text(Text::Host), record.text(Text::Target), record.text(Text::RequestId), router.into()];
     texts.iter().any(|text| text.to_lowercase().contains(search))
 }

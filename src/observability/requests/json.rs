@@ -76,7 +76,8 @@ pub(crate) fn detail(requests: &Requests, record: &Record) -> Value {
         add("reachedService", record.reached_service.into());
     }
     add("attempts", record.attempts.iter().map(|one| attempt(record, one)).collect());
-    let headers: Vec<&str> = record.text(Text::Headers).lines().collect();
+    let headers = record.text(Text::Headers);
+    let headers: Vec<&str> = headers.lines().collect();
     if !headers.is_empty() {
         add("headers", headers.into());
     }
@@ -147,7 +148,7 @@ pub(super) fn origin(record: &Record) -> String {
 
 /// Returns the client's address: the forwarded one if its sender is trusted, or else that of the peer.
 pub(super) fn client(record: &Record) -> Option<String> {
-    match record.text(Text::Client) {
+    match &*record.text(Text::Client) {
         "" => record.peer.map(|peer| peer.ip().to_canonical().to_string()),
         forwarded => Some(forwarded.to_owned()),
     }

@@ -29,8 +29,6 @@ pub(crate) use record::{Record, Text, Try};
 
 /// Number of records that a reader copies at a time, so that it holds the ring for a few microseconds.
 const CHUNK: usize = 32;
-/// Number of bytes that the texts of most records need.
-const TYPICAL_TEXT: usize = 128;
 
 thread_local! {
     /// A displaced record, whose memory the next one of this thread takes over.
@@ -115,14 +113,8 @@ impl Requests {
         is_forwarded: bool,
     ) -> Recording {
         let arrival = Arrival { exchange, entry_point, head, is_forwarded };
-        let record = match SPARE.take() {
-            Some(mut spare) => {
-                let buffer = spare.take_buffer();
-                *spare = Record::begin(&arrival, &self.redaction, buffer);
-                spare
-            }
-            None => Box::new(Record::begin(&arrival, &self.redaction, String::with_capacity(TYPICAL_TEXT))),
-        };
+        let mut record = SPARE.take().unwrap_or_else(|| Box::new(Record::empty()));
+        record.begin(&arrival, &self.redaction);
         Recording { requests: self.clone(), record }
     }
 
@@ -265,7 +257,7 @@ mod tests {
             record(&requests, &format!("/{number}"), 200);
         }
         let targets: Vec<String> =
-            requests.all().iter().map(|record| record.text(Text::Target).to_owned()).collect();
+            requests.all().iter().map(|record| record.text(Text::Target).into_owned()).collect();
         assert_eq!(targets, ["/99", "/98", "/97", "/96", "/failed"]);
         assert_eq!(requests.missed(), 0);
     }
@@ -300,8 +292,8 @@ mod tests {
             record(&requests, "/p?token=secret", 200);
             let record = requests.all().remove(0);
             (
-                record.text(Text::Target).to_owned(),
-                record.text(Text::Headers).to_owned(),
+                record.text(Text::Target).into_owned(),
+                record.text(Text::Headers).into_owned(),
                 record.peer.is_some(),
             )
         };

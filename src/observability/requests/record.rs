@@ -1,5 +1,6 @@
 //! One ended request: what happened to it, without texts that had to be formatted.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ use crate::observability::access_log::{Aborted, Redaction};
 
 /// Maximum number of bytes of all texts of a record.
 pub(super) const MAX_TEXT: usize = 1024;
+/// Number of bytes that the texts of most records need.
+const TYPICAL_TEXT: usize = 128;
 /// Maximum number of bytes of one text, so that none displaces the others.
 const MAX_PART: usize = 512;
 /// Maximum number of attempts per record.
@@ -73,7 +76,8 @@ pub(crate) struct Record {
     pub(crate) received: u64,
     pub(crate) sent: u64,
     pub(crate) trace: Option<TraceContext>,
-    text: String,
+    /// The texts one after the other, as the client sent them.
+    text: Vec<u8>,
     ends: [u16; TEXTS],
 }
 
@@ -103,20 +107,18 @@ pub(super) struct Arrival<'a> {
 }
 
 impl Record {
-    /// Begins the record of a request. `text` is an empty buffer.
-    pub(super) fn begin(arrival: &Arrival<'_>, redaction: &Redaction, text: String) -> Self {
-        let Arrival { exchange, entry_point, head, is_forwarded } = arrival;
-        let connection = &exchange.connection;
-        let tls = connection.tls.as_ref();
-        let mut record = Self {
+    /// Creates a record without a request.
+    pub(super) fn empty() -> Self {
+        let now = Instant::now();
+        Self {
             id: 0,
-            started: exchange.started,
-            entry_point: u16::try_from(*entry_point).unwrap_or(u16::MAX),
-            method: head.method.clone(),
-            version: exchange.version,
-            peer: redaction.keeps_client().then_some(connection.peer),
-            accepted: connection.accepted,
-            tls: tls.map(|tls| (tls.version, tls.cipher)),
+            started: now,
+            entry_point: 0,
+            method: Method::GET,
+            version: Version::HTTP_11,
+            peer: None,
+            accepted: now,
+            tls: None,
             route: None,
             middlewares: 0,
             reached_service: false,
@@ -132,26 +134,39 @@ impl Record {
             received: 0,
             sent: 0,
             trace: None,
-            text,
+            text: Vec::with_capacity(TYPICAL_TEXT),
             ends: [0; TEXTS],
-        };
-        record.push(Text::Host, head.headers.get(HOST).map_or(&[], HeaderValue::as_bytes));
+        }
+    }
+
+    /// Begins the record of a request, in place of the previous one.
+    pub(super) fn begin(&mut self, arrival: &Arrival<'_>, redaction: &Redaction) {
+        let Arrival { exchange, entry_point, head, is_forwarded } = arrival;
+        let connection = &exchange.connection;
+        let tls = connection.tls.as_ref();
+        self.started = exchange.started;
+        self.entry_point = u16::try_from(*entry_point).unwrap_or(u16::MAX);
+        self.method.clone_from(&head.method);
+        self.version = exchange.version;
+        self.peer = redaction.keeps_client().then_some(connection.peer);
+        self.accepted = connection.accepted;
+        self.tls = tls.map(|tls| (tls.version, tls.cipher));
+        self.text.clear();
+        self.push(Text::Host, head.headers.get(HOST).map_or(&[], HeaderValue::as_bytes));
         let target = match redaction.keeps_query() {
             true => head.uri.path_and_query().map_or("", PathAndQuery::as_str),
             false => head.uri.path(),
         };
-        record.push(Text::Target, if redaction.keeps_path() { target.as_bytes() } else { &[] });
+        self.push(Text::Target, if redaction.keeps_path() { target.as_bytes() } else { &[] });
         let first = if *is_forwarded { head.headers.get(X_FORWARDED_FOR) } else { None };
         let first = first.filter(|_| redaction.keeps_client());
         let first = first.and_then(|value| value.as_bytes().split(|byte| *byte == b',').next());
-        record.push(Text::Client, first.unwrap_or(&[]).trim_ascii());
-        record
-            .push(Text::ServerName, tls.and_then(|tls| tls.server_name.as_deref()).unwrap_or("").as_bytes());
+        self.push(Text::Client, first.unwrap_or(&[]).trim_ascii());
+        self.push(Text::ServerName, tls.and_then(|tls| tls.server_name.as_deref()).unwrap_or("").as_bytes());
         if redaction.keeps_headers() {
-            record.push_headers(&head.headers, redaction);
+            self.push_headers(&head.headers, redaction);
         }
-        record.end(Text::Headers);
-        record
+        self.end(Text::Headers);
     }
 
     fn push_headers(&mut self, headers: &HeaderMap, redaction: &Redaction) {
@@ -179,9 +194,8 @@ impl Record {
         self.route = exchange.route().cloned();
         self.middlewares = exchange.middlewares_reached();
         self.reached_service = exchange.has_reached_service();
-        for attempt in exchange.attempts().take(MAX_ATTEMPTS) {
-            self.attempts.push(Try::new(attempt));
-        }
+        self.attempts.clear();
+        self.attempts.extend(exchange.attempts().take(MAX_ATTEMPTS).map(Try::new));
         self.retries = exchange.retries();
         self.status = exchange.status();
         self.origin = exchange.origin();
@@ -202,20 +216,8 @@ impl Record {
 
     /// Appends to a text, which must be the last one so far. Texts that are too long are truncated.
     fn push(&mut self, text: Text, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return self.end(text);
-        }
         let room = MAX_TEXT.saturating_sub(self.text.len()).min(MAX_PART);
-        let bytes = bytes.get(..room).unwrap_or(bytes);
-        if let Ok(part) = str::from_utf8(bytes) {
-            self.text.push_str(part);
-        } else {
-            let part = String::from_utf8_lossy(bytes);
-            // A replaced character may be longer than what it replaces.
-            if self.text.len() + part.len() <= MAX_TEXT {
-                self.text.push_str(&part);
-            }
-        }
+        self.text.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
         self.end(text);
     }
 
@@ -223,11 +225,12 @@ impl Record {
         self.ends[text as usize] = u16::try_from(self.text.len()).unwrap_or(u16::MAX);
     }
 
-    /// Returns a text; empty if there is none.
-    pub(crate) fn text(&self, text: Text) -> &str {
+    /// Returns a text; empty if there is none. Clients may send any bytes: those that are not UTF-8 are replaced.
+    pub(crate) fn text(&self, text: Text) -> Cow<'_, str> {
         let number = text as usize;
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
-        self.text.get(usize::from(start)..usize::from(self.ends[number])).unwrap_or("")
+        let bytes = self.text.get(usize::from(start)..usize::from(self.ends[number]));
+        String::from_utf8_lossy(bytes.unwrap_or_default())
     }
 
     /// Returns true for requests that outlive others: failures of servers or the gateway, incomplete responses, and
@@ -247,12 +250,6 @@ impl Record {
     /// Returns the server that responded or was tried last.
     pub(crate) fn server(&self) -> Option<&ServerInfo> {
         self.attempts.last()?.server.as_deref()
-    }
-
-    /// Returns the buffer of its texts, for another record.
-    pub(super) fn take_buffer(&mut self) -> String {
-        self.text.clear();
-        std::mem::take(&mut self.text)
     }
 }
 

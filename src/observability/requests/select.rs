@@ -53,7 +53,8 @@ impl Values for OfRecord<'_> {
             Number::RetryAttempts => record.retries.into(),
             Number::ClientPort => record.peer.map_or(0, |peer| peer.port()).into(),
             Number::RequestPort => {
-                let port = str::from_utf8(host_and_port(record.text(Text::Host).as_bytes()).1);
+                let host = record.text(Text::Host);
+                let port = str::from_utf8(host_and_port(host.as_bytes()).1);
                 port.ok().and_then(|port| port.parse().ok()).unwrap_or(0)
             }
             Number::OriginContentSize
@@ -84,12 +85,14 @@ impl Values for OfRecord<'_> {
         match field {
             Field::ClientAddr => record.peer.map(|peer| peer.to_string()).unwrap_or_default().into(),
             Field::ClientHost => client(record).unwrap_or_default().into(),
-            Field::ClientUsername => record.text(Text::User).into(),
-            Field::RequestAddr => host().into(),
-            Field::RequestHost => String::from_utf8_lossy(host_and_port(host().as_bytes()).0),
-            Field::RequestId => record.text(Text::RequestId).into(),
+            Field::ClientUsername => record.text(Text::User),
+            Field::RequestAddr => host(),
+            Field::RequestHost => {
+                String::from_utf8_lossy(host_and_port(host().as_bytes()).0).into_owned().into()
+            }
+            Field::RequestId => record.text(Text::RequestId),
             Field::RequestMethod => record.method.as_str().into(),
-            Field::RequestPath => record.text(Text::Target).into(),
+            Field::RequestPath => record.text(Text::Target),
             Field::RequestProtocol => protocol(record.version).into(),
             Field::RequestScheme => if record.tls.is_some() { "https" } else { "http" }.into(),
             Field::RouterName => route.map_or("", |route| &route.router).into(),
@@ -106,7 +109,8 @@ impl Values for OfRecord<'_> {
             Field::TlsVersion => record.tls.map_or("", |tls| tls.0).into(),
             Field::TlsCipher => record.tls.map_or("", |tls| tls.1).into(),
             Field::RequestHeader(name) => {
-                let lines = record.text(Text::Headers).lines().filter_map(|line| line.split_once(": "));
+                let headers = record.text(Text::Headers);
+                let lines = headers.lines().filter_map(|line| line.split_once(": "));
                 let values: Vec<&str> =
                     lines.filter(|(key, _)| name == key).map(|(_, value)| value).collect();
                 values.join(",").into()
