@@ -100,6 +100,21 @@ pub struct Timeouts {
     pub response_body: Duration,
 }
 
+/// Which spans are created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceVerbosity {
+    /// Spans of the entry point and of requests sent.
+    Minimal,
+    /// Also those of routers, middlewares, services and retries.
+    Detailed,
+}
+
+impl Vocabulary for TraceVerbosity {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("minimal", Self::Minimal), ("detailed", Self::Detailed)];
+    const IGNORES_CASE: bool = true;
+}
+
 /// Per-router observability. Unset fields follow the entry point.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -113,7 +128,7 @@ pub struct Observability {
     /// Creates spans.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tracing: Option<bool>,
-    /// `minimal` or `detailed`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub trace_verbosity: String,
+    /// Which spans are created. An unknown word means the fewest, as in Traefik, and is reported.
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub trace_verbosity: Word<TraceVerbosity>,
 }

@@ -67,14 +67,23 @@ pub struct RouteInfo {
     pub router: Arc<str>,
     /// `name@provider` of the service; empty if the router has child routers instead.
     pub service: Arc<str>,
-    /// `name@provider` of the middlewares, in order.
-    pub middlewares: Box<[Arc<str>]>,
+    /// The middlewares, in order. In place of a chain are its members.
+    pub middlewares: Box<[MiddlewareInfo]>,
     /// The names of the middlewares' spans, in order; empty for one without a span. None without tracing.
     pub middleware_types: Box<[Arc<str>]>,
     /// The rule of the router; empty without tracing.
     pub rule: Arc<str>,
     /// Counts the requests of the router, if metrics have its name.
     pub counters: Option<Arc<RequestCounters>>,
+}
+
+/// A middleware of a route, for readers of the exchange.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MiddlewareInfo {
+    /// `name@provider`.
+    pub name: Arc<str>,
+    /// `name@provider` of the chains that it is part of, outermost first.
+    pub via: Arc<[Arc<str>]>,
 }
 
 /// A page that replaces a response (`errors`).
@@ -197,7 +206,7 @@ impl Exchange {
     pub fn middleware(&self) -> Option<&Arc<str>> {
         let middlewares = &self.route()?.middlewares;
         let left = usize::from(self.stage.load(Ordering::Relaxed));
-        middlewares.get(middlewares.len().checked_sub(left)?)
+        middlewares.get(middlewares.len().checked_sub(left)?).map(|middleware| &middleware.name)
     }
 
     /// Returns how many middlewares of the route the request reached.

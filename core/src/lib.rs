@@ -44,15 +44,15 @@ pub use body::{
 pub use building::{Build, BuildContext, BuildError, BuildErrors, HttpClient, Resolver};
 pub use clock::{Clock, ManualClock};
 pub use error::{ConnectCause, Fault, UpstreamError};
-pub use exchange::{Exchange, RouteInfo};
+pub use exchange::{Exchange, MiddlewareInfo, RouteInfo};
 pub use identity::{AuthMethod, Identity};
 pub use message::{
     ByteStream, ClientSide, Connection, Context, Interim, OriginalTarget, Request, Response, TlsInfo, Upgrade,
 };
 pub use metrics::RequestCounters;
-pub use middleware::{BoxFuture, Handler, Middleware, Next, boxed};
+pub use middleware::{BoxFuture, Handler, Member, Middleware, Next, boxed};
 pub use prediction::{Prediction, Verdict};
 pub use reason::{Origin, Reason};
-pub use spans::{OpenSpan, SpanKind, Spans};
+pub use spans::{CapturedHeaders, OpenSpan, SpanKind, Spans};
 pub use timing::Timing;
 pub use trace_context::{Propagator, TraceContext};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::occupancy::Limit;
 use crate::timing::OpenRun;
-use crate::{OpenSpan, Prediction, Request, Response, SpanKind};
+use crate::{MiddlewareInfo, OpenSpan, Prediction, Request, Response, SpanKind};
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -33,14 +33,17 @@ pub trait Handler: Send + Sync + 'static {
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response>;
 }
 
+/// A part of a composite middleware: `name@provider`, and the middleware.
+pub type Member = (Arc<str>, Arc<dyn Middleware>);
+
 /// One layer around a handler.
 pub trait Middleware: Send + Sync + 'static {
     /// Handles one request, usually by passing it on to `next`.
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response>;
 
-    /// Returns the chain in front of `next` that this middleware consists of, if it is composed of others:
-    /// these are then compiled into the chain in its place.
-    fn expand(&self, _next: &Next) -> Option<Next> {
+    /// Returns the middlewares that this one consists of, in order and with their names, if it is composed of
+    /// others: these are then compiled into the chain in its place.
+    fn members(&self) -> Option<&[Member]> {
         None
     }
 
@@ -91,48 +94,34 @@ impl Next {
         M: IntoIterator<Item = Arc<dyn Middleware>>,
         M::IntoIter: DoubleEndedIterator,
     {
-        middlewares.into_iter().rev().fold(end, |next, middleware| match middleware.expand(&next) {
-            Some(expanded) => expanded,
-            None => Self(Arc::new(Stage::Middleware { middleware, next, left: 0 })),
-        })
+        middlewares.into_iter().rev().fold(end, |next, middleware| next.behind(middleware))
     }
 
-    /// Creates the chain of a route, and returns the names of its middlewares
-    /// ([`crate::RouteInfo::middlewares`]): requests record how far they get. The parts of a composite
-    /// middleware all have its name.
-    pub fn route<M>(middlewares: M, end: Self) -> (Self, Box<[Arc<str>]>)
+    /// Returns this chain with a middleware, or the members of a composite one, in front of it.
+    fn behind(self, middleware: Arc<dyn Middleware>) -> Self {
+        match middleware.members() {
+            Some(members) => members.iter().rev().fold(self, |next, (_, member)| next.behind(member.clone())),
+            None => Self(Arc::new(Stage::Middleware { middleware, next: self, left: 0 })),
+        }
+    }
+
+    /// Creates the chain of a route, and returns which middlewares it has: requests record how far they get. A
+    /// composite middleware is replaced by its members.
+    pub fn route<M>(middlewares: M, end: Self) -> (Self, Box<[MiddlewareInfo]>)
     where
         M: IntoIterator<Item = (Arc<str>, Arc<dyn Middleware>)>,
-        M::IntoIter: DoubleEndedIterator,
     {
-        let mut names = Vec::new();
-        let mut next = end;
-        for (name, middleware) in middlewares.into_iter().rev() {
-            let own = match middleware.expand(&next) {
-                Some(expanded) => expanded.before(&next),
-                None => vec![middleware],
-            };
-            for middleware in own.into_iter().rev() {
-                names.push(name.clone());
-                let left = u16::try_from(names.len()).unwrap_or(0);
-                next = Self(Arc::new(Stage::Middleware { middleware, next, left }));
-            }
+        let mut all = Vec::new();
+        let via: Arc<[Arc<str>]> = Arc::new([]);
+        for (name, middleware) in middlewares {
+            flatten(name, middleware, &via, &mut all);
         }
-        names.reverse();
-        (next, names.into())
-    }
-
-    /// Returns the middlewares in front of `end`, in order.
-    fn before(&self, end: &Self) -> Vec<Arc<dyn Middleware>> {
-        let mut at = self;
-        let mut found = Vec::new();
-        while !Arc::ptr_eq(&at.0, &end.0)
-            && let Stage::Middleware { middleware, next, .. } = &*at.0
-        {
-            found.push(middleware.clone());
-            at = next;
-        }
-        found
+        let (infos, middlewares): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+        let chain = middlewares.into_iter().rev().zip(1..).fold(end, |next, (middleware, left)| {
+            let left = u16::try_from(left).unwrap_or(0);
+            Self(Arc::new(Stage::Middleware { middleware, next, left }))
+        });
+        (chain, infos.into())
     }
 
     /// Returns the middlewares in order.
@@ -180,12 +169,28 @@ impl Next {
     }
 }
 
+/// Appends a middleware, or the members of a composite one. `via` are the composite ones around it.
+fn flatten(
+    name: Arc<str>,
+    middleware: Arc<dyn Middleware>,
+    via: &Arc<[Arc<str>]>,
+    all: &mut Vec<(MiddlewareInfo, Arc<dyn Middleware>)>,
+) {
+    let Some(members) = middleware.members() else {
+        return all.push((MiddlewareInfo { name, via: via.clone() }, middleware));
+    };
+    let via: Arc<[Arc<str>]> = via.iter().cloned().chain([name]).collect();
+    for (name, member) in members {
+        flatten(name.clone(), member.clone(), &via, all);
+    }
+}
+
 /// Begins to record the time of a middleware, if the request asks for it.
 fn begin_run(request: &Request, left: u16) -> Option<OpenRun> {
     let exchange = &request.context.exchange;
     let (timing, route) = (exchange.timing()?, exchange.route()?);
     let index = route.middlewares.len().checked_sub(usize::from(left))?;
-    timing.begin(Some(route.middlewares.get(index)?.clone()))
+    timing.begin(Some(route.middlewares.get(index)?.name.clone()))
 }
 
 /// Begins the span of a middleware, if its kind has one. `retry` has one for each attempt instead.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
 
 use crate::{Propagator, RouteInfo, TraceContext};
@@ -25,7 +25,17 @@ pub struct Spans {
     /// Whether routers, middlewares and services are recorded, too.
     is_detailed: bool,
     propagator: Arc<dyn Propagator>,
+    captured: Arc<CapturedHeaders>,
     state: Mutex<State>,
+}
+
+/// Names of the headers that the spans of requests sent record.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CapturedHeaders {
+    /// Headers of requests.
+    pub request: Vec<HeaderName>,
+    /// Headers of responses.
+    pub response: Vec<HeaderName>,
 }
 
 #[derive(Debug)]
@@ -33,6 +43,12 @@ struct State {
     /// The identifier of the innermost open span.
     current: u64,
     spans: Vec<Span>,
+}
+
+impl State {
+    fn below(trace: &TraceContext) -> Self {
+        Self { current: trace.span_id, spans: Vec::new() }
+    }
 }
 
 /// A recorded span.
@@ -50,6 +66,10 @@ pub struct Span {
     pub ended: Option<Instant>,
     /// Status of the response; 0 if there was none.
     pub status: u16,
+    /// The captured headers of the request that was sent.
+    pub request_headers: HeaderMap,
+    /// The captured headers of its response.
+    pub response_headers: HeaderMap,
 }
 
 /// What a span is about.
@@ -83,24 +103,35 @@ pub struct OpenSpan {
 
 impl Spans {
     /// Creates the spans of a request; `is_detailed` has an effect only if the trace is sampled.
-    pub fn new(trace: TraceContext, is_detailed: bool, propagator: Arc<dyn Propagator>) -> Arc<Self> {
-        Self::of(trace, trace.is_sampled, is_detailed && trace.is_sampled, propagator)
-    }
-
-    fn of(
+    pub fn new(
         trace: TraceContext,
-        is_recording: bool,
         is_detailed: bool,
         propagator: Arc<dyn Propagator>,
+        captured: Arc<CapturedHeaders>,
     ) -> Arc<Self> {
-        let state = Mutex::new(State { current: trace.span_id, spans: Vec::new() });
-        Arc::new(Self { trace, is_recording, is_detailed, propagator, state })
+        let is_recording = trace.is_sampled;
+        let state = Mutex::new(State::below(&trace));
+        Arc::new(Self {
+            trace,
+            is_recording,
+            is_detailed: is_detailed && is_recording,
+            propagator,
+            captured,
+            state,
+        })
     }
 
     /// Creates the spans of a separate request, which are not recorded. It belongs to the current span.
     pub(crate) fn aside(&self) -> Arc<Self> {
         let trace = TraceContext { span_id: self.state.lock().current, ..self.trace };
-        Self::of(trace, false, false, self.propagator.clone())
+        Arc::new(Self {
+            trace,
+            is_recording: false,
+            is_detailed: false,
+            propagator: self.propagator.clone(),
+            captured: self.captured.clone(),
+            state: Mutex::new(State::below(&trace)),
+        })
     }
 
     /// Returns the trace of the request.
@@ -118,6 +149,20 @@ impl Spans {
         self.is_recording
     }
 
+    /// Begins the span of a request that is about to be sent.
+    pub fn begin_call(
+        self: &Arc<Self>,
+        name: &'static str,
+        url: Box<str>,
+        head: &http::request::Parts,
+    ) -> Option<OpenSpan> {
+        let span = self.begin(SpanKind::Call { name, method: head.method.clone(), url })?;
+        if !self.captured.request.is_empty() {
+            span.change(|span| capture(&self.captured.request, &head.headers, &mut span.request_headers));
+        }
+        Some(span)
+    }
+
     /// Begins a span below the innermost open one. Returns `None` if it is not recorded.
     pub fn begin(self: &Arc<Self>, kind: SpanKind) -> Option<OpenSpan> {
         let is_call = matches!(kind, SpanKind::Call { .. });
@@ -130,7 +175,16 @@ impl Spans {
             return None;
         }
         let (id, parent) = (self.child(index as u64 + 1), state.current);
-        state.spans.push(Span { id, parent, kind, began: Instant::now(), ended: None, status: 0 });
+        state.spans.push(Span {
+            id,
+            parent,
+            kind,
+            began: Instant::now(),
+            ended: None,
+            status: 0,
+            request_headers: HeaderMap::new(),
+            response_headers: HeaderMap::new(),
+        });
         state.current = id;
         drop(state);
         Some(OpenSpan { spans: self.clone(), index })
@@ -156,6 +210,15 @@ impl Spans {
     }
 }
 
+/// Copies the headers with these names.
+fn capture(names: &[HeaderName], from: &HeaderMap, to: &mut HeaderMap) {
+    for name in names {
+        for value in from.get_all(name) {
+            to.append(name, value.clone());
+        }
+    }
+}
+
 impl OpenSpan {
     /// Ends a span that may not be recorded.
     pub fn end(span: Option<Self>, status: u16) {
@@ -166,9 +229,24 @@ impl OpenSpan {
 
     /// Ends the span with the status of a response.
     pub fn finish(self, status: u16) {
+        self.change(|span| span.status = status);
+    }
+
+    /// Ends the span of a request, which may not be recorded, with its response.
+    pub fn end_call(span: Option<Self>, status: u16, headers: &HeaderMap) {
+        if let Some(span) = span {
+            let names = &span.spans.captured.response;
+            span.change(|span| {
+                span.status = status;
+                capture(names, headers, &mut span.response_headers);
+            });
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Span)) {
         let mut state = self.spans.state.lock();
         if let Some(span) = state.spans.get_mut(self.index) {
-            span.status = status;
+            change(span);
         }
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tidegate_core::{Body, BoxFuture, Connection, Context, Handler, Middleware, Next, Request, Response};
+use tidegate_core::{
+    Body, BoxFuture, Connection, Context, Handler, Member, Middleware, Next, Request, Response,
+};
 use tokio::sync::Semaphore;
 
 /// Answers from memory, and gets a newer answer in the background.
@@ -50,15 +52,15 @@ impl Middleware for Letter {
 }
 
 /// Several middlewares under one name.
-struct Several(Vec<Arc<dyn Middleware>>);
+struct Several(Vec<Member>);
 
 impl Middleware for Several {
     fn handle<'a>(&'a self, _: Request, _: &'a Next) -> BoxFuture<'a, Response> {
         unreachable!("its members are in the chain")
     }
 
-    fn expand(&self, next: &Next) -> Option<Next> {
-        Some(Next::new(self.0.iter().cloned(), next.clone()))
+    fn members(&self) -> Option<&[Member]> {
+        Some(&self.0)
     }
 }
 
@@ -115,9 +117,12 @@ async fn an_answer_from_memory_is_refreshed_after_its_client_and_the_chain_are_g
 #[tokio::test]
 async fn middlewares_that_consist_of_others_are_compiled_into_the_chain() {
     let letter = |letter| Arc::new(Letter(letter)) as Arc<dyn Middleware>;
-    let none = Arc::new(Several(Vec::new()));
-    let inner = Arc::new(Several(vec![letter('b'), none, letter('c')]));
-    let outer = Arc::new(Several(vec![inner, letter('d')]));
+    let several = |members: Vec<Arc<dyn Middleware>>| {
+        Arc::new(Several(members.into_iter().map(|member| ("m@file".into(), member)).collect()))
+            as Arc<dyn Middleware>
+    };
+    let inner = several(vec![letter('b'), several(Vec::new()), letter('c')]);
+    let outer = several(vec![inner, letter('d')]);
     let chain = Next::new([letter('a'), outer, letter('e')], Next::service(service(1)));
     assert_eq!(chain.middlewares().count(), 5);
     assert_eq!(text(chain.run(request("/x")).await).await, "/e/d/c/b/a/x 1");

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode, Version};
 use tidegate_core::{
-    AuthMethod, Body, BoxFuture, Connection, Context, Exchange, Handler, Identity, Middleware, Next, Origin,
-    Reason, Request, Response, RouteInfo, ServerInfo, UpstreamError, reply,
+    AuthMethod, Body, BoxFuture, Connection, Context, Exchange, Handler, Identity, Member, Middleware,
+    MiddlewareInfo, Next, Origin, Reason, Request, Response, RouteInfo, ServerInfo, UpstreamError, reply,
 };
 
 /// Lets everybody pass, or nobody.
@@ -21,15 +21,15 @@ impl Middleware for Guards {
 }
 
 /// Consists of others.
-struct Both(Vec<Arc<dyn Middleware>>);
+struct Both(Vec<Member>);
 
 impl Middleware for Both {
     fn handle<'a>(&'a self, _: Request, _: &'a Next) -> BoxFuture<'a, Response> {
         unreachable!("its members are in the chain")
     }
 
-    fn expand(&self, next: &Next) -> Option<Next> {
-        Some(Next::new(self.0.iter().cloned(), next.clone()))
+    fn members(&self) -> Option<&[Member]> {
+        Some(&self.0)
     }
 }
 
@@ -86,12 +86,16 @@ fn guard(open: bool) -> Arc<dyn Middleware> {
 
 #[tokio::test]
 async fn it_says_which_middleware_has_answered_and_why() {
-    let both = Arc::new(Both(vec![guard(true), guard(false)]));
+    let both = Arc::new(Both(vec![("first@file".into(), guard(true)), ("second@file".into(), guard(false))]));
     let (response, exchange) =
         pass(vec![("a@file", guard(true)), ("b@file", both), ("c@file", guard(true))]).await;
     assert_eq!((response.origin(), exchange.origin()), (Origin::Middleware, Some(Origin::Middleware)));
     assert_eq!((exchange.status(), exchange.reason()), (403, Some(Reason::Forbidden)));
-    assert_eq!(exchange.middleware().map(|name| &**name), Some("b@file"));
+    assert_eq!(exchange.middleware().map(|name| &**name), Some("second@file"), "the member of `b@file`");
+    let of_route = |middleware: &MiddlewareInfo| (middleware.name.to_string(), middleware.via.len());
+    let all: Vec<_> = exchange.route().unwrap().middlewares.iter().map(of_route).collect();
+    let expected = [("a@file", 0), ("first@file", 1), ("second@file", 1), ("c@file", 0)];
+    assert_eq!(all, expected.map(|(name, via)| (name.to_owned(), via)));
     assert_eq!((exchange.router(), exchange.summary().service), ("r@file", None));
     assert!(exchange.routed().unwrap() <= exchange.answered().unwrap());
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tidegate_core::reference::Target;
 use tidegate_core::{
-    Access, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Prediction, Request,
-    Response, Verdict,
+    Access, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Member, Middleware, Next, Prediction,
+    Request, Response, Verdict,
 };
 
 /// Traefik's `chain`.
@@ -30,8 +30,8 @@ impl Build for Chain {
 
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         // Traefik reports the last faulty member first.
-        let names = self.middlewares.iter().rev();
-        let mut members = BuildErrors::collect(names.map(|name| context.middleware(name)))?;
+        let member = |name: &String| Ok((Arc::from(name.as_str()), context.middleware(name)?));
+        let mut members = BuildErrors::collect(self.middlewares.iter().rev().map(member))?;
         members.reverse();
         Ok(Arc::new(List(members)))
     }
@@ -43,33 +43,27 @@ impl Build for Chain {
     }
 }
 
-struct List(Vec<Arc<dyn Middleware>>);
-
-impl List {
-    fn before(&self, next: &Next) -> Next {
-        Next::new(self.0.iter().cloned(), next.clone())
-    }
-}
+struct List(Vec<Member>);
 
 impl Middleware for List {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
-        let next = self.before(next);
+        let next = Next::new(self.0.iter().map(|(_, member)| member.clone()), next.clone());
         Box::pin(async move { next.run(request).await })
     }
 
-    fn expand(&self, next: &Next) -> Option<Next> {
-        Some(self.before(next))
+    fn members(&self) -> Option<&[Member]> {
+        Some(&self.0)
     }
 
     fn revise(&self, request: &Request, response: &mut Response) -> Option<String> {
         let notes: Vec<String> =
-            self.0.iter().rev().filter_map(|member| member.revise(request, response)).collect();
+            self.0.iter().rev().filter_map(|(_, member)| member.revise(request, response)).collect();
         (!notes.is_empty()).then(|| notes.join("; "))
     }
 
     fn predict(&self, request: Request) -> Prediction {
         let mut joined = Prediction::passes(request);
-        for member in &self.0 {
+        for (_, member) in &self.0 {
             let (request, depends) = match joined.verdict {
                 Verdict::Passes(request) => (request, false),
                 Verdict::Depends(request) => (request, true),

@@ -13,8 +13,7 @@ use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
 use tidegate_core::{
     Access, AuthMethod, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, CollectError,
-    Exchange, HttpClient, Identity, Middleware, Next, OpenSpan, Prediction, Reason, Request, Response,
-    SpanKind, reply,
+    Exchange, HttpClient, Identity, Middleware, Next, OpenSpan, Prediction, Reason, Request, Response, reply,
 };
 
 use crate::{auth, pattern};
@@ -225,10 +224,8 @@ struct Authenticator {
 fn begin_span(exchange: &Exchange, auth_request: &mut Request) -> Option<OpenSpan> {
     let spans = exchange.spans()?;
     let head = &mut auth_request.head;
-    let span = spans.is_recording().then(|| {
-        let (method, url) = (head.method.clone(), head.uri.to_string().into());
-        spans.begin(SpanKind::Call { name: "AuthRequest", method, url })
-    });
+    let span =
+        spans.is_recording().then(|| spans.begin_call("AuthRequest", head.uri.to_string().into(), head));
     spans.inject(&mut head.headers);
     span.flatten()
 }
@@ -324,9 +321,7 @@ impl Authenticator {
             unavailable()
         })?;
         let (head, body) = response.into_parts();
-        if let Some(span) = span {
-            span.finish(head.status.as_u16());
-        }
+        OpenSpan::end_call(span, head.status.as_u16(), &head.headers);
         let body = body.collect(self.response_limit).await.map_err(|error| match error {
             CollectError::TooLarge { limit, .. } => {
                 tracing::warn!(address = %self.location_base, limit, "forwardAuth: response longer than maxResponseBodySize");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::header::{HOST, LOCATION};
 use http::{HeaderMap, HeaderName};
 use tidegate_config::{Kind, Middleware as Options};
-use tidegate_core::{Middleware, Origin, Prediction, Request, Response, Verdict};
+use tidegate_core::{Middleware, MiddlewareInfo, Origin, Prediction, Request, Response, Verdict};
 use tidegate_middlewares::Options as Kinds;
 
 use super::origin_of;
@@ -127,23 +127,13 @@ impl Way {
     }
 }
 
-/// Names the members of a route's chain. The parts of a chain under one name follow each other in `names`.
-pub(super) fn members<'n>(snapshot: &Snapshot, names: impl Iterator<Item = &'n str>) -> Vec<Named> {
-    let names: Vec<&str> = names.collect();
-    let mut members = Vec::with_capacity(names.len());
-    let mut at = 0;
-    while let Some(name) = names.get(at) {
-        let mut leaves = Vec::new();
-        expand(snapshot, name, &mut Vec::new(), &mut leaves);
-        let is_here = names.get(at..at + leaves.len()).is_some_and(|part| part.iter().all(|one| one == name));
-        if leaves.is_empty() || !is_here {
-            // Not a chain as it is configured: its parts keep its name.
-            leaves = vec![Named { name: (*name).to_owned(), via: Vec::new() }];
-        }
-        at += leaves.len();
-        members.append(&mut leaves);
-    }
-    members
+/// Names the middlewares of a route.
+pub(super) fn members(middlewares: &[MiddlewareInfo]) -> Vec<Named> {
+    let named = |one: &MiddlewareInfo| Named {
+        name: one.name.to_string(),
+        via: one.via.iter().map(ToString::to_string).collect(),
+    };
+    middlewares.iter().map(named).collect()
 }
 
 /// Names the members of middlewares that are not part of a route, whose chains are expanded.

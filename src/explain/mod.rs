@@ -146,7 +146,7 @@ impl Explaining<'_> {
     /// Passes a request through its route, and those of child routers.
     fn follow(mut self, route: &Route, request: Request, mut way: Way) -> Explanation {
         let name = own_name(route).to_owned();
-        let names = chain::members(self.snapshot, route.info.middlewares.iter().map(|name| &**name));
+        let names = chain::members(&route.info.middlewares);
         let (views, behind) = way.walk(self.snapshot, names, route.chain.middlewares(), request);
         let is_first = self.explanation.routing.len() == 1;
         if let Some(router) = self.explanation.routing.last_mut().and_then(|level| level.router.as_mut()) {
@@ -214,7 +214,7 @@ impl Explaining<'_> {
     /// Describes a route that the request has not passed yet.
     fn router(&self, route: &Route) -> RouterView {
         let name = own_name(route);
-        let names = chain::members(self.snapshot, route.info.middlewares.iter().map(|name| &**name));
+        let names = chain::members(&route.info.middlewares);
         let report = self.snapshot.report.object(Kind::Router, name);
         let options = self.snapshot.report.config.http.routers.get(name);
         let resolver = options.and_then(|router| router.tls.as_ref()).map(|tls| tls.cert_resolver.clone());

@@ -10,8 +10,8 @@ use http::{Uri, Version};
 use smallvec::SmallVec;
 use tidegate_config::service::{LoadBalancer as Options, PassiveHealthCheck, Strategy};
 use tidegate_core::{
-    Attempt, BoxFuture, Context, Exchange, Handler, OpenSpan, Request, RequestCounters, Response, SpanKind,
-    Spans, UpstreamError, boxed, reply,
+    Attempt, BoxFuture, Context, Exchange, Handler, OpenSpan, Request, RequestCounters, Response, Spans,
+    UpstreamError, boxed, reply,
 };
 
 use super::Service;
@@ -152,7 +152,7 @@ impl LoadBalancer {
         match endpoint.try_send(outgoing, interim).await {
             Ok(response) => {
                 server.answered();
-                OpenSpan::end(span, response.status().as_u16());
+                OpenSpan::end_call(span, response.status().as_u16(), response.headers());
                 if let Some(attempt) = attempt {
                     note_answer(attempt, &response, exchange.keep_headers);
                     if self.timed {
@@ -347,7 +347,7 @@ fn begin_span(spans: &Arc<Spans>, server: &Server, head: &mut http::request::Par
         let authority = url.find("://").map_or(0, |at| at + 3);
         let end = url[authority..].find('/').map_or(url.len(), |at| authority + at);
         let url = format!("{}{target}", &url[..end]).into();
-        spans.begin(SpanKind::Call { name: "ReverseProxy", method: head.method.clone(), url })
+        spans.begin_call("ReverseProxy", url, head)
     });
     spans.inject(&mut head.headers);
     span.flatten()

@@ -317,6 +317,10 @@ impl Check<'_> {
                 self.problem(&["entryPoints", name, "http", key], &error.to_string());
             }
         }
+        if let Err(error) = point.observability.trace_verbosity.meaning() {
+            let message = format!("{error}: only the fewest spans are created");
+            self.warn(&["entryPoints", name, "observability", "traceVerbosity"], &message);
+        }
         let has = |required: &str| point.http.middlewares.iter().any(|name| is_named(name, required));
         for required in point.http.required_middlewares.iter().filter(|name| *name != "*" && !has(name)) {
             let message =

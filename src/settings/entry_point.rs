@@ -1,7 +1,7 @@
 //! Entry points: the ports that clients connect to.
 
 use serde::{Deserialize, Serialize};
-use tidegate_config::router::{Observability, RouterTls};
+use tidegate_config::router::{Observability, RouterTls, TraceVerbosity};
 use tidegate_core::values::{Duration, Timeout, is_default};
 use tidegate_core::word::{Vocabulary, Word};
 
@@ -373,13 +373,18 @@ pub struct EntryPointObservability {
     pub metrics: bool,
     /// Creates spans.
     pub tracing: bool,
-    /// `minimal` or `detailed`.
-    pub trace_verbosity: String,
+    /// Which spans are created. An unknown word means the fewest, as in Traefik, and is reported.
+    pub trace_verbosity: Word<TraceVerbosity>,
 }
 
 impl Default for EntryPointObservability {
     fn default() -> Self {
-        Self { access_logs: true, metrics: true, tracing: true, trace_verbosity: "minimal".into() }
+        Self {
+            access_logs: true,
+            metrics: true,
+            tracing: true,
+            trace_verbosity: TraceVerbosity::Minimal.into(),
+        }
     }
 }
 

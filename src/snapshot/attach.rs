@@ -45,7 +45,8 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
         if router.entry_points.is_empty() {
             router.entry_points.clone_from(&defaults);
         }
-        let ineffective = ineffective_skips(settings, &router, provider);
+        let mut ineffective = ineffective_skips(settings, &router, provider);
+        ineffective.extend(unknown_verbosity(&router));
         let parts = split_by_model(settings, name, router);
         if parts.len() > 1 {
             split.insert(name.clone(), parts.iter().map(|(part, _)| part.clone()).collect::<Vec<_>>());
@@ -118,6 +119,12 @@ fn with_model(point: &EntryPoint, mut router: Router, provider: &str) -> Router 
     router.middlewares.extend(own);
     router.observability = Some(filled(&point.observability, router.observability.as_ref()));
     router
+}
+
+/// Returns a warning for a word that no `traceVerbosity` has.
+fn unknown_verbosity(router: &Router) -> Option<String> {
+    let error = router.observability.as_ref()?.trace_verbosity.meaning().err()?;
+    Some(format!("observability.traceVerbosity: {error}: only the fewest spans are created"))
 }
 
 /// Returns warnings for names in `skipMiddlewares` that have no effect, because none of the router's entry
@@ -212,6 +219,26 @@ mod tests {
         assert_eq!(names(&attached), [("secure-r@file", vec!["secure"]), ("r@file", vec!["web"])]);
         assert_eq!(attached[0].router.middlewares, ["m@docker", "n@file", "own@file"]);
         assert!(attached[0].router.tls.is_some() && attached[1].router.tls.is_none());
+    }
+
+    #[test]
+    fn an_unknown_verbosity_of_traces_is_reported() {
+        let settings = settings(&[("web", EntryPoint::default())]);
+        let warnings = |word: &str| {
+            let observability = Observability { trace_verbosity: word.into(), ..Observability::default() };
+            let router = Router { observability: Some(observability), ..Router::default() };
+            attach(&settings, &Map::from([("r@file".to_owned(), Arc::new(router))]))
+                .remove(0)
+                .outcome
+                .warnings
+        };
+        assert!(warnings("Detailed").is_empty() && warnings("").is_empty());
+        assert_eq!(
+            warnings("all"),
+            [
+                "observability.traceVerbosity: `all` is unknown: expected `minimal` or `detailed`: only the fewest spans are created"
+            ]
+        );
     }
 
     #[test]

@@ -14,8 +14,8 @@ use tidegate_config::service::Service;
 use tidegate_config::{Kind, Map, ObjectRef};
 use tidegate_core::reference::provider_of;
 use tidegate_core::{
-    BoxFuture, Handler, Middleware, Next, OpenSpan, Reason, Request, Response, RouteInfo, SpanKind, boxed,
-    reply,
+    BoxFuture, Handler, Middleware, MiddlewareInfo, Next, OpenSpan, Reason, Request, Response, RouteInfo,
+    SpanKind, boxed, reply,
 };
 
 use super::attach::{Attached, attach};
@@ -210,13 +210,13 @@ impl<'a, 'b> Router<'a, 'b> {
     }
 
     /// Returns what spans say about a route besides its names, if there is tracing.
-    fn traced(&self, middlewares: &[Arc<str>], rule: &str) -> (Box<[Arc<str>]>, Arc<str>) {
+    fn traced(&self, middlewares: &[MiddlewareInfo], rule: &str) -> (Box<[Arc<str>]>, Arc<str>) {
         if self.builder.environment.settings.tracing.is_none() {
             return Default::default();
         }
         let options = &self.builder.config.http.middlewares;
-        let kind = |name: &Arc<str>| options.get(&**name).map_or("", |options| options.kind());
-        (middlewares.iter().map(|name| type_name(kind(name)).into()).collect(), rule.into())
+        let kind = |name: &str| options.get(name).map_or("", |options| options.kind());
+        (middlewares.iter().map(|middleware| type_name(kind(&middleware.name)).into()).collect(), rule.into())
     }
 
     /// Compiles the routes of the children of a router, which run after its middlewares.

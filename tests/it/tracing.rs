@@ -29,8 +29,12 @@ fn tree(spans: &[Span]) -> Vec<String> {
 #[test]
 fn a_request_has_a_server_span_and_one_for_each_attempt() {
     let (collector, backend) = (Collector::start(true), Backend::echo("a"));
-    let flags =
-        ["--tracing.safeQueryParams=a", "--tracing.capturedRequestHeaders=X-A", "--tracing.serviceName=edge"];
+    let flags = [
+        "--tracing.safeQueryParams=a",
+        "--tracing.capturedRequestHeaders=X-A,User-Agent",
+        "--tracing.capturedResponseHeaders=X-Backend",
+        "--tracing.serviceName=edge",
+    ];
     let gateway = gateway(&collector.flags(true), &flags, &Gateway::one_service(&backend.url()));
     get_with(gateway.web(), "h.test", "/p?b=secret&a=1", &format!("{PARENT}x-a: v\r\n"));
     let spans = collector.wait_for(1);
@@ -54,7 +58,11 @@ fn a_request_has_a_server_span_and_one_for_each_attempt() {
     ] {
         assert_eq!(value(&server.attributes, key), expected, "{key}");
     }
-    assert!(value(&server.attributes, "http.request.header.x-a").contains("\"v\""));
+    for span in [server, client] {
+        assert!(value(&span.attributes, "http.request.header.x-a").contains("\"v\""));
+        assert!(value(&span.attributes, "http.response.header.x-backend").contains("\"a\""));
+        assert_eq!(value(&span.attributes, "http.request.header.user-agent"), "", "it has its own attribute");
+    }
     let url = format!("{}/p?a=1&b=REDACTED", backend.url());
     assert_eq!(value(&client.attributes, "url.full"), url);
     assert_eq!(value(&client.attributes, "server.port"), backend.address.port().to_string());
@@ -94,6 +102,34 @@ fn detailed_traces_show_router_middlewares_and_service() {
     assert_eq!(value(&named("Service").attributes, "traefik.service.name"), "s@file");
     let context = auth.last().header("traceparent").unwrap().to_owned();
     assert!(context.contains(&hex(&named("AuthRequest").span_id)), "{context}");
+}
+
+#[test]
+fn chains_have_the_spans_of_their_members_and_refusals_are_errors() {
+    let (collector, server) = (Collector::start(true), Backend::echo("a"));
+    let routes = |verbosity: &str| {
+        format!(
+            "http:\n  routers:\n    r: {{rule: 'PathPrefix(`/`)', service: s, middlewares: [c], observability: {{traceVerbosity: {verbosity}}}}}\n  middlewares:\n    c: {{chain: {{middlewares: [p, d]}}}}\n    p: {{addPrefix: {{prefix: /x}}}}\n    d: {{ipAllowList: {{sourceRange: [192.0.2.1]}}}}\n  services:\n    s: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}\n",
+            server.url()
+        )
+    };
+    for (verbosity, expected, failed) in [
+        (
+            "detailed",
+            &["GET < -", "Router < GET", "AddPrefix < Router", "IPAllowLister < AddPrefix"][..],
+            "IPAllowLister",
+        ),
+        ("minimal", &["GET < -"], "GET"),
+    ] {
+        let gateway = gateway(&collector.flags(true), &[], &routes(verbosity));
+        let before = collector.spans().len();
+        get(gateway.web(), "h", "/");
+        gateway.shutdown();
+        let spans = collector.spans().split_off(before);
+        assert_eq!(tree(&spans), expected);
+        let errors = spans.iter().filter(|span| span.status.as_ref().is_some_and(|status| status.code == 2));
+        assert_eq!(errors.map(|span| span.name.as_str()).collect::<Vec<_>>(), [failed]);
+    }
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! Recorded requests as JSON, for the API.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tidegate_core::Origin;
+use tidegate_core::{MiddlewareInfo, Origin};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -70,7 +69,7 @@ pub(crate) fn detail(requests: &Requests, record: &Record) -> Value {
         );
     }
     if let Some(route) = &record.route {
-        let reached = |(place, name): (usize, &Arc<str>)| json!({"name": &**name, "reached": place < record.middlewares});
+        let reached = |(place, one): (usize, &MiddlewareInfo)| json!({"name": &*one.name, "reached": place < record.middlewares});
         let all: Vec<Value> = route.middlewares.iter().enumerate().map(reached).collect();
         add("middlewares", all.into());
         add("reachedService", record.reached_service.into());
@@ -138,7 +137,11 @@ pub(super) fn origin(record: &Record) -> String {
     let detail = match record.origin {
         Some(Origin::Middleware) => {
             let middlewares = record.route.as_ref().map_or(&[][..], |route| &route.middlewares);
-            record.middlewares.checked_sub(1).and_then(|last| middlewares.get(last)).map(|name| &**name)
+            record
+                .middlewares
+                .checked_sub(1)
+                .and_then(|last| middlewares.get(last))
+                .map(|middleware| &*middleware.name)
         }
         Some(Origin::Server) => record.server().map(|server| &*server.url),
         _ => None,

@@ -6,14 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{CONTENT_LENGTH, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, Version};
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use tidegate_clients::otlp::attribute;
-use tidegate_core::{End, Exchange, Request};
+use tidegate_core::{End, Exchange, Reason, Request, SpanKind};
 
 use super::Capture;
-use super::attributes::{MAX_TEXT, int, text};
+use super::attributes::{captured, int, lossy, text};
 use super::spans::{self, Times};
 
 /// Replaces what is not recorded.
@@ -61,8 +59,7 @@ impl Draft {
             int("client.port", port),
             int("network.peer.port", port),
         ];
-        let wanted = capture.request_headers.iter().filter(|name| **name != USER_AGENT);
-        attributes.extend(captured("request", wanted, &head.headers));
+        attributes.extend(captured("request", &capture.headers.request, &head.headers));
         Self {
             capture: capture.clone(),
             name: head.method.as_str().to_owned(),
@@ -75,7 +72,7 @@ impl Draft {
 
     /// Records headers of the response to the client.
     pub(crate) fn record_response(&mut self, headers: &HeaderMap) {
-        self.attributes.extend(captured("response", self.capture.response_headers.iter(), headers));
+        self.attributes.extend(captured("response", &self.capture.headers.response, headers));
     }
 
     /// Builds the spans of the request and hands them over.
@@ -101,10 +98,19 @@ impl Draft {
             self.attributes.push(text("tidegate.request_id", id));
         }
         let send = |span: Span| self.capture.sender.send(span);
-        for span in spans.take() {
+        let refused = exchange.reason().is_some_and(is_refusal);
+        // The innermost span of those that the refusal is in.
+        let refused_by = exchange.middlewares_reached().checked_sub(1).filter(|_| refused);
+        for recorded in spans.take() {
             let query = |url: &str| self.capture.url(url);
-            send(spans::inner(&trace, span, &times, ended, (&self.user_agent, &query)));
+            let by = matches!(recorded.kind, SpanKind::Middleware(_, index) if refused_by == Some(index));
+            let mut span = spans::inner(&trace, recorded, &times, ended, (&self.user_agent, &query));
+            if by {
+                span.status = Some(spans::failed());
+            }
+            send(span);
         }
+        let is_failed = refused && !spans.is_detailed();
         send(Span {
             trace_id: trace.trace_id.to_be_bytes().into(),
             span_id: trace.span_id.to_be_bytes().into(),
@@ -114,10 +120,15 @@ impl Draft {
             start_time_unix_nano: times.nanos(std::time::Duration::ZERO),
             end_time_unix_nano: times.nanos(ended),
             attributes: self.attributes,
-            status: Some(spans::status(status, 500)),
+            status: Some(if is_failed { spans::failed() } else { spans::status(status, 500) }),
             ..Span::default()
         });
     }
+}
+
+/// Returns true for refusals that Traefik reports as errors, although their status may not be one of the server.
+fn is_refusal(reason: Reason) -> bool {
+    matches!(reason, Reason::AddressDenied | Reason::Unauthenticated | Reason::CircuitOpen)
 }
 
 impl Capture {
@@ -161,27 +172,4 @@ fn version(version: Version) -> &'static str {
         Version::HTTP_3 => "3",
         _ => "1.1",
     }
-}
-
-/// Returns the attributes of headers.
-fn captured<'a>(
-    side: &str,
-    names: impl Iterator<Item = &'a HeaderName>,
-    headers: &HeaderMap,
-) -> Vec<KeyValue> {
-    let value = |text: String| AnyValue { value: Some(Value::StringValue(text)) };
-    let mut attributes = Vec::new();
-    for name in names {
-        let values: Vec<AnyValue> =
-            headers.get_all(name).iter().map(|text| value(lossy(text.as_bytes()))).collect();
-        if !values.is_empty() {
-            let key = format!("http.{side}.header.{name}");
-            attributes.push(attribute(&key, Value::ArrayValue(ArrayValue { values })));
-        }
-    }
-    attributes
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned()
 }

@@ -12,11 +12,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use http::HeaderName;
+use http::header::USER_AGENT;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use tidegate_clients::otlp::{Exporter, Queue, Sender, Signal, detect, scope};
-use tidegate_core::{Propagator, Request, RouteInfo, Spans, TraceContext};
+use tidegate_core::{CapturedHeaders, Propagator, Request, RouteInfo, Spans, TraceContext};
 use tokio::runtime::Handle;
+
+use tidegate_config::router::TraceVerbosity;
 
 use crate::settings::{EntryPointObservability, Settings, Tracing};
 pub(crate) use draft::Draft;
@@ -38,8 +41,7 @@ pub struct Tracer {
 
 /// What is recorded of requests and responses.
 struct Capture {
-    request_headers: Vec<HeaderName>,
-    response_headers: Vec<HeaderName>,
+    headers: Arc<CapturedHeaders>,
     safe_query_params: BTreeSet<String>,
     sender: Sender<Span>,
 }
@@ -65,8 +67,13 @@ impl Tracer {
         };
         let queue = Queue::start(exporter, control, pack);
         let capture = Arc::new(Capture {
-            request_headers: names(&options.captured_request_headers),
-            response_headers: names(&options.captured_response_headers),
+            headers: Arc::new(CapturedHeaders {
+                // The user agent has an attribute of its own.
+                request: names(&options.captured_request_headers)
+                    .filter(|name| *name != USER_AGENT)
+                    .collect(),
+                response: names(&options.captured_response_headers).collect(),
+            }),
             safe_query_params: options.safe_query_params.iter().cloned().collect(),
             sender: queue.sender(),
         });
@@ -96,11 +103,11 @@ impl Tracer {
         let trace_id = parent.map_or_else(|| fastrand::u128(1..), |parent| parent.trace_id);
         let is_sampled = parent.map_or_else(|| self.samples(trace_id), |parent| parent.is_sampled);
         let trace = TraceContext { trace_id, span_id: fastrand::u64(1..), is_sampled };
-        let is_detailed = is_sampled && options.trace_verbosity.eq_ignore_ascii_case("detailed");
+        let is_detailed = is_sampled && options.trace_verbosity.known() == Some(TraceVerbosity::Detailed);
         let propagator: Arc<dyn Propagator> = self.propagators.clone();
         let parent = parent.map(|parent| parent.span_id);
         let draft = is_sampled.then(|| Box::new(Draft::begin(&self.capture, request, parent)));
-        Some((Spans::new(trace, is_detailed, propagator), draft))
+        Some((Spans::new(trace, is_detailed, propagator, self.capture.headers.clone()), draft))
     }
 
     /// Decides about a trace that begins here, like OpenTelemetry's `TraceIDRatioBased`.
@@ -129,6 +136,6 @@ fn threshold(options: &Tracing) -> u64 {
 }
 
 /// Returns the names of headers; those that no request can have are left out.
-fn names(configured: &[String]) -> Vec<HeaderName> {
-    configured.iter().filter_map(|name| name.parse().ok()).collect()
+fn names(configured: &[String]) -> impl Iterator<Item = HeaderName> {
+    configured.iter().filter_map(|name| name.parse().ok())
 }

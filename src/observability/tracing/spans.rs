@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{Span, Status};
 use tidegate_core::spans::Span as Recorded;
 use tidegate_core::{SpanKind, TraceContext};
 
-use super::attributes::{int, text};
+use super::attributes::{captured, int, text};
 
 /// Kinds of spans (`opentelemetry.proto.trace.v1.Span.SpanKind`).
 const INTERNAL: i32 = 1;
@@ -35,8 +36,12 @@ impl Times {
 
 /// Returns the status of a span: an error from `errors` on, or without a response.
 pub(super) fn status(code: u16, errors: u16) -> Status {
-    let is_error = code < 100 || code >= errors;
-    Status { code: if is_error { 2 } else { 0 }, ..Status::default() }
+    if code < 100 || code >= errors { failed() } else { Status::default() }
+}
+
+/// Returns the status of a span with an error.
+pub(super) fn failed() -> Status {
+    Status { code: StatusCode::Error.into(), ..Status::default() }
 }
 
 /// Builds a span. `ended` is when the request ended; the rest describes requests sent.
@@ -58,7 +63,7 @@ pub(super) fn inner(
             ],
         ),
         SpanKind::Middleware(route, index) => {
-            let name = route.middlewares.get(*index).map_or("", |name| name);
+            let name = route.middlewares.get(*index).map_or("", |middleware| &middleware.name);
             let kind = route.middleware_types.get(*index).map_or("", |name| name);
             (kind, INTERNAL, vec![text("traefik.middleware.name", name)])
         }
@@ -71,7 +76,12 @@ pub(super) fn inner(
         }
         SpanKind::Service(route) => ("Service", INTERNAL, vec![text("traefik.service.name", &route.service)]),
         SpanKind::Call { name, method, url } => {
-            (*name, CLIENT, call(method.as_str(), &redact(url), user_agent))
+            let mut attributes = call(method.as_str(), &redact(url), user_agent);
+            for (side, headers) in [("request", &span.request_headers), ("response", &span.response_headers)]
+            {
+                attributes.extend(captured(side, headers.keys(), headers));
+            }
+            (*name, CLIENT, attributes)
         }
     };
     let status = match kind {
@@ -120,14 +130,14 @@ fn call(method: &str, url: &str, user_agent: &str) -> Vec<KeyValue> {
 pub(crate) fn type_name(kind: &str) -> String {
     let name = match kind {
         "buffering" => "Buffer",
-        // In Traefik, this one has no span.
-        "contentType" => "",
+        // In Traefik, these have no spans; those of a chain are its members'.
+        "chain" | "contentType" | "grpcWeb" | "redirectScheme" => "",
         "errors" => "CustomError",
-        "grpcWeb" => "grpc-web",
         "ipAllowList" => "IPAllowLister",
         "ipWhiteList" => "IPWhiteLister",
         "passTLSClientCert" => "PassClientTLSCert",
         "rateLimit" => "RateLimiter",
+        "redirectRegex" => "Redirect",
         other => {
             let mut letters = other.chars();
             let first = letters.next().map(|first| first.to_ascii_uppercase());
