@@ -9,7 +9,7 @@ use prost::Message;
 use serde_json::Value;
 
 use crate::support::process::Process;
-use crate::support::{Answer, Client, Gateway, eventually, get, raw};
+use crate::support::{Answer, Backend, Client, Gateway, eventually, get, raw};
 
 /// The parts of `perftools.profiles.Profile` that tests read.
 #[derive(Clone, PartialEq, Message)]
@@ -22,6 +22,8 @@ struct Profile {
     mapping: Vec<Mapping>,
     #[prost(message, repeated, tag = "4")]
     location: Vec<Location>,
+    #[prost(message, repeated, tag = "5")]
+    function: Vec<Function>,
     #[prost(string, repeated, tag = "6")]
     string_table: Vec<String>,
     #[prost(int64, tag = "10")]
@@ -60,6 +62,22 @@ struct Location {
     id: u64,
     #[prost(uint64, tag = "2")]
     mapping_id: u64,
+    #[prost(message, repeated, tag = "4")]
+    line: Vec<Line>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Line {
+    #[prost(uint64, tag = "1")]
+    function_id: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Function {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(int64, tag = "2")]
+    name: i64,
 }
 
 impl Profile {
@@ -72,6 +90,19 @@ impl Profile {
 
     fn text(&self, index: i64) -> &str {
         &self.string_table[usize::try_from(index).unwrap()]
+    }
+
+    /// The functions of each sample, the innermost first.
+    fn stacks(&self) -> Vec<Vec<&str>> {
+        let name = |line: &Line| {
+            let function = self.function.iter().find(|function| function.id == line.function_id).unwrap();
+            self.text(function.name)
+        };
+        let names = |id: &u64| {
+            let location = self.location.iter().find(|location| location.id == *id).unwrap();
+            location.line.iter().map(name)
+        };
+        self.sample.iter().map(|sample| sample.location_id.iter().flat_map(names).collect()).collect()
     }
 
     fn kinds(&self) -> Vec<(&str, &str)> {
@@ -143,29 +174,36 @@ fn the_state_of_runtimes_connections_and_queues_is_shown() {
 }
 
 #[test]
-fn cpu_time_is_recorded_by_thread_and_one_at_a_time() {
-    let gateway = Gateway::with(DEBUG, "http: {}\n");
-    let address = gateway.address("traefik");
-    assert_eq!(get(address, "h", "/debug/pprof/profile?seconds=61").status, 400);
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = stop.clone();
-    let spinner = std::thread::Builder::new().name("spinner".into());
-    let spinner = spinner.spawn(move || while !stopped.load(Ordering::Relaxed) {}).unwrap();
+fn cpu_time_is_recorded_by_stack_and_one_at_a_time() {
+    let backend = Backend::echo("a");
+    let gateway = Process::start(&[DEBUG, OWN].concat(), &Gateway::one_service(&backend.url()));
+    let (address, web) = (gateway.address("traefik"), gateway.web());
     let mut first = Client::connect(address);
-    first.send("GET /debug/pprof/profile?seconds=1 HTTP/1.1\r\nhost: h\r\n\r\n");
+    first.send("GET /debug/pprof/profile?seconds=2 HTTP/1.1\r\nhost: h\r\n\r\n");
     // Begun, but not ended: a short one is refused until then.
     eventually("another one is refused", || get(address, "h", "/debug/pprof/heap").status == 409);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let load = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            get(web, "h", "/");
+        }
+    });
     let answer = first.read().unwrap();
     stop.store(true, Ordering::Relaxed);
-    spinner.join().unwrap();
+    load.join().unwrap();
     assert_eq!(answer.header("content-type"), Some("application/octet-stream"));
     let profile = Profile::of(&answer);
     assert_eq!(profile.kinds(), [("samples", "count"), ("cpu", "nanoseconds")]);
-    assert!(profile.duration_nanos >= 1_000_000_000);
-    for name in ["spinner", "user"] {
-        assert!(profile.string_table.iter().any(|text| text == name), "{:?}", profile.string_table);
-    }
+    assert!(profile.duration_nanos >= 2_000_000_000);
     assert!(profile.sample.iter().all(|sample| sample.value[1] == sample.value[0] * profile.period));
+    let stacks = profile.stacks();
+    let serves = |stack: &&Vec<&str>| {
+        stack.last().is_some_and(|thread| thread.starts_with("worker-"))
+            && stack.iter().any(|name| name.starts_with("tidegate::entrypoint::"))
+    };
+    assert!(stacks.iter().any(|stack| serves(&stack)), "{stacks:#?}");
+    assert!(!stacks.iter().flatten().any(|name| name.contains("perf_signal_handler")), "{stacks:#?}");
     // A client that leaves does not block others.
     let mut second = Client::connect(address);
     second.send("GET /debug/pprof/profile?seconds=60 HTTP/1.1\r\nhost: h\r\n\r\n");
@@ -214,5 +252,7 @@ fn allocations_are_shown_if_jemalloc_samples_them() {
             profile.sample.iter().filter(|sample| sample.location_id.iter().any(|id| inside.contains(id)));
         let bytes: i64 = ours.map(|sample| sample.value[1]).sum();
         assert!(bytes > 100_000, "{bytes} bytes");
+        let stacks = profile.stacks();
+        assert!(stacks.iter().flatten().any(|name| name.starts_with("tidegate::")), "{stacks:?}");
     }
 }

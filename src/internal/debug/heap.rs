@@ -1,7 +1,6 @@
 //! The heap profile of jemalloc, in the format of pprof.
 //!
-//! jemalloc samples allocations if it starts with `prof:true`, and writes them to a file as text (`heap_v2`). Addresses
-//! are not resolved: the tool does this with the program.
+//! jemalloc samples allocations if it starts with `prof:true`, and writes them to a file as text (`heap_v2`).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use std::{fs, io};
 
 use http::StatusCode;
 
-use super::pprof::Builder;
+use super::pprof::{self, Builder};
 
 /// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
@@ -100,15 +99,12 @@ fn convert(text: &str, maps: &str) -> Option<Vec<u8>> {
         &[("inuse_objects", "count"), ("inuse_space", "bytes")],
         (("space", "bytes"), i64::try_from(rate).ok()?),
     );
-    for line in maps.lines() {
-        add_mapping(&mut builder, line);
-    }
+    builder.map_files(maps);
     let mut stack = Vec::new();
     for line in lines.take_while(|line| !line.starts_with("MAPPED_LIBRARIES")) {
         if let Some(addresses) = line.strip_prefix('@') {
-            let addresses = addresses.split_whitespace().filter_map(hexadecimal);
-            // Return addresses: the call is before.
-            stack = addresses.map(|address| builder.address(address.saturating_sub(1))).collect();
+            let addresses = addresses.split_whitespace().filter_map(pprof::hexadecimal);
+            stack = addresses.map(|address| builder.return_address(address)).collect();
         } else if let Some(counts) = line.trim_start().strip_prefix("t*:")
             && !stack.is_empty()
         {
@@ -136,26 +132,6 @@ fn unsampled(objects: u64, bytes: u64, rate: u64) -> [i64; 2] {
     let size = bytes as f64 / objects as f64;
     let scale = 1.0 / (1.0 - (-size / rate as f64).exp());
     [objects, bytes].map(|number| (number as f64 * scale).round() as i64)
-}
-
-/// Adds a file with code: `55d0a000-55d0b000 r-xp 00001000 08:01 123  /usr/bin/tidegate`.
-fn add_mapping(builder: &mut Builder, line: &str) {
-    let mut fields = line.split_whitespace();
-    let (Some(range), Some(mode), Some(offset)) = (fields.next(), fields.next(), fields.next()) else {
-        return;
-    };
-    let (Some((start, limit)), Some(file)) = (range.split_once('-'), fields.nth(2)) else { return };
-    let numbers = [start, limit, offset].map(hexadecimal);
-    if let [Some(start), Some(limit), Some(offset)] = numbers
-        && mode.contains('x')
-        && file.starts_with('/')
-    {
-        builder.mapping(start, limit, offset, file);
-    }
-}
-
-fn hexadecimal(text: &str) -> Option<u64> {
-    u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok()
 }
 
 #[cfg(test)]

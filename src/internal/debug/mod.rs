@@ -82,7 +82,7 @@ impl Debug {
         (!was_busy).then(|| Recording(self.is_busy.clone()))
     }
 
-    /// Records the CPU time of each thread. If the client leaves, another profile may begin.
+    /// Records where CPU time is spent. If the client leaves, another profile may begin.
     fn profile(&self, query: &str) -> BoxFuture<'static, Response> {
         let Some(seconds) = seconds(query) else {
             let message = format!("invalid seconds: expected a number from 1 to {MAX_SECONDS}\n");
@@ -90,9 +90,12 @@ impl Debug {
         };
         let Some(recording) = self.begin() else { return busy() };
         Box::pin(async move {
-            let profile = cpu::record(Duration::from_secs(seconds)).await;
+            let recorded = cpu::record(Duration::from_secs(seconds)).await;
             drop(recording);
-            attachment("profile", profile)
+            match recorded {
+                Ok(profile) => attachment("profile", profile),
+                Err(error) => text(error.status(), format!("{error}\n")),
+            }
         })
     }
 
@@ -155,7 +158,7 @@ fn index() -> String {
     let present = [
         ("cmdline", "the command line, without the values of options"),
         ("heap", "sampled allocations that are in use (jemalloc)"),
-        ("profile", "CPU time by thread, over ?seconds=30"),
+        ("profile", "CPU time by stack and thread, over ?seconds=30"),
         ("symbol", "for `pprof`: without symbols"),
     ];
     let item = |(name, what): &(&str, &str)| format!("<li><a href=\"{name}\">{name}</a>: {what}</li>\n");

@@ -1,6 +1,7 @@
 //! The format of profiles: `perftools.profiles.Profile` (pprof, `profile.proto`), compressed with gzip.
 
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +15,7 @@ pub(super) struct Builder {
     strings: HashMap<String, i64>,
     functions: HashMap<String, u64>,
     locations: HashMap<u64, u64>,
+    named: HashMap<String, u64>,
 }
 
 /// A type of values: what is counted, and its unit.
@@ -27,6 +29,7 @@ impl Builder {
             strings: HashMap::new(),
             functions: HashMap::new(),
             locations: HashMap::new(),
+            named: HashMap::new(),
         };
         // The first string is empty.
         builder.string("");
@@ -50,45 +53,70 @@ impl Builder {
         ValueType { r#type: self.string(kind), unit: self.string(unit) }
     }
 
-    /// Adds a file that is mapped into memory.
-    pub(super) fn mapping(&mut self, start: u64, limit: u64, offset: u64, file: &str) {
-        let id = self.profile.mapping.len() as u64 + 1;
-        let filename = self.string(file);
-        self.profile.mapping.push(Mapping {
-            id,
-            memory_start: start,
-            memory_limit: limit,
-            file_offset: offset,
-            filename,
-        });
+    /// Adds the files with code that are mapped into memory. `maps` is `/proc/self/maps`.
+    pub(super) fn map_files(&mut self, maps: &str) {
+        for (start, limit, offset, file) in maps.lines().filter_map(parse_mapping) {
+            let id = self.profile.mapping.len() as u64 + 1;
+            let filename = self.string(file);
+            self.profile.mapping.push(Mapping {
+                id,
+                memory_start: start,
+                memory_limit: limit,
+                file_offset: offset,
+                filename,
+            });
+        }
     }
 
-    /// Returns the location of an address in the code.
-    pub(super) fn address(&mut self, address: u64) -> u64 {
+    /// Returns the location of a call by the address where it continues, with the names of its functions as far as this
+    /// program has them. The tool finds others in a program that is not stripped.
+    pub(super) fn return_address(&mut self, address: u64) -> u64 {
+        // The call is before it.
+        let address = address.saturating_sub(1);
         if let Some(id) = self.locations.get(&address) {
             return *id;
         }
         let is_inside = |mapping: &&Mapping| (mapping.memory_start..mapping.memory_limit).contains(&address);
         let mapping_id = self.profile.mapping.iter().find(is_inside).map_or(0, |mapping| mapping.id);
         let id = self.profile.location.len() as u64 + 1;
-        self.profile.location.push(Location { id, mapping_id, address, line: Vec::new() });
+        // Inlined functions come first.
+        let line = names_at(address).iter().map(|name| Line { function_id: self.function(name) }).collect();
+        self.profile.location.push(Location { id, mapping_id, address, line });
         self.locations.insert(address, id);
         id
     }
 
-    /// Returns the location of something that has a name.
-    pub(super) fn named(&mut self, name: &str) -> u64 {
+    fn function(&mut self, name: &str) -> u64 {
         if let Some(id) = self.functions.get(name) {
             return *id;
         }
-        let function_id = self.profile.function.len() as u64 + 1;
+        let id = self.profile.function.len() as u64 + 1;
         let text = self.string(name);
-        self.profile.function.push(Function { id: function_id, name: text, system_name: text });
-        let id = self.profile.location.len() as u64 + 1;
-        let line = vec![Line { function_id }];
-        self.profile.location.push(Location { id, mapping_id: 0, address: 0, line });
+        self.profile.function.push(Function { id, name: text, system_name: text });
         self.functions.insert(name.to_owned(), id);
         id
+    }
+
+    /// Returns the location of something that has a name and no address.
+    pub(super) fn named(&mut self, name: &str) -> u64 {
+        if let Some(id) = self.named.get(name) {
+            return *id;
+        }
+        let line = vec![Line { function_id: self.function(name) }];
+        let id = self.profile.location.len() as u64 + 1;
+        self.profile.location.push(Location { id, mapping_id: 0, address: 0, line });
+        self.named.insert(name.to_owned(), id);
+        id
+    }
+
+    /// Returns true if this is a location in a function with this name.
+    pub(super) fn is_named(&self, location: u64, function: &str) -> bool {
+        let place = usize::try_from(location).ok().and_then(|id| id.checked_sub(1));
+        let location = place.and_then(|place| self.profile.location.get(place));
+        let function = self.functions.get(function);
+        location.zip(function).is_some_and(|(location, function)| {
+            location.line.iter().any(|line| line.function_id == *function)
+        })
     }
 
     /// Adds a sample: locations from the innermost outwards, and a value of each type.
@@ -107,6 +135,31 @@ impl Builder {
         let _ = encoder.write_all(&self.profile.encode_to_vec());
         encoder.finish().unwrap_or_default()
     }
+}
+
+/// Parses a file with code: `55d0a000-55d0b000 r-xp 00001000 08:01 123  /usr/bin/tidegate`. Returns start, limit,
+/// offset and name.
+fn parse_mapping(line: &str) -> Option<(u64, u64, u64, &str)> {
+    let mut fields = line.split_whitespace();
+    let (range, mode, offset) = (fields.next()?, fields.next()?, fields.next()?);
+    let (start, limit) = range.split_once('-')?;
+    let file = fields.nth(2).filter(|file| file.starts_with('/') && mode.contains('x'))?;
+    Some((hexadecimal(start)?, hexadecimal(limit)?, hexadecimal(offset)?, file))
+}
+
+/// Parses a hexadecimal number with or without `0x`.
+pub(super) fn hexadecimal(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok()
+}
+
+/// Returns the names of the functions at an address, the innermost first; none in a program without symbols.
+fn names_at(address: u64) -> Vec<String> {
+    let mut names = Vec::new();
+    backtrace::resolve(address as *mut c_void, |symbol| {
+        // Without the hash at the end.
+        names.extend(symbol.name().map(|name| format!("{name:#}")));
+    });
+    names
 }
 
 #[derive(Clone, PartialEq, Message)]
