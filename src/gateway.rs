@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tidegate_config::Provided;
-use tidegate_core::HttpClient;
+use tidegate_core::{ConsumersHandle, HttpClient};
 use tidegate_providers::own_keys::OwnKeys;
 use tidegate_providers::{self as providers, Update, Updates};
 use tokio::runtime::Runtime;
@@ -458,8 +458,12 @@ pub(crate) fn compile_once(
     };
     let environment = environment(&around, 1, control);
     states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));
+    let consumers = environment.consumers.clone();
     let (compiler, _) = Compiler::new(environment, &states);
-    compiler.snapshot()
+    let snapshot = compiler.snapshot();
+    // Nothing serves requests here: this directory is only for predictions.
+    consumers.store(snapshot.consumers.clone());
+    snapshot
 }
 
 /// Returns what compiling needs besides the configuration.
@@ -478,6 +482,7 @@ fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::
         control: control.clone(),
         clock: tidegate_core::Clock::System,
         default_certificate: crate::tls::DefaultCertificate::generate(time::OffsetDateTime::now_utc()),
+        consumers: ConsumersHandle::default(),
         metrics: around.metrics.clone(),
     }
 }

@@ -4,6 +4,7 @@
 //! turns into these types. This crate does not know how the configuration is used. After [`merge`], nothing
 //! changes a value except that names are qualified ([`references`]).
 
+pub mod consumer;
 pub mod decode;
 mod delay;
 pub mod formats;
@@ -67,6 +68,9 @@ pub struct Http {
     pub middlewares: Map<Middleware>,
     /// Configure connections to servers.
     pub servers_transports: Map<transport::ServersTransport>,
+    /// Clients that the gateway knows. Not in Traefik.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub consumers: Map<consumer::Consumer>,
 }
 
 /// The complete state of one provider, sent with every change.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tidegate_core::reference::{References, Target, has_plain, provider_of, qualify};
 use tidegate_core::references;
 
+use crate::consumer::Consumer;
 use crate::router::{Router, RouterTls};
 use crate::section::{ForEachSection, Object, for_each_section};
 use crate::service::{
@@ -123,6 +124,7 @@ impl References for UdpService {
 
 // Objects without references.
 impl References for ServersTransport {}
+impl References for Consumer {}
 impl References for TcpMiddleware {}
 impl References for TcpServersTransport {}
 impl References for TlsOptions {}

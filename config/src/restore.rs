@@ -16,7 +16,9 @@ impl Provided {
                 self.origins.entry(object.clone()).or_insert_with(|| problem.origin.clone().into());
                 if object.kind == Kind::Certificate {
                     self.take_certificate(object);
-                } else if let Some(text) = take_out(&mut self.config, object) {
+                } else if let Some(text) = take_out(&mut self.config, object)
+                    && object.kind != Kind::Consumer
+                {
                     self.raw.entry(object.clone()).or_insert(text);
                 }
             }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 pub use crate::client_tls::ClientTls;
 use crate::reference::{Visit, VisitMut};
 use crate::store::{SharedStore, StoreOptions};
-use crate::{Access, BoxFuture, Clock, Handler, Middleware, Request, Response, UpstreamError};
+use crate::{
+    Access, BoxFuture, Clock, ConsumersHandle, Handler, Middleware, Request, Response, UpstreamError,
+};
 
 /// Why something could not be built, with all mistakes. The texts are for the author of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +83,11 @@ impl BuildErrors {
         }
     }
 
+    /// Adds an error, if there is one.
+    pub fn extend(&mut self, message: Option<String>) {
+        message.into_iter().for_each(|message| self.add(message));
+    }
+
     /// Returns the errors so far.
     pub fn messages(&self) -> &[String] {
         &self.messages
@@ -142,6 +149,8 @@ pub trait Resolver {
     fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError>;
     /// Returns the clock.
     fn clock(&self) -> Clock;
+    /// Returns the directory of consumers, as it is at any time.
+    fn consumers(&self) -> ConsumersHandle;
     /// Returns the state with this key if the object had it in the previous configuration or has already
     /// requested it. It is kept for the next configuration.
     fn state(&self, key: &StateKey) -> Option<State>;
@@ -244,6 +253,12 @@ impl<'a> BuildContext<'a> {
     /// Returns the clock for the object's decisions, which tests can control.
     pub fn clock(&self) -> Clock {
         self.resolver.clock()
+    }
+
+    /// Returns the directory of consumers. Its content is for requests: while something is built, it is that
+    /// of the previous configuration.
+    pub fn consumers(&self) -> ConsumersHandle {
+        self.resolver.consumers()
     }
 
     /// Returns state of this object that outlives changes of its options: that of the previous configuration,

@@ -11,6 +11,8 @@ pub mod building;
 pub mod client_ip;
 mod client_tls;
 pub mod clock;
+pub mod consumer;
+pub mod consumers;
 pub mod current_request;
 pub mod error;
 pub mod exchange;
@@ -43,6 +45,8 @@ pub use body::{
 };
 pub use building::{Build, BuildContext, BuildError, BuildErrors, HttpClient, Resolver};
 pub use clock::{Clock, ManualClock};
+pub use consumer::Consumer;
+pub use consumers::{Consumers, ConsumersHandle};
 pub use error::{ConnectCause, Fault, UpstreamError};
 pub use exchange::{Exchange, MiddlewareInfo, RouteInfo};
 pub use identity::{AuthMethod, Identity};

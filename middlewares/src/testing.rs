@@ -47,6 +47,7 @@ pub(crate) struct World {
     /// The options that the store was requested with.
     pub(crate) store_options: Mutex<Option<StoreOptions>>,
     pub(crate) clock: Clock,
+    pub(crate) consumers: ConsumersHandle,
     /// Persistent state of middlewares.
     pub(crate) states: Mutex<HashMap<StateKey, State>>,
 }
@@ -94,6 +95,10 @@ impl Resolver for World {
         *self.store_options.lock().unwrap() = Some(options.clone());
         Ok(self.store.clone().expect("the test has no store"))
     }
+    fn consumers(&self) -> ConsumersHandle {
+        self.consumers.clone()
+    }
+
     fn clock(&self) -> Clock {
         self.clock.clone()
     }

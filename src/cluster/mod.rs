@@ -282,6 +282,7 @@ mod tests {
             control: runtime.handle().clone(),
             clock: tidegate_core::Clock::System,
             default_certificate: crate::tls::DefaultCertificate::generate(time::OffsetDateTime::now_utc()),
+            consumers: tidegate_core::ConsumersHandle::default(),
             metrics: None,
         };
         let (compiled, _) =

@@ -105,13 +105,11 @@ impl Matcher {
             }),
             Self::ClientIp(range) => range.contains(&view.peer),
             Self::User(name) => view.identity().is_some_and(|identity| identity.subject == **name),
-            Self::Group(name) => {
-                view.identity().is_some_and(|identity| identity.groups.iter().any(|group| **group == **name))
-            }
+            Self::Group(name) => view.identity().is_some_and(|identity| identity.is_in_group(name)),
             Self::Label(wanted) => view
                 .identity()
-                .and_then(|identity| identity.labels.get(&wanted.0))
-                .is_some_and(|value| **value == *wanted.1),
+                .and_then(|identity| identity.label(&wanted.0))
+                .is_some_and(|value| *value == *wanted.1),
             Self::Nothing => false,
         }
     }

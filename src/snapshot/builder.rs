@@ -14,6 +14,7 @@ use tidegate_config::{Config, Kind, Object, ObjectRef};
 use tidegate_core::building::{State as ObjectState, StateKey};
 use tidegate_core::{BuildError, Middleware, RequestCounters};
 
+use super::consumers::Publication;
 use super::diagnostics::{Broken, Diagnostics};
 use super::files::Content;
 use super::tasks::{Slot, Tasks};
@@ -238,7 +239,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Returns the instances, the diagnostics, and the effects to apply once the instances are live.
-    pub(super) fn finish(self) -> (Instances, Diagnostics, Effects) {
+    pub(super) fn finish(self, consumers: Publication) -> (Instances, Diagnostics, Effects) {
         let mut state = self.state.into_inner();
         if let Some((_, before)) = self.previous {
             state.now.keep_counters(before, &state.balanced);
@@ -248,6 +249,7 @@ impl<'a> Builder<'a> {
             tcp: self.tcp.finish(),
             files: self.files.finish(),
             stores: self.stores.finish(),
+            consumers,
             tasks: Tasks::new(self.environment.control.clone(), state.tasks),
         };
         (state.now, state.diagnostics, effects)

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use tidegate_config as config;
 use tidegate_config::tls::Tls;
 use tidegate_config::{Config, Kind, ObjectRef, Origin, Origins, Problem, Provided, Qualified};
-use tidegate_core::{BuildError, Clock, HttpClient};
+use tidegate_core::{BuildError, Clock, ConsumersHandle, HttpClient};
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
 
 use super::Snapshot;
 use super::builder::{Builder, Instances};
+use super::consumers::Directory;
 use super::diagnostics::Broken;
 use super::effects::Effects;
 use super::files::{Content, Files};
@@ -52,6 +53,8 @@ pub struct Environment {
     pub clock: Clock,
     /// The certificate served when no other matches.
     pub default_certificate: DefaultCertificate,
+    /// The current directory of consumers, which middlewares read.
+    pub consumers: ConsumersHandle,
     /// Metrics, if there are any.
     pub metrics: Option<Arc<Metrics>>,
 }
@@ -63,6 +66,7 @@ pub struct Compiled {
     qualified: Qualified,
     instances: Instances,
     rules: Rules,
+    consumers: Directory,
     tls: TlsMemory,
 }
 
@@ -108,7 +112,10 @@ pub fn compile(
     }
     let (rules, http_routers, mut findings) = http.finish();
     findings.extend(tcp.findings.into_iter().chain(udp.findings));
-    let (instances, diagnostics, effects) = builder.finish();
+    let known = previous.map(|compiled| (&compiled.snapshot.report.config, &compiled.consumers));
+    let directory = Directory::new(&config, known);
+    let (instances, mut diagnostics, effects) = builder.finish(directory.publication(environment));
+    directory.report(&origins, &mut diagnostics);
     (config.http.routers, config.tcp.routers, config.udp.routers) = (http_routers, tcp.routers, udp.routers);
     let certificates = certificates(&origins, &broken_certificates);
     let tls_problems = tls.problems.iter().map(|problem| located(problem, &config, &origins, &certificates));
@@ -125,10 +132,14 @@ pub fn compile(
         report: Arc::new(report),
         counters: instances.counters.clone(),
         traffic: instances.traffic.clone(),
+        consumers: directory.consumers.clone(),
         limits: environment.metrics.as_ref().map(|_| limits(&instances)).unwrap_or_default(),
         compiled: now,
     };
-    (Compiled { snapshot: Arc::new(snapshot), qualified, instances, rules, tls }, effects)
+    (
+        Compiled { snapshot: Arc::new(snapshot), qualified, instances, rules, consumers: directory, tls },
+        effects,
+    )
 }
 
 /// Builds objects that no router uses, to report their errors.

@@ -1,11 +1,12 @@
 //! Changes outside the snapshot that take effect once it is live.
 
+use super::consumers::Publication;
 use super::files;
 use super::tasks::Tasks;
 use crate::{service, store, tcp};
 
 /// Changes to make once a snapshot is live: servers, balancers and stores are registered; the files it names
-/// are watched, and no others; health checks are started, replaced and stopped; tasks of middlewares are
+/// are watched, and no others; its directory of consumers becomes the current one; health checks are started, replaced and stopped; tasks of middlewares are
 /// started.
 ///
 /// If dropped, nothing changes.
@@ -15,6 +16,7 @@ pub struct Effects {
     pub(super) tcp: tcp::Effects,
     pub(super) files: files::Effects,
     pub(super) stores: store::Effects,
+    pub(super) consumers: Publication,
     pub(super) tasks: Tasks,
 }
 
@@ -25,6 +27,7 @@ impl Effects {
         self.tcp.apply();
         self.files.apply();
         self.stores.apply();
+        self.consumers.apply();
         self.tasks.apply();
     }
 }

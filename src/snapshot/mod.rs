@@ -4,6 +4,7 @@ mod attach;
 mod builder;
 mod compile;
 mod conditional;
+mod consumers;
 mod diagnostics;
 mod effects;
 mod files;
@@ -27,7 +28,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tidegate_core::{Next, RequestCounters, RouteInfo};
+use tidegate_core::{Consumers, Next, RequestCounters, RouteInfo};
 use time::OffsetDateTime;
 
 use crate::observability::metrics::{CarryingObject, CountedObject};
@@ -61,6 +62,8 @@ pub struct Snapshot {
     pub counters: BTreeMap<CountedObject, Arc<RequestCounters>>,
     /// Counters of TCP and UDP routers, services and servers, for metrics.
     pub traffic: BTreeMap<CarryingObject, Arc<TrafficCounters>>,
+    /// The directory of consumers.
+    pub consumers: Arc<Consumers>,
     /// Limits of routers, for metrics.
     pub limits: Vec<RouterLimit>,
     /// When it was compiled.

@@ -7,7 +7,8 @@ use tidegate_config::service::Service as ServiceOptions;
 use tidegate_core::building::{State, StateKey, Task};
 use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::{
-    Access, BoxFuture, BuildContext, BuildError, Clock, Handler, HttpClient, Middleware, Resolver,
+    Access, BoxFuture, BuildContext, BuildError, Clock, ConsumersHandle, Handler, HttpClient, Middleware,
+    Resolver,
 };
 
 use super::builder::Builder;
@@ -37,6 +38,10 @@ impl Resolver for Builder<'_> {
 
     fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
         self.stores.get(options)
+    }
+
+    fn consumers(&self) -> ConsumersHandle {
+        self.environment.consumers.clone()
     }
 
     fn clock(&self) -> Clock {

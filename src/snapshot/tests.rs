@@ -1,5 +1,6 @@
 //! Tests that compile whole configurations.
 
+mod consumers;
 mod effects;
 mod runtime;
 mod state;
@@ -43,6 +44,7 @@ impl World {
             control: runtime.handle().clone(),
             clock: tidegate_core::Clock::System,
             default_certificate: DefaultCertificate::generate(OffsetDateTime::now_utc()),
+            consumers: tidegate_core::ConsumersHandle::default(),
             metrics: None,
         };
         Self { runtime, environment }

@@ -21,6 +21,7 @@ mod cluster;
 mod cluster_page;
 mod commands;
 mod composite_services;
+mod consumers;
 mod dashboard;
 mod debug_endpoints;
 mod docs;

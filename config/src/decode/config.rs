@@ -131,7 +131,10 @@ impl ConfigDecoder {
             match decode(node) {
                 Ok(value) => drop(objects.insert(name.to_owned(), Arc::new(value))),
                 Err(error) => {
-                    self.out.raw.insert(object.clone(), raw_json(kind, node));
+                    // What was written in a consumer may be a key.
+                    if kind != Kind::Consumer {
+                        self.out.raw.insert(object.clone(), raw_json(kind, node));
+                    }
                     self.report_all_errors::<T>(&object, &format!("{section}.{name}"), node, error);
                 }
             }

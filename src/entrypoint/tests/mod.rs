@@ -164,6 +164,7 @@ fn gate_with_hosts(
         report: Arc::default(),
         counters: BTreeMap::new(),
         traffic: Default::default(),
+        consumers: Arc::default(),
         limits: Vec::new(),
         compiled: time::OffsetDateTime::UNIX_EPOCH,
     };
@@ -482,6 +483,7 @@ fn an_address_in_use_is_an_error_that_names_it() {
         report: Arc::default(),
         counters: BTreeMap::new(),
         traffic: Default::default(),
+        consumers: Arc::default(),
         limits: Vec::new(),
         compiled: time::OffsetDateTime::UNIX_EPOCH,
     }));

@@ -6,11 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
+use tidegate_config::consumer::Consumer;
 use tidegate_config::router::Router;
 use tidegate_config::service::Service;
 use tidegate_config::tcp::TcpService;
 use tidegate_config::{Config, Kind, Middleware, ObjectRef, WithType};
 use tidegate_core::reference::{Name as _, References, Target, provider_of};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::service::cookie_name;
 use crate::snapshot::Snapshot;
@@ -188,6 +191,7 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
                 members(&shown)
             })
         }
+        Kind::Consumer => config.http.consumers.get(name).map(|options| consumer(snapshot, name, options)),
         kind if is_listed(kind) => kind.with_type(Plain { config, name }).flatten(),
         _ => return None,
     };
@@ -195,7 +199,8 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
         Some(object) => object,
         None => {
             snapshot.report.object(kind, name)?;
-            members(&written(snapshot, kind, name))
+            // What was written may be a key.
+            if kind == Kind::Consumer { Object::new() } else { members(&written(snapshot, kind, name)) }
         }
     };
     if !report.errors.is_empty() {
@@ -224,9 +229,29 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
     Some(object.into())
 }
 
-/// Returns true for kinds that Traefik's API lists.
+/// Returns a consumer without secrets and what they are compared with. Keys have the time of their last use.
+fn consumer(snapshot: &Snapshot, name: &str, options: &Consumer) -> Object {
+    let mut shown = options.clone();
+    for key in &mut shown.credentials.api_keys {
+        (key.sha256, key.hash) = Default::default();
+    }
+    let mut object = members(&shown);
+    let keys = object.get_mut("credentials").and_then(|all| all.get_mut("apiKeys"));
+    for key in keys.and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut) {
+        let known = key.get("id").and_then(Value::as_str).and_then(|id| snapshot.consumers.key(id));
+        let used =
+            known.filter(|known| *known.consumer.name == *name).and_then(|known| known.last_used.get());
+        let used = used.and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok()?.format(&Rfc3339).ok());
+        if let Some(used) = used {
+            add(key, "lastUsed", used);
+        }
+    }
+    object
+}
+
+/// Returns true for kinds that the API lists: those of Traefik's, and consumers.
 pub(super) fn is_listed(kind: Kind) -> bool {
-    LISTED.contains(&kind.keys().1)
+    kind == Kind::Consumer || LISTED.contains(&kind.keys().1)
 }
 
 /// Serialises an object as configured.
@@ -301,7 +326,9 @@ pub(super) fn type_name(snapshot: &Snapshot, kind: Kind, name: &str) -> Option<S
         Kind::Middleware => {
             config.http.middlewares.get(name).map(|middleware| Some(middleware.kind().to_lowercase()))
         }
-        kind if is_listed(kind) && !kind.is_router() => kind.with_type(FirstKey { config, name }).flatten(),
+        kind if is_listed(kind) && !kind.is_router() && kind != Kind::Consumer => {
+            kind.with_type(FirstKey { config, name }).flatten()
+        }
         _ => return None,
     };
     sound.unwrap_or_else(|| first_key(&written(snapshot, kind, name)))

@@ -1,0 +1,89 @@
+//! Tests of the directory of consumers.
+
+use std::sync::Arc;
+
+use tidegate_config::decode::decode_config;
+use tidegate_config::formats::yaml;
+use tidegate_config::{Kind, Provided};
+
+use super::{World, status_of};
+use crate::snapshot::Compiled;
+use crate::snapshot::report::Status;
+
+fn state(consumers: &str) -> Provided {
+    let text = format!(
+        "http:\n  routers:\n    r: {{rule: Path(`/`), service: s}}\n  services:\n    s: {{loadBalancer: {{servers: \
+         [{{url: 'http://127.0.0.1:1'}}]}}}}\n  consumers:\n{consumers}"
+    );
+    decode_config(&yaml::read("c.yml", text.as_bytes()).unwrap())
+}
+
+fn key(id: &str, digit: char) -> String {
+    format!("{{id: {id}, sha256: '{}'}}", digit.to_string().repeat(64))
+}
+
+fn problems(compiled: &Compiled) -> Vec<String> {
+    compiled.snapshot.report.problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_directory_becomes_current_with_its_effects_and_never_before() {
+    let world = World::new(&["web"]);
+    let handle = world.environment.consumers.clone();
+    let first = world.compile_state(&state("    a: {plan: gold, credentials: {basicAuth: [ann]}}\n"), None);
+    let owner = || handle.load().by_basic_user("ann").map(|consumer| consumer.plan.clone());
+    assert_eq!(owner().as_deref(), Some("gold"));
+    let changed = state("    a: {plan: free, credentials: {basicAuth: [ann]}}\n");
+    let (draft, effects) = world.draft_state(&changed, Some(&first));
+    assert_eq!(draft.snapshot.consumers.by_basic_user("ann").unwrap().plan, "free");
+    drop(effects);
+    assert_eq!(owner().as_deref(), Some("gold"), "a discarded draft changes nothing");
+    let second = world.compile_state(&changed, Some(&first));
+    assert_eq!(owner().as_deref(), Some("free"));
+    // What has not changed is the same object: routes, services and an equal directory.
+    assert!(Arc::ptr_eq(&first.snapshot.services["s@file"], &second.snapshot.services["s@file"]));
+    let third = world.compile_state(&changed, Some(&second));
+    assert!(Arc::ptr_eq(&second.snapshot.consumers, &third.snapshot.consumers));
+    world.compile_state(&Provided::default(), Some(&third));
+    assert!(handle.load().is_empty());
+}
+
+#[test]
+fn two_consumers_with_one_key_are_reported_at_both_places() {
+    let world = World::new(&["web"]);
+    let (one, other) = (key("k", '1'), key("own", '2'));
+    let compiled = world.compile_state(
+        &state(&format!(
+            "    a:\n      credentials:\n        apiKeys:\n        - {one}\n    b:\n      credentials:\n        apiKeys:\n        \
+             - {other}\n        - {one}\n    c: {{plan: free}}\n"
+        )),
+        None,
+    );
+    let directory = world.environment.consumers.load();
+    assert!(directory.key("k").is_none(), "it identifies no one");
+    assert_eq!(&*directory.key("own").unwrap().consumer.name, "b@file");
+    assert_eq!(
+        problems(&compiled),
+        [
+            "c.yml:10: consumer a@file: credentials.apiKeys[0]: API key `k` is also that of consumer `b@file` (c.yml:15): it \
+             identifies no one",
+            "c.yml:15: consumer b@file: credentials.apiKeys[1]: API key `k` is also that of consumer `a@file` (c.yml:10): it \
+             identifies no one",
+        ]
+    );
+    assert_eq!(status_of(&compiled, Kind::Consumer, "a@file"), Status::Warning);
+    assert_eq!(status_of(&compiled, Kind::Consumer, "c@file"), Status::Enabled);
+}
+
+#[test]
+fn a_consumer_with_mistakes_identifies_no_one_and_the_others_do() {
+    let world = World::new(&["web"]);
+    let compiled = world.compile_state(
+        &state("    a: {groups: [''], credentials: {basicAuth: [ann]}}\n    b: {credentials: {basicAuth: [bob]}}\n"),
+        None,
+    );
+    let directory = world.environment.consumers.load();
+    assert!(directory.by_basic_user("ann").is_none() && directory.by_basic_user("bob").is_some());
+    assert_eq!(problems(&compiled), ["c.yml:7: consumer a@file: groups[0]: is empty"]);
+    assert_eq!(status_of(&compiled, Kind::Consumer, "a@file"), Status::Disabled);
+}
