@@ -7,6 +7,7 @@ use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use foldhash::HashMapExt as _;
@@ -108,6 +109,7 @@ type Claims = HashMap<Box<str>, HashMap<Box<str>, Owner>>;
 /// Which credential belongs to which consumer.
 #[derive(Debug, Default)]
 pub struct Consumers {
+    version: u64,
     by_name: HashMap<Arc<str>, Arc<Consumer>>,
     keys: HashMap<Box<str>, Option<Arc<ApiKey>>>,
     foreign_keys: HashMap<[u8; 32], Option<Arc<ApiKey>>>,
@@ -126,7 +128,9 @@ impl Consumers {
     /// Lists consumers with their credentials. A credential that occurs twice belongs to no one, and is
     /// returned as a conflict.
     pub fn new(entries: &[Arc<Entry>]) -> (Self, Vec<Conflict>) {
-        let mut all = Self { by_name: HashMap::with_capacity(entries.len()), ..Self::default() };
+        static VERSION: AtomicU64 = AtomicU64::new(1);
+        let version = VERSION.fetch_add(1, Ordering::Relaxed);
+        let mut all = Self { version, by_name: HashMap::with_capacity(entries.len()), ..Self::default() };
         let mut contested = Vec::new();
         for entry in entries {
             all.by_name.insert(entry.consumer.name.clone(), entry.consumer.clone());
@@ -138,6 +142,11 @@ impl Consumers {
         }
         let conflicts = if contested.is_empty() { Vec::new() } else { conflicts(entries, &contested) };
         (all, conflicts)
+    }
+
+    /// Returns a number that no other directory has, for what is derived from this one. 0 if it was always empty.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Returns true if there are no consumers.

@@ -77,7 +77,7 @@ impl Build for BasicAuth {
             users.insert(name.to_owned(), Arc::new(hash));
         }
         let establishing =
-            Establishing::new(context.name, AuthMethod::Basic, &self.header_field, self.remove_header);
+            Establishing::new(context, AuthMethod::Basic, &self.header_field, self.remove_header);
         let establishing = errors.check(establishing);
         let establishing = errors.made(establishing)?;
         let Some(dummy) = users.values().max_by_key(|hash| hash.work()).cloned() else {
@@ -388,11 +388,13 @@ mod tests {
     #[test]
     fn different_credentials_have_different_macs() {
         let users: HashMap<_, _, foldhash::fast::RandomState> = HashMap::default();
+        let world = World::default();
+        let context = BuildContext::new("m@file", &world);
         let basic = Basic {
             users,
             dummy: Arc::new(Hash::Unknown),
             challenge: HeaderValue::from_static(""),
-            establishing: Establishing::new("m@file", AuthMethod::Basic, "", false).unwrap(),
+            establishing: Establishing::new(&context, AuthMethod::Basic, "", false).unwrap(),
             key: random_key().unwrap(),
             remembered: Cache::new(8),
             clock: Clock::System,

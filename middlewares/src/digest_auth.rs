@@ -69,7 +69,7 @@ impl Build for DigestAuth {
             }
         }
         let establishing =
-            Establishing::new(context.name, AuthMethod::Digest, &self.header_field, self.remove_header);
+            Establishing::new(context, AuthMethod::Digest, &self.header_field, self.remove_header);
         let establishing = errors.check(establishing);
         let establishing = errors.made(establishing)?;
         Ok(Arc::new(Digest {

@@ -13,7 +13,8 @@ use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
 use tidegate_core::{
     Access, AuthMethod, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, CollectError,
-    Exchange, HttpClient, Identity, Middleware, Next, OpenSpan, Prediction, Reason, Request, Response, reply,
+    ConsumersHandle, Exchange, HttpClient, Identity, Middleware, Next, OpenSpan, Prediction, Reason, Request,
+    Response, reply,
 };
 
 use crate::{auth, pattern};
@@ -52,6 +53,9 @@ pub struct ForwardAuth {
     /// Response header with the user's name, for the access log.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub header_field: String,
+    /// Response header with the user's groups, separated by commas. Not in Traefik.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub groups_header_field: String,
     /// Whether the request body is passed on. It is buffered in memory.
     #[serde(skip_serializing_if = "is_default")]
     pub forward_body: bool,
@@ -81,6 +85,7 @@ impl Default for ForwardAuth {
             max_response_body_size: None,
             add_auth_cookies_to_response: Vec::new(),
             header_field: String::new(),
+            groups_header_field: String::new(),
             forward_body: false,
             max_body_size: Some(-1),
             preserve_location_header: false,
@@ -92,6 +97,8 @@ impl Default for ForwardAuth {
 
 /// Timeout for a response, as in Traefik.
 const TIMEOUT: StdDuration = StdDuration::from_secs(30);
+/// Maximum number of groups of a user.
+const MAX_GROUPS: usize = 256;
 const DEFAULT_RESPONSE_LIMIT: u64 = 1024 * 1024;
 /// Upper bound of `maxBodySize`, since request bodies are buffered in memory.
 const MAX_BODY_LIMIT: u64 = 64 * 1024 * 1024;
@@ -126,9 +133,12 @@ impl Build for ForwardAuth {
         let given = names("authResponseHeaders", &self.auth_response_headers);
         let user = Some(&self.header_field).filter(|name| !name.is_empty());
         let urls = BuildErrors::both(address, signin);
-        let headers = BuildErrors::both(BuildErrors::both(asked, given), names("headerField", user));
+        let groups = Some(&self.groups_header_field).filter(|name| !name.is_empty());
+        let who = BuildErrors::both(names("headerField", user), names("groupsHeaderField", groups));
+        let headers = BuildErrors::both(BuildErrors::both(asked, given), who);
         let rest = BuildErrors::both(BuildErrors::both(headers, regex), tls);
-        let ((address, signin), ((((asked, given), mut user), regex), ())) = BuildErrors::both(urls, rest)?;
+        let ((address, signin), ((((asked, given), (mut user, mut groups)), regex), ())) =
+            BuildErrors::both(urls, rest)?;
         if self.max_response_body_size.is_none() {
             tracing::debug!(
                 middleware = context.name,
@@ -147,6 +157,8 @@ impl Build for ForwardAuth {
             response_limit: limit(self.max_response_body_size, DEFAULT_RESPONSE_LIMIT, u64::MAX),
             cookies: self.add_auth_cookies_to_response.clone(),
             user_header: user.pop(),
+            groups_header: groups.pop(),
+            consumers: context.consumers(),
             body_limit: self.forward_body.then(|| limit(self.max_body_size, MAX_BODY_LIMIT, MAX_BODY_LIMIT)),
             preserve_location: self.preserve_location_header,
             preserve_method: self.preserve_request_method,
@@ -214,6 +226,8 @@ struct Authenticator {
     response_limit: u64,
     cookies: Vec<String>,
     user_header: Option<HeaderName>,
+    groups_header: Option<HeaderName>,
+    consumers: ConsumersHandle,
     body_limit: Option<u64>,
     preserve_location: bool,
     preserve_method: bool,
@@ -287,10 +301,22 @@ impl Authenticator {
         }
         self.copy_auth_headers(&mut request.head.headers, &response.headers);
         if let Some(user) = user.filter(|user| !user.is_empty()) {
-            request.context.identify(Identity::new(user, AuthMethod::Forward, self.name.clone()));
+            let consumer = self.consumers.load().by_forward_user(&user);
+            let mut identity =
+                Identity::new(user, AuthMethod::Forward, self.name.clone()).of_consumer(consumer);
+            identity.groups = self.groups(&response.headers);
+            request.context.identify(identity);
         }
         let cookies = response.headers.get_all(SET_COOKIE).iter().cloned().collect();
         Ok((request, cookies))
+    }
+
+    /// Returns the groups that the authentication server names.
+    fn groups(&self, headers: &HeaderMap) -> Vec<String> {
+        let Some(name) = &self.groups_header else { return Vec::new() };
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        let groups = values.flat_map(|value| value.split(',')).map(str::trim);
+        groups.filter(|group| !group.is_empty()).take(MAX_GROUPS).map(str::to_owned).collect()
     }
 
     /// Builds the request to the authentication server. Returns it after the original request.

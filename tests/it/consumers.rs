@@ -1,8 +1,14 @@
-//! Consumers: where they can be written, and what the API says about them.
+//! Consumers: who is recognised as one, and what the API says about them.
 
+use std::io::Write;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use crate::support::{Backend, Gateway, get};
+use crate::support::tls::{Own, ask as ask_over_tls, client_config};
+use crate::support::tokens::{ISSUER, OWN, SECRET, claims, signed_by};
+use crate::support::{Backend, Gateway, eventually, get, get_with};
 
 /// A secret and its SHA-256, neither of which may be shown.
 const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
@@ -79,4 +85,143 @@ fn the_api_lists_consumers_without_secrets() {
     );
     assert_eq!(get(gateway.web(), "h", "/").status, 200, "everything else is served");
     assert_eq!(get(gateway.address("traefik"), "h", "/api/http/consumers/none@file").status, 404);
+}
+
+/// A certificate that signs itself, for somebody of this name.
+fn somebody(name: &str) -> Own {
+    let mut parameters = rcgen::CertificateParams::new([format!("{name}.example")]).unwrap();
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let signing_key = rcgen::KeyPair::generate().unwrap();
+    Own { cert: parameters.self_signed(&signing_key).unwrap(), signing_key }
+}
+
+/// A server that lets everybody in and repeats who they say they are.
+fn authority() -> Backend {
+    Backend::with(|seen, stream| {
+        let said = |name: &str| seen.header(name).unwrap_or_default().to_owned();
+        let (user, groups) = (said("x-name"), said("x-their-groups"));
+        write!(stream, "HTTP/1.1 200 OK\r\nX-User: {user}\r\nX-Groups: {groups}\r\nContent-Length: 0\r\n\r\n")
+            .is_ok()
+    })
+}
+
+#[test]
+fn users_and_tokens_of_consumers_have_their_groups_and_labels() {
+    let (backend, authority) = (Backend::echo("a"), authority());
+    let routes = |plan: &str| {
+        format!(
+            r"
+http:
+  routers:
+    basic: {{rule: 'Path(`/basic`)', service: a, middlewares: [basic, ops, team]}}
+    forward: {{rule: 'Path(`/forward`)', service: a, middlewares: [forward, ops, team]}}
+    jwt: {{rule: 'Path(`/jwt`)', service: a, middlewares: [jwt, ops, team]}}
+  middlewares:
+    basic: {{basicAuth: {{users: ['ann:{{SHA}}qUqP5cyxm6YcTAhz05Hph5gvu9M=', 'bob:{{SHA}}qUqP5cyxm6YcTAhz05Hph5gvu9M=']}}}}
+    forward: {{forwardAuth: {{address: '{}', headerField: X-User, groupsHeaderField: X-Groups}}}}
+    jwt: {{jwt: {{signingSecret: '{}', groupsClaim: realm.roles}}}}
+    ops: {{when: 'Group(`ops`)', headers: {{customResponseHeaders: {{X-Ops: 'yes'}}}}}}
+    team: {{when: 'Label(`team`, `core`)', headers: {{customResponseHeaders: {{X-Team: core}}}}}}
+  consumers:
+    acme:
+      groups: [{plan}]
+      labels: {{team: core}}
+      credentials:
+        basicAuth: [ann]
+        forwardAuth: [fred]
+        jwt: [{{issuer: '{ISSUER}', subject: service}}, {{issuer: '{ISSUER}', claim: azp, value: app}}]
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+",
+            authority.url(),
+            std::str::from_utf8(SECRET).unwrap(),
+            backend.url()
+        )
+    };
+    let gateway = Gateway::serve(&routes("ops"));
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let marks = |path: &str, headers: &str| {
+        let answer = get_with(gateway.web(), "h", path, headers);
+        assert_eq!(answer.status, 200, "{path} {headers}");
+        [answer.header("x-ops").is_some(), answer.header("x-team").is_some()]
+    };
+    let token = |changes: &Value| {
+        let token = signed_by(&OWN, "HS256", &json!({"alg": "HS256"}), &claims(changes));
+        format!("Authorization: Bearer {token}\r\n")
+    };
+    let (ann, bob) = ("Authorization: Basic YW5uOnRlc3Q=\r\n", "Authorization: Basic Ym9iOnRlc3Q=\r\n");
+    assert_eq!((marks("/basic", ann), marks("/basic", bob)), ([true, true], [false, false]));
+    assert_eq!(marks("/forward", "X-Name: fred\r\n"), [true, true]);
+    assert_eq!(marks("/forward", "X-Name: ann\r\n"), [false, false], "a user of basicAuth");
+    assert_eq!(marks("/forward", "X-Name: ann\r\nX-Their-Groups: dev, ops\r\n"), [true, false]);
+    let service = token(&json!({"sub": "service"}));
+    assert_eq!(marks("/jwt", &service), [true, true]);
+    assert_eq!(marks("/jwt", &token(&json!({"sub": null, "azp": "app"}))), [true, true]);
+    assert_eq!(
+        marks("/jwt", &token(&json!({"iss": "https://other.test", "sub": "service"}))),
+        [false, false]
+    );
+    assert_eq!(
+        marks("/jwt", &token(&json!({"groups": ["ops"]}))),
+        [false, false],
+        "groups are in another claim"
+    );
+    assert_eq!(marks("/jwt", &token(&json!({"realm": {"roles": ["dev", "ops"]}}))), [true, false]);
+    assert_eq!(marks("/jwt", &token(&json!({"realm": {"roles": "ops"}}))), [true, false]);
+    // A change of the consumer counts at once, also for tokens that are known already.
+    gateway.write("routes.yml", &routes("dev"));
+    eventually("the groups change", || marks("/jwt", &service) == [false, true]);
+    assert_eq!(marks("/basic", ann), [false, true]);
+}
+
+#[test]
+fn certificates_of_consumers_have_their_groups() {
+    let backend = Backend::echo("a");
+    let people = ["ann", "bob", "eve", "joe"].map(somebody);
+    let folder = tempfile::tempdir().unwrap();
+    let authorities = folder.path().join("ca.pem");
+    std::fs::write(&authorities, people.iter().map(|one| one.cert.pem()).collect::<String>()).unwrap();
+    let fingerprint: String =
+        digest(&SHA256, people[2].cert.der()).as_ref().iter().map(|byte| format!("{byte:02X}:")).collect();
+    let routes = |group: &str| {
+        format!(
+            r"
+http:
+  routers:
+    verified: {{rule: 'Host(`verified.test`)', service: a, middlewares: [ops], tls: {{options: verified}}}}
+    shown: {{rule: 'Host(`shown.test`)', service: a, middlewares: [ops], tls: {{options: shown}}}}
+  middlewares:
+    ops: {{when: 'Group(`ops`)', headers: {{customResponseHeaders: {{X-Ops: 'yes'}}}}}}
+  consumers:
+    ann: {{groups: [{group}], credentials: {{certificates: [{{commonName: ann}}]}}}}
+    bob: {{groups: [ops], credentials: {{certificates: [{{san: BOB.example}}]}}}}
+    eve: {{groups: [ops], credentials: {{certificates: [{{sha256: '{fingerprint}'}}]}}}}
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+tls:
+  options:
+    verified: {{clientAuth: {{clientAuthType: VerifyClientCertIfGiven, caFiles: ['{}']}}}}
+    shown: {{clientAuth: {{clientAuthType: RequestClientCert}}}}
+",
+            backend.url(),
+            authorities.display()
+        )
+    };
+    let gateway = Gateway::serve(&routes("ops"));
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let is_marked = |host: &str, who: Option<&Own>| {
+        let seen = ask_over_tls(gateway.web(), &Arc::new(client_config(&[], who)), host, host).unwrap();
+        assert_eq!(seen.status(), 200);
+        seen.answer.to_ascii_lowercase().contains("x-ops: yes")
+    };
+    let [ann, bob, eve, joe] = &people;
+    for who in [ann, bob, eve] {
+        assert!(is_marked("verified.test", Some(who)));
+        assert!(!is_marked("shown.test", Some(who)), "it was not verified");
+    }
+    assert!(!is_marked("verified.test", Some(joe)) && !is_marked("verified.test", None));
+    gateway.write("routes.yml", &routes("dev"));
+    eventually("the group changes", || !is_marked("verified.test", Some(ann)));
+    assert!(is_marked("verified.test", Some(bob)));
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use tidegate_core::{
-    Access, AuthMethod, BuildContext, BuildError, Identity, Reason, Request, Response, reply,
+    Access, AuthMethod, BuildContext, BuildError, ConsumersHandle, Identity, Reason, Request, Response, reply,
 };
 
 /// The default realm.
@@ -52,12 +52,13 @@ pub(crate) struct Establishing {
     by: Arc<str>,
     header: Option<HeaderName>,
     remove_authorization: bool,
+    consumers: ConsumersHandle,
 }
 
 impl Establishing {
     /// Checks the options `headerField` and `removeHeader`.
     pub(crate) fn new(
-        middleware: &str,
+        context: &BuildContext<'_>,
         method: AuthMethod,
         header_field: &str,
         remove_header: bool,
@@ -66,7 +67,8 @@ impl Establishing {
             .then(|| HeaderName::from_bytes(header_field.as_bytes()))
             .transpose()
             .map_err(|_| BuildError::new(format!("headerField: invalid header name `{header_field}`")))?;
-        Ok(Self { method, by: middleware.into(), header, remove_authorization: remove_header })
+        let (by, consumers) = (context.name.into(), context.consumers());
+        Ok(Self { method, by, header, remove_authorization: remove_header, consumers })
     }
 
     /// Adds the user to the request. Returns false when the name is not a valid header value.
@@ -79,7 +81,8 @@ impl Establishing {
         if self.remove_authorization {
             headers.remove(AUTHORIZATION);
         }
-        request.context.identify(Identity::new(user, self.method, self.by.clone()));
+        let consumer = self.consumers.load().by_basic_user(user);
+        request.context.identify(Identity::new(user, self.method, self.by.clone()).of_consumer(consumer));
         true
     }
 }

@@ -12,7 +12,8 @@ use quick_cache::sync::Cache;
 use serde_json::Value;
 use tidegate_core::building::Task;
 use tidegate_core::{
-    AuthMethod, BoxFuture, Clock, Identity, Middleware, Next, Prediction, Request, Response, boxed,
+    AuthMethod, BoxFuture, Clock, Consumers, ConsumersHandle, Identity, Middleware, Next, Prediction,
+    Request, Response, boxed,
 };
 use url::form_urlencoded;
 
@@ -39,6 +40,9 @@ pub(super) struct Authenticator {
     pub(super) claims: Option<Expression>,
     /// Claim with the client's name; `sub` if it is there by default.
     pub(super) username: Option<String>,
+    /// Claim with the client's groups.
+    pub(super) groups: String,
+    pub(super) consumers: ConsumersHandle,
     /// Headers for the service, with their claims.
     pub(super) headers: Vec<(HeaderName, String)>,
     pub(super) is_optional: bool,
@@ -98,8 +102,11 @@ impl Weighter<[u8; 32], Arc<Verified>> for ByLength {
 }
 
 /// What is known from a token with a valid signature.
+#[derive(Clone)]
 pub(super) struct Verified {
     identity: Option<Arc<Identity>>,
+    /// Version of the directory in which its consumer was looked up.
+    directory: u64,
     /// Values of the forwarded headers, in their order.
     headers: Vec<Option<HeaderValue>>,
     /// Whether the claims permit the request.
@@ -214,6 +221,15 @@ impl Authenticator {
             if now < verified.expiry
                 && self.issuers.get(verified.issuer).is_some_and(|own| own.keys.is_current(&verified.keys))
             {
+                let directory = self.consumers.load();
+                if verified.directory == directory.version() {
+                    return Ok(Some(verified));
+                }
+                // The signature is known to be valid.
+                let identity = self.identity(&Token::parse(&text)?.claims, &directory)?.map(Arc::new);
+                let verified = Verified::clone(&verified);
+                let verified = Arc::new(Verified { identity, directory: directory.version(), ..verified });
+                self.verified.insert(hash, verified.clone());
                 return Ok(Some(verified));
             }
             self.verified.remove(&hash);
@@ -247,8 +263,10 @@ impl Authenticator {
         }
         let expiry = self.rules.check(&token, now)?.unwrap_or(f64::INFINITY);
         let headers = self.headers.iter().map(|(_, claim)| claims::header_value(&token.claims, claim));
+        let directory = self.consumers.load();
         Ok(Verified {
-            identity: self.identity(&token.claims)?.map(Arc::new),
+            identity: self.identity(&token.claims, &directory)?.map(Arc::new),
+            directory: directory.version(),
             headers: headers.collect::<Result<_, _>>()?,
             is_permitted: self.claims.as_ref().is_none_or(|claims| claims.holds(&token.claims)),
             expiry,
@@ -258,20 +276,30 @@ impl Authenticator {
         })
     }
 
-    fn identity(&self, claims: &Claims) -> Result<Option<Identity>, Refusal> {
+    /// Returns who the client is; `None` if the token does not say.
+    fn identity(&self, claims: &Claims, directory: &Consumers) -> Result<Option<Identity>, Refusal> {
         let claim = self.username.as_deref().unwrap_or("sub");
         let name = claims::claim(claims, claim).and_then(claims::scalar).filter(|name| !name.is_empty());
-        let Some(name) = name else {
-            return if self.username.is_some() { Err(Refusal::NoName) } else { Ok(None) };
-        };
-        let mut identity = Identity::new(name, AuthMethod::Jwt, self.name.clone());
-        if let Some(Value::Array(groups)) = claims.get("groups") {
-            let groups = groups.iter().filter_map(Value::as_str).take(MAX_GROUPS);
-            identity.groups = groups.map(str::to_owned).collect();
+        if name.is_none() && self.username.is_some() {
+            return Err(Refusal::NoName);
         }
-        if let Some(issuer) = claims.get("iss").and_then(Value::as_str) {
+        let issuer = claims.get("iss").and_then(Value::as_str);
+        let text = |name: &str| claims::claim(claims, name).and_then(Value::as_str);
+        let consumer = directory.by_token(issuer.unwrap_or_default(), text);
+        let name = name.or_else(|| consumer.as_ref().map(|consumer| Cow::Borrowed(consumer.short_name())));
+        let Some(name) = name else { return Ok(None) };
+        let mut identity = Identity::new(name, AuthMethod::Jwt, self.name.clone());
+        if let Some(groups) = claims::claim(claims, &self.groups) {
+            identity.groups = claims::texts(groups).take(MAX_GROUPS).map(str::to_owned).collect();
+        }
+        // OAuth 2.0 separates scopes by spaces (RFC 8693 section 4.2); some issuers send a list.
+        let scopes = ["scope", "scp"].into_iter().filter_map(|name| claims.get(name)).flat_map(claims::texts);
+        let scopes = scopes.flat_map(|text| text.split(' ')).filter(|scope| !scope.is_empty());
+        identity.scopes = scopes.take(MAX_GROUPS).map(str::to_owned).collect();
+        if let Some(issuer) = issuer {
             identity.labels.insert("iss".to_owned(), issuer.to_owned());
         }
+        identity.consumer = consumer;
         Ok(Some(identity))
     }
 

@@ -104,6 +104,12 @@ pub(super) fn claim<'a>(claims: &'a Claims, name: &str) -> Option<&'a Value> {
     parts.try_fold(first, |value, part| value.as_object()?.get(part))
 }
 
+/// Returns the texts of a list, or a single text.
+pub(super) fn texts(value: &Value) -> impl Iterator<Item = &str> {
+    let list = value.as_array().into_iter().flatten();
+    list.filter_map(Value::as_str).chain(value.as_str())
+}
+
 /// Returns the text of a string, number or boolean.
 pub(super) fn scalar(value: &Value) -> Option<Cow<'_, str>> {
     match value {

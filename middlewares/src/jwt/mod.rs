@@ -72,6 +72,9 @@ pub struct Jwt {
     /// Claim with the client's name. By default, `sub`, which may be missing.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub username_claim: String,
+    /// Claim with the client's groups, a list or one text; `groups` by default. Not in Traefik Hub.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub groups_claim: String,
     /// Request headers by name, each with the claim that it carries to the service.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub forward_headers: BTreeMap<String, String>,
@@ -136,6 +139,7 @@ impl Default for Jwt {
             token_types: Vec::new(),
             claims: String::new(),
             username_claim: String::new(),
+            groups_claim: String::new(),
             forward_headers: BTreeMap::new(),
             leeway: Duration::from_secs(30),
             require_expiration: true,
@@ -183,6 +187,8 @@ impl Build for Jwt {
             rules,
             claims,
             username: known(&self.username_claim),
+            groups: known(&self.groups_claim).unwrap_or_else(|| "groups".to_owned()),
+            consumers: context.consumers(),
             headers,
             is_optional: self.optional,
             query_key: known(&self.token_query_key),

@@ -9,7 +9,7 @@ use tidegate_core::{AuthMethod, Identity, Request, TlsInfo};
 use crate::router::without_port;
 use crate::snapshot::{Route, Snapshot};
 use crate::tls::NamedOptions;
-use crate::tls::subject::subject;
+use crate::tls::subject::{CertificateNames, subject};
 
 /// The TLS options chosen in a handshake.
 pub(in crate::entrypoint) struct ChosenOptions {
@@ -44,6 +44,12 @@ impl ChosenOptions {
         let certificate = tls.client_certificates.first().filter(|_| self.options.verifies_clients)?;
         let subject = subject(certificate)?;
         Some(Arc::new(Identity::new(subject, AuthMethod::Certificate, self.options.name.clone())))
+    }
+
+    /// Returns the names in the client's certificate, if these options verify it.
+    pub(in crate::entrypoint) fn names(&self, tls: &TlsInfo) -> Option<Box<CertificateNames>> {
+        let certificate = tls.client_certificates.first().filter(|_| self.options.verifies_clients)?;
+        CertificateNames::of(certificate).map(Box::new)
     }
 
     /// Returns true if the requested host has other TLS options than the handshake used (RFC 9110 section 15.5.20).

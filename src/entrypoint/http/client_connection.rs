@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use tidegate_core::Connection;
+use tidegate_core::{Connection, Consumers, Context, Identity};
 
 use crate::entrypoint::http::chosen_options::ChosenOptions;
 use crate::entrypoint::http::forwarded::Peer;
 use crate::entrypoint::http::protocol::Protocol;
 use crate::entrypoint::http1_2::progress::Progress;
 use crate::entrypoint::listener::Listener;
+use crate::tls::subject::CertificateNames;
 
 /// What the requests of one client connection share.
 pub(in crate::entrypoint) struct ClientConnection {
@@ -19,6 +20,21 @@ pub(in crate::entrypoint) struct ClientConnection {
     pub(in crate::entrypoint) peer: Peer,
     /// The TLS options of the handshake.
     pub(in crate::entrypoint) tls_options: Option<ChosenOptions>,
+    /// What its verified certificate says about the client.
+    pub(in crate::entrypoint) certificate: Option<Box<CertificateNames>>,
     pub(in crate::entrypoint) requests: AtomicU64,
     pub(in crate::entrypoint) protocol: Protocol,
+}
+
+impl ClientConnection {
+    /// Identifies the consumer whose certificate this is, for one request: the directory changes while connections last.
+    pub(in crate::entrypoint) fn identify(&self, consumers: &Consumers, context: &mut Context) {
+        let Some(names) = self.certificate.as_ref().filter(|_| consumers.has_certificates()) else { return };
+        let alternative = names.alternative.iter().map(String::as_str);
+        let consumer =
+            consumers.by_certificate(&names.fingerprint, alternative, names.common_name.as_deref());
+        if let Some((consumer, identity)) = consumer.zip(self.connection.identity.as_deref()) {
+            context.identify(Identity::clone(identity).of_consumer(Some(consumer)));
+        }
+    }
 }

@@ -308,6 +308,7 @@ async fn route_request(
         listener.opening.opened().await;
         snapshot = listener.snapshots.load();
     }
+    client.identify(&snapshot.consumers, &mut request.context);
     if is_misdirected(client, &snapshot, &request) {
         *closing = Some(refused_exchange(listener, request.context.exchange, &request.head));
         return misdirected();

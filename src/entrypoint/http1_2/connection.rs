@@ -237,7 +237,9 @@ fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
     connection.forwarded_for = listener.forwarded.appended(&peer);
     let tls = tls_options.as_ref().zip(connection.tls.as_ref());
     connection.identity = tls.and_then(|(options, info)| options.identity(info));
+    let certificate = tls.and_then(|(options, info)| options.names(info));
     let client = Arc::new(ClientConnection {
+        certificate,
         listener: listener.clone(),
         connection: Arc::new(connection),
         progress: progress.clone(),

@@ -83,6 +83,7 @@ async fn run(
     let peer = quic.remote_address();
     let local = SocketAddr::new(quic.local_ip().unwrap_or(local.ip()), local.port());
     let forwarded = listener.forwarded.peer(peer.ip(), true);
+    let certificate = outcome.options.names(&outcome.info);
     let connection = Connection {
         peer,
         local,
@@ -93,6 +94,7 @@ async fn run(
         tls: Some(outcome.info),
     };
     let client = ClientConnection {
+        certificate,
         listener: listener.clone(),
         peer: forwarded,
         connection: Arc::new(connection),
