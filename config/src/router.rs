@@ -37,6 +37,9 @@ pub struct Router {
     /// providers. Not in Traefik.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skip_middlewares: Vec<String>,
+    /// Who may pass, by identity. Decided after the middlewares. Not in Traefik.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<String>,
     /// The service.
     #[serde(skip_serializing_if = "Reference::is_empty")]
     pub service: Reference,

@@ -45,8 +45,8 @@ impl Build for AnyOf {
                     "anyOf: middleware \"{name}\" reads the request body (forwardBody), which the other members could then no longer read",
                 ))),
                 None => Err(BuildError::new(format!(
-                    "anyOf: middleware \"{}\" does not decide who may pass: expected basicAuth, digestAuth, forwardAuth, jwt, \
-                     ipAllowList, anyOf, or a chain of those",
+                    "anyOf: middleware \"{}\" does not decide who may pass: expected access, basicAuth, digestAuth, forwardAuth, \
+                     jwt, ipAllowList, anyOf, or a chain of those",
                     name
                 ))),
             }
@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn members_must_decide_who_may_pass() {
         for (names, expected) in [
-            (&["home", "prefix"][..], "\"prefix@file\" does not decide who may pass: expected basicAuth"),
+            (&["home", "prefix"][..], "\"prefix@file\" does not decide who may pass: expected access"),
             (&["odd"], "\"odd@file\" does not decide who may pass"),
             (&["home", "reads"], "\"reads@file\" reads the request body"),
             (&["nope"], "nope@file"),

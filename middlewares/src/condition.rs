@@ -16,7 +16,7 @@ pub(crate) enum Condition<V> {
 }
 
 /// Resolves a call.
-pub(crate) type Lookup<V> = dyn Fn(&Call) -> Result<(V, ReturnType), BuildError>;
+pub(crate) type Lookup<'a, V> = dyn Fn(&Call) -> Result<(V, ReturnType), BuildError> + 'a;
 
 /// The type that a function returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +29,14 @@ pub(crate) enum ReturnType {
 
 impl<V> Condition<V> {
     /// Parses `text`; `function` resolves each call with its arguments.
-    pub(crate) fn parse(text: &str, function: &Lookup<V>) -> Result<Self, BuildError> {
+    pub(crate) fn parse(text: &str, function: &Lookup<'_, V>) -> Result<Self, BuildError> {
         let expression = expression::parse(text).map_err(|error| {
             BuildError::new(format!("invalid expression `{text}` at {}", error.located(text)))
         })?;
         Self::from_expression(&expression, function)
     }
 
-    fn from_expression(expression: &Expression, function: &Lookup<V>) -> Result<Self, BuildError> {
+    fn from_expression(expression: &Expression, function: &Lookup<'_, V>) -> Result<Self, BuildError> {
         let inner = |expression: &Expression| Self::from_expression(expression, function).map(Box::new);
         Ok(match expression {
             Expression::And(left, right) => Self::And(inner(left)?, inner(right)?),

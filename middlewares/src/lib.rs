@@ -6,6 +6,7 @@
 
 #[macro_use]
 mod registry;
+pub mod access;
 pub mod add_prefix;
 pub mod any_of;
 mod auth;
@@ -53,6 +54,7 @@ mod testing;
 use tidegate_core::{BoxFuture, Response};
 
 registry! {
+    access: access::Access,
     addPrefix: add_prefix::AddPrefix,
     anyOf: any_of::AnyOf,
     basicAuth: basic_auth::BasicAuth,

@@ -14,9 +14,10 @@ use tidegate_config::service::Service;
 use tidegate_config::{Kind, Map, ObjectRef};
 use tidegate_core::reference::provider_of;
 use tidegate_core::{
-    BoxFuture, Handler, Middleware, MiddlewareInfo, Next, OpenSpan, Reason, Request, Response, RouteInfo,
-    SpanKind, boxed, reply,
+    BoxFuture, BuildContext, Handler, Middleware, MiddlewareInfo, Next, OpenSpan, Reason, Request, Response,
+    RouteInfo, SpanKind, boxed, reply,
 };
+use tidegate_middlewares::access;
 
 use super::attach::{Attached, attach};
 use super::builder::Builder;
@@ -42,6 +43,9 @@ pub(super) struct Router<'a, 'b> {
     pub(super) outcomes: Vec<Outcome>,
     pub(super) rules: Rules,
 }
+
+/// What the decision of a router's `access` is called among its middlewares. Their names contain `@`.
+pub(crate) const ACCESS: &str = "access";
 
 type Entries = Vec<Entry<Route>>;
 
@@ -215,7 +219,10 @@ impl<'a, 'b> Router<'a, 'b> {
             return Default::default();
         }
         let options = &self.builder.config.http.middlewares;
-        let kind = |name: &str| options.get(name).map_or("", |options| options.kind());
+        let kind = |name: &str| match name {
+            ACCESS => ACCESS,
+            name => options.get(name).map_or("", |options| options.kind()),
+        };
         (middlewares.iter().map(|middleware| type_name(kind(&middleware.name)).into()).collect(), rule.into())
     }
 
@@ -268,8 +275,14 @@ impl<'a, 'b> Router<'a, 'b> {
                 service.map(|service| service as Arc<dyn Handler>)
             }
         };
-        let middlewares =
+        let mut middlewares =
             routers::middlewares::<MiddlewareOptions>(self.builder, name, &router.middlewares, &mut found);
+        // Last, when the client has been authenticated.
+        if let Some(allow) = &router.access {
+            let context = BuildContext::new(name, self.builder).instance(ACCESS, name);
+            let made = found.check(access::of_router(allow, &context));
+            middlewares.extend(made.map(|made| (Arc::from(ACCESS), made)));
+        }
         let outcome = &mut self.outcomes[index];
         let is_valid = !outcome.is_broken() && !found.is_broken();
         outcome.errors.append(&mut found.errors);

@@ -225,3 +225,66 @@ tls:
     eventually("the group changes", || !is_marked("verified.test", Some(ann)));
     assert!(is_marked("verified.test", Some(bob)));
 }
+
+#[test]
+fn access_decides_by_identity_as_middleware_and_on_a_router() {
+    let backend = Backend::echo("a");
+    let gateway = Gateway::serve(&format!(
+        r"
+http:
+  routers:
+    middleware: {{rule: 'Path(`/middleware`)', service: a, middlewares: [basic, ops]}}
+    router: {{rule: 'Path(`/router`)', service: a, middlewares: [basic], access: 'Group(`ops`)'}}
+    anonymous: {{rule: 'Path(`/anonymous`)', service: a, access: 'Group(`ops`)'}}
+    any: {{rule: 'Path(`/any`)', service: a, middlewares: [optional, any]}}
+    parent: {{rule: 'PathPrefix(`/parent`)', middlewares: [basic], access: 'Group(`ops`)'}}
+    child: {{rule: 'PathPrefix(`/parent/child`)', service: a, parentRefs: [parent], access: 'Plan(`gold`)'}}
+    typo: {{rule: 'Path(`/typo`)', service: a, middlewares: [basic], access: 'Grup(`ops`)'}}
+    misused: {{rule: 'Path(`/misused`)', service: a, middlewares: [basic, wrong]}}
+    empty: {{rule: 'Path(`/empty`)', service: a, access: ''}}
+  middlewares:
+    basic: {{basicAuth: {{users: ['ann:{{SHA}}qUqP5cyxm6YcTAhz05Hph5gvu9M=', 'bob:{{SHA}}qUqP5cyxm6YcTAhz05Hph5gvu9M=']}}}}
+    optional: {{jwt: {{signingSecret: '{}', optional: true}}}}
+    ops: {{access: {{allow: 'Group(`ops`) && Consumer(`acme`)', deny: 'Plan(`expired`)'}}}}
+    wrong: {{access: {{allow: 'Group(`ops`'}}}}
+    any: {{anyOf: {{middlewares: [ops, basic]}}}}
+  consumers:
+    acme:
+      groups: [ops]
+      plan: gold
+      credentials: {{basicAuth: [ann], jwt: [{{issuer: '{ISSUER}', subject: ann}}]}}
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+",
+        std::str::from_utf8(SECRET).unwrap(),
+        backend.url()
+    ));
+    let ask_for = |path: &str, headers: &str| get_with(gateway.web(), "h", path, headers);
+    let status = |path: &str, headers: &str| ask_for(path, headers).status;
+    let (ann, bob) = ("Authorization: Basic YW5uOnRlc3Q=\r\n", "Authorization: Basic Ym9iOnRlc3Q=\r\n");
+    for path in ["/middleware", "/router", "/parent/child"] {
+        assert_eq!([status(path, ann), status(path, bob), status(path, "")], [200, 403, 401], "{path}");
+    }
+    let anonymous = ask_for("/anonymous", ann);
+    assert_eq!((anonymous.status, anonymous.header("www-authenticate")), (401, Some("Bearer")));
+    let token = |subject: &str| {
+        let claims = claims(&json!({"sub": subject, "groups": []}));
+        let token = signed_by(&OWN, "HS256", &json!({"alg": "HS256"}), &claims);
+        format!("Authorization: Bearer {token}\r\n")
+    };
+    assert_eq!([status("/any", &token("ann")), status("/any", &token("eve"))], [200, 401]);
+    assert_eq!([status("/any", bob), status("/any", "")], [200, 401], "basicAuth admits as well");
+    // Mistakes break their routers, and no others.
+    for path in ["/typo", "/misused", "/empty"] {
+        assert_eq!(status(path, ann), 503, "{path}");
+    }
+    let problems = gateway.problems().join("\n");
+    for expected in [
+        "routes.yml:10: router typo@file: access: unknown function `Grup`: did you mean `Group`?",
+        "routes.yml:12: router empty@file: access: is empty",
+        "routes.yml:17: middleware wrong@file: allow: invalid expression `Group(`ops``",
+    ] {
+        assert!(problems.contains(expected), "{expected}\n{problems}");
+    }
+    assert_eq!(ask(&gateway, "/api/http/routers/router@file")["access"], "Group(`ops`)");
+}
