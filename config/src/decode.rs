@@ -11,7 +11,7 @@ mod reader;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-pub use config::decode_config;
+pub use config::{decode_config, decode_consumers};
 pub use error::DecodeError;
 
 use crate::tree::Node;

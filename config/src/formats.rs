@@ -20,11 +20,34 @@ use crate::tree::Node;
 ///
 /// `path` is used only in messages. Problems include an excerpt of the file.
 pub fn read(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
+    read_within(path, bytes, 1)
+}
+
+/// Like [`read`], for files that are expected to be large: up to [`LARGE`] bytes.
+pub fn read_large(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
+    read_within(path, bytes, LARGE / yaml::MAX_FILE_SIZE)
+}
+
+/// Maximum size of a large file in bytes, enough for some 500,000 consumers.
+pub const LARGE: usize = 8 * yaml::MAX_FILE_SIZE;
+
+/// `times` is what the limits are multiplied by.
+fn read_within(path: &str, bytes: &[u8], times: usize) -> Result<Node, Problem> {
     if path.to_ascii_lowercase().ends_with(".toml") {
-        toml::read(path, bytes)
+        toml::read_within(path, bytes, times)
     } else {
-        yaml::read(path, bytes)
+        yaml::read_within(path, bytes, times)
     }
+}
+
+/// Refuses a file that is too large.
+fn check_size(path: &Arc<str>, bytes: &[u8], limit: usize) -> Result<(), Problem> {
+    if bytes.len() <= limit {
+        return Ok(());
+    }
+    let message = format!("the file has {} bytes: the maximum is {limit}", bytes.len());
+    let origin = Origin::File { path: path.clone(), line: 0, column: 0 };
+    Err(Problem { origin, object: None, message, excerpt: None })
 }
 
 /// Returns the text of a file.

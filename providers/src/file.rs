@@ -18,7 +18,7 @@ use tidegate_clients::OptionError;
 use tokio::time::Instant;
 
 use crate::{Describe, Error, Provider, Session};
-use load::{Loaded, Loader, Source};
+use load::{Content, Loaded, Loader, Source};
 use watch::{Signal, Watcher};
 
 /// Poll interval, in addition to inotify.
@@ -75,14 +75,21 @@ pub fn build(options: Options) -> Result<File, Error> {
             return Err(OptionError::new("directory", message).into());
         }
     };
-    Ok(File { source, options })
+    let content = Content::Routes { log_templates: options.debug_log_generated_template };
+    Ok(File { source, content, watch: options.watch })
+}
+
+/// Builds a provider of one file that has consumers only.
+pub(crate) fn of_consumers(filename: &str, watch: bool) -> File {
+    File { source: Source::File(PathBuf::from(filename)), content: Content::Consumers, watch }
 }
 
 /// The file provider.
 #[derive(Clone, Debug)]
 pub struct File {
     source: Source,
-    options: Options,
+    content: Content,
+    watch: bool,
 }
 
 impl Provider for File {
@@ -101,8 +108,8 @@ struct Run {
 
 impl Run {
     fn new(file: &File, session: Session) -> Self {
-        let loader = Loader::new(file.source.clone(), file.options.debug_log_generated_template);
-        Self { session, loader: Some(loader), watch: file.options.watch, source: file.source.clone() }
+        let loader = Loader::new(file.source.clone(), file.content);
+        Self { session, loader: Some(loader), watch: file.watch, source: file.source.clone() }
     }
 
     async fn run(self) -> Result<(), Error> {

@@ -4,6 +4,7 @@
 
 pub mod consul;
 pub mod consul_catalog;
+pub mod consumers;
 pub mod docker;
 pub mod etcd;
 pub mod file;
@@ -197,4 +198,6 @@ registry! {
     Http "http" => http;
     /// Configuration sent to the API: `providers.rest`.
     Rest "rest" => rest;
+    /// Consumers in a file of their own: `providers.consumers`.
+    Consumers "consumers" => consumers;
 }

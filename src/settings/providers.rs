@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::Duration;
 use tidegate_providers::{
-    self as providers, consul, consul_catalog, docker, etcd, file, http, redis, rest, swarm,
+    self as providers, consul, consul_catalog, consumers, docker, etcd, file, http, redis, rest, swarm,
 };
 
 use crate::internal;
@@ -51,6 +51,9 @@ pub struct Providers {
     /// Services registered in Consul; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consul_catalog: Option<consul_catalog::Options>,
+    /// Consumers in a file of their own; disabled if absent. Not in Traefik.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consumers: Option<consumers::Options>,
     /// Containers of a Docker host; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub docker: Option<docker::Options>,
@@ -79,7 +82,7 @@ pub struct Providers {
 
 /// Kinds of providers whose content was written by someone. Others discover current addresses, which may have
 /// been reassigned by the next start.
-const LASTING: [&str; 5] = ["file", "http", "consul", "etcd", "redis"];
+const LASTING: [&str; 6] = ["file", "http", "consul", "etcd", "redis", "consumers"];
 
 /// `providers.lastState`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -112,6 +115,7 @@ impl Default for Providers {
             precedence: PRECEDENCE.map(str::to_owned).to_vec(),
             consul: None,
             consul_catalog: None,
+            consumers: None,
             docker: None,
             etcd: None,
             file: None,
@@ -156,6 +160,7 @@ impl Providers {
             self.rest.clone().map(Options::Rest),
             self.consul.clone().map(Options::Consul),
             self.consul_catalog.clone().map(Options::ConsulCatalog),
+            self.consumers.clone().map(Options::Consumers),
         ];
         let single = single.into_iter().flatten().map(|options| Chosen { name: None, options });
         let named = self.instances.iter();
@@ -194,6 +199,7 @@ impl Providers {
             "http" => self.http = None,
             "rest" => self.rest = None,
             "consul" => self.consul = None,
+            "consumers" => self.consumers = None,
             _ => self.consul_catalog = None,
         }
     }

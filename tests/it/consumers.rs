@@ -288,3 +288,51 @@ http:
     }
     assert_eq!(ask(&gateway, "/api/http/routers/router@file")["access"], "Group(`ops`)");
 }
+
+#[test]
+fn a_file_of_consumers_is_watched_and_changes_no_routes() {
+    let backend = Backend::echo("a");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("consumers.yml");
+    let consumers = |groups: &str, more: &str| {
+        std::fs::write(
+            &file,
+            format!("consumers:\n  acme: {{groups: [{groups}], credentials: {{basicAuth: [ann]}}}}\n{more}"),
+        )
+        .unwrap();
+    };
+    consumers("ops", "");
+    let gateway = Gateway::with(
+        &[&format!("--providers.consumers.filename={}", file.display())],
+        &format!(
+            r"
+http:
+  routers:
+    r: {{rule: 'PathPrefix(`/`)', service: a, middlewares: [basic], access: 'Group(`ops`) || Consumer(`acme@consumers`) && Group(`dev`)'}}
+  middlewares:
+    basic: {{basicAuth: {{users: ['ann:{{SHA}}qUqP5cyxm6YcTAhz05Hph5gvu9M=']}}}}
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+",
+            backend.url()
+        ),
+    );
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let status = || get_with(gateway.web(), "h", "/", "Authorization: Basic YW5uOnRlc3Q=\r\n").status;
+    assert_eq!(status(), 200);
+    consumers("guests", "");
+    eventually("the group is lost", || status() == 403);
+    consumers(
+        "dev",
+        "  broken: {groupz: [ops]}\nhttp:\n  routers: {all: {rule: 'Path(`/x`)', service: noop@internal}}\n",
+    );
+    eventually("the other group counts", || status() == 200);
+    eventually("both mistakes are reported", || gateway.problems().len() == 2);
+    let problems = gateway.problems().join("\n");
+    assert!(
+        problems.contains("consumer broken@consumers: http.consumers.broken.groupz: unknown key"),
+        "{problems}"
+    );
+    assert!(problems.contains("consumers.yml:5: http.routers: ignored"), "{problems}");
+    assert_eq!(ask(&gateway, "/api/http/consumers")[0]["provider"], "consumers");
+}

@@ -32,6 +32,36 @@ pub fn decode_config(node: &Node) -> Provided {
     decoder.out
 }
 
+/// Decodes a file that has consumers and nothing else, under `consumers` or `http.consumers`. Other sections are
+/// reported and have no effect, so that whoever maintains consumers cannot change routes.
+pub fn decode_consumers(node: &Node) -> Provided {
+    let mut decoder = ConfigDecoder::default();
+    let (section, part) = Kind::Consumer.keys();
+    let mut found = Vec::new();
+    for (key, node) in decoder.table("", node) {
+        if key.eq_ignore_ascii_case(part) {
+            found.push((part.to_owned(), node));
+        } else if key.eq_ignore_ascii_case(section) {
+            let parts = decoder.table(section, node).into_iter();
+            found.extend(parts.map(|(key, node)| (format!("{section}.{key}"), node)));
+        } else {
+            found.push((key.to_owned(), node));
+        }
+    }
+    let mut is_first = true;
+    for (path, node) in found {
+        let is_consumers = path.eq_ignore_ascii_case(part)
+            || path.split_once('.').is_some_and(|(_, key)| key.eq_ignore_ascii_case(part));
+        if is_consumers && std::mem::take(&mut is_first) {
+            let _ = Kind::Consumer.with_type(Part { decoder: &mut decoder, node });
+        } else {
+            let message = format!("{path}: ignored: this file has one section, `{part}`");
+            decoder.problem(&node.origin, None, message);
+        }
+    }
+    decoder.out
+}
+
 #[derive(Default)]
 struct ConfigDecoder {
     out: Provided,
@@ -394,6 +424,39 @@ mod tests {
             messages[2].contains("typo.addPrefx: unknown key: did you mean `addPrefix`?"),
             "{messages:?}"
         );
+    }
+
+    #[test]
+    fn a_file_of_consumers_has_nothing_else() {
+        let read = |text: &str| {
+            let provided = decode_consumers(&yaml::read("c.yml", text.as_bytes()).expect("valid YAML"));
+            let names: Vec<String> = provided.config.http.consumers.keys().cloned().collect();
+            assert!(provided.config.http.routers.is_empty());
+            (
+                names.join(" "),
+                provided.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            )
+        };
+        let names = |text: &str| match read(text) {
+            (names, problems) if problems.is_empty() => names,
+            (_, problems) => panic!("{problems}"),
+        };
+        assert_eq!(names("consumers: {a: {plan: x}, b: {}}"), "a b");
+        assert_eq!(names("http: {consumers: {a: {plan: x}}}"), "a");
+        assert_eq!((names(""), names("consumers:")), (String::new(), String::new()));
+        let (names, problems) = read(
+            "consumers: {a: {}}\nhttp:\n  routers: {r: {rule: Path(`/`)}}\n  consumers: {c: {}}\ntls: {}\n",
+        );
+        assert_eq!(names, "a");
+        assert_eq!(
+            problems,
+            "c.yml:3: http.routers: ignored: this file has one section, `consumers`; c.yml:4: http.consumers: ignored: this \
+             file has one section, `consumers`; c.yml:5: tls: ignored: this file has one section, `consumers`"
+        );
+        let (names, problems) = read("consumers: {a: {plann: x}, b: {}}");
+        assert_eq!(names, "b");
+        assert!(problems.contains("consumer a: http.consumers.a.plann: unknown key"), "{problems}");
+        assert!(read("[]").1.contains("expected a table"));
     }
 
     #[test]

@@ -11,16 +11,13 @@ use crate::tree::{Node, Table, Value};
 
 /// Parses a file. `path` is used in origins and messages; problems include an excerpt.
 pub fn read(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
+    read_within(path, bytes, 1)
+}
+
+/// Like [`read`], with limits that are multiplied by `times`.
+pub(super) fn read_within(path: &str, bytes: &[u8], times: usize) -> Result<Node, Problem> {
     let path: Arc<str> = path.into();
-    if bytes.len() > MAX_FILE_SIZE {
-        let message = format!("the file has {} bytes: the maximum is {MAX_FILE_SIZE}", bytes.len());
-        return Err(Problem {
-            origin: Origin::File { path, line: 0, column: 0 },
-            object: None,
-            message,
-            excerpt: None,
-        });
-    }
+    super::check_size(&path, bytes, MAX_FILE_SIZE * times)?;
     let text = super::text(&path, bytes)?;
     let lines = Lines::new(path, text);
     let document = DeTable::parse(text).map_err(|error| {

@@ -25,29 +25,27 @@ const MAX_DEPTH: usize = 64;
 
 /// Parses a file. `path` is used in origins and messages; problems include an excerpt.
 pub fn read(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
+    read_within(path, bytes, 1)
+}
+
+/// Like [`read`], with limits that are multiplied by `times`.
+pub(super) fn read_within(path: &str, bytes: &[u8], times: usize) -> Result<Node, Problem> {
     let path: Arc<str> = path.into();
-    if bytes.len() > MAX_FILE_SIZE {
-        let message = format!("the file has {} bytes: the maximum is {MAX_FILE_SIZE}", bytes.len());
-        return Err(Problem {
-            origin: Origin::File { path, line: 0, column: 0 },
-            object: None,
-            message,
-            excerpt: None,
-        });
-    }
+    super::check_size(&path, bytes, MAX_FILE_SIZE * times)?;
     let text = super::text(&path, bytes)?;
     match super::json::read(&path, text) {
         Some(node) => Ok(node),
-        None => read_text(path, text),
+        None => read_text(path, text, MAX_NODES * times),
     }
 }
 
-fn read_text(path: Arc<str>, text: &str) -> Result<Node, Problem> {
+fn read_text(path: Arc<str>, text: &str, max_nodes: usize) -> Result<Node, Problem> {
     let mut reader = Reader {
         path,
         parser: Parser::new_from_str(text),
         anchors: HashMap::new(),
         nodes: 0,
+        max_nodes,
         anchored: 0,
         aliased: 0,
     };
@@ -62,7 +60,7 @@ fn read_text(path: Arc<str>, text: &str) -> Result<Node, Problem> {
 pub(super) fn read_yaml(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
     let path = path.into();
     let text = super::text(&path, bytes)?;
-    read_text(path, text)
+    read_text(path, text, MAX_NODES)
 }
 
 struct Fault {
@@ -76,6 +74,7 @@ struct Reader<'a> {
     /// Anchored nodes and their sizes.
     anchors: HashMap<usize, (Node, usize)>,
     nodes: usize,
+    max_nodes: usize,
     anchored: usize,
     aliased: usize,
 }
@@ -110,8 +109,8 @@ impl<'a> Reader<'a> {
 
     fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, Fault> {
         self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            return Err(self.fault(&format!("the file has more than {MAX_NODES} values"), span.start));
+        if self.nodes > self.max_nodes {
+            return Err(self.fault(&format!("the file has more than {} values", self.max_nodes), span.start));
         }
         if depth > MAX_DEPTH {
             return Err(

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use tidegate_config::decode::decode_config;
+use tidegate_config::decode::{decode_config, decode_consumers};
 use tidegate_config::{Origin, Problem, Provided, formats};
 
 use super::merge::merge;
@@ -30,6 +30,27 @@ pub(super) enum Source {
     Directory(PathBuf),
 }
 
+/// What files contain.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content {
+    /// A configuration, which may be a template.
+    Routes {
+        /// Whether rendered templates are logged.
+        log_templates: bool,
+    },
+    /// Consumers only.
+    Consumers,
+}
+
+impl Content {
+    fn max_size(self) -> usize {
+        match self {
+            Self::Routes { .. } => MAX_SIZE,
+            Self::Consumers => formats::LARGE,
+        }
+    }
+}
+
 impl Source {
     fn path(&self) -> &Path {
         match self {
@@ -40,7 +61,7 @@ impl Source {
 
 pub(super) struct Loader {
     source: Source,
-    log_templates: bool,
+    content: Content,
     files: BTreeMap<PathBuf, Known>,
     /// The device of the directory while it had files.
     device: Option<u64>,
@@ -81,8 +102,8 @@ struct Stamp {
 }
 
 impl Loader {
-    pub(super) fn new(source: Source, log_templates: bool) -> Self {
-        Self { source, log_templates, files: BTreeMap::new(), device: None, lost: false }
+    pub(super) fn new(source: Source, content: Content) -> Self {
+        Self { source, content, files: BTreeMap::new(), device: None, lost: false }
     }
 
     /// Reads changed files. With `careful`, writes may be in progress, so new content must be seen twice.
@@ -171,7 +192,7 @@ impl Loader {
         if known.stamp == Some(stamp) && known.doubted.is_none() && settled(stamp) {
             return false;
         }
-        let bytes = match contents(path) {
+        let bytes = match contents(path, self.content.max_size()) {
             Ok(bytes) => bytes,
             Err(error) => {
                 known.stamp = None;
@@ -189,7 +210,7 @@ impl Loader {
             return true;
         }
         (known.stamp, known.hash, known.doubted) = (Some(stamp), hash, None);
-        match parse(path, &bytes, self.log_templates) {
+        match parse(path, &bytes, self.content) {
             Ok(mut provided) => {
                 if let Some(earlier) = &known.good {
                     provided.keep_last_good(earlier);
@@ -257,22 +278,25 @@ fn list_entries(folder: &Path, depth: usize, found: &mut Found) -> io::Result<()
     Ok(())
 }
 
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
+fn contents(path: &Path, max_size: usize) -> io::Result<Vec<u8>> {
     // Reading a pipe would block.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("this is not a regular file"));
     }
     let mut bytes = Vec::new();
-    let limit = u64::try_from(MAX_SIZE).unwrap_or(u64::MAX);
+    let limit = u64::try_from(max_size).unwrap_or(u64::MAX);
     fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > MAX_SIZE {
-        return Err(io::Error::other(format!("the file is larger than {} MiB", MAX_SIZE >> 20)));
+    if bytes.len() > max_size {
+        return Err(io::Error::other(format!("the file is larger than {} MiB", max_size >> 20)));
     }
     Ok(bytes)
 }
 
-fn parse(path: &Path, bytes: &[u8], log_templates: bool) -> Result<Provided, Problem> {
+fn parse(path: &Path, bytes: &[u8], content: Content) -> Result<Provided, Problem> {
     let shown = path.display().to_string();
+    let Content::Routes { log_templates } = content else {
+        return Ok(decode_consumers(&formats::read_large(&shown, bytes)?));
+    };
     let rendered;
     let mut bytes = bytes;
     if bytes.windows(2).any(|pair| pair == b"{{") {
