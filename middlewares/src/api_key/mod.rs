@@ -1,0 +1,3 @@
+//! Accepts requests with an API key.
+
+pub mod key;
