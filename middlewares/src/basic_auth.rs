@@ -1,34 +1,29 @@
 //! Asks for a user name and password (HTTP Basic, RFC 7617).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
 use base64::alphabet::STANDARD as ALPHABET;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use http::StatusCode;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
     Access, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Middleware, Next,
-    Prediction, Reason, Request, Response, reply,
+    Prediction, Request, Response,
 };
-use tokio::sync::Semaphore;
 
 use crate::auth::password::Hash;
-use crate::auth::{self, DEFAULT_REALM, Establishing};
+use crate::auth::{self, DEFAULT_REALM, Establishing, slow};
 
 /// How long valid credentials are accepted without hashing them again.
 const CACHE_TTL: Duration = Duration::from_secs(60);
 /// Maximum number of cached credentials.
 const CACHE_CAPACITY: usize = 1024;
-/// Maximum number of checks waiting for a core; further ones are refused.
-const MAX_QUEUED: usize = 1024;
 /// Checks below this cost, in microseconds, run inline instead of on another thread.
 const MAX_INLINE_COST: u64 = 20;
 /// Checks above this cost, in microseconds, are not made for a prediction.
@@ -142,7 +137,7 @@ impl Middleware for Basic {
             match self.check(mac, &credentials).await {
                 Some(true) => self.accept(request, &credentials.user, next).await,
                 Some(false) => self.refuse().await,
-                None => too_busy(),
+                None => slow::too_busy(),
             }
         })
     }
@@ -209,49 +204,17 @@ impl Basic {
     }
 
     async fn hash_password(&self, credentials: &Credentials) -> Option<bool> {
-        let slot = QueueSlot::acquire()?;
-        let permit = CORES.acquire().await.ok()?;
         let stored = self.users.get(&credentials.user).cloned();
         let (dummy, password) = (self.dummy.clone(), credentials.password.clone());
-        let check = tokio::task::spawn_blocking(move || {
-            // Held by the task, which goes on when the client disconnects.
-            let _held = (slot, permit);
+        slow::run(move || {
             let right = stored.as_ref().is_some_and(|hash| hash.matches(&password));
             if stored.is_none_or(|hash| hash.work() < dummy.work()) {
                 std::hint::black_box(dummy.matches(&password));
             }
             right
-        });
-        Some(check.await.unwrap_or(false))
+        })
+        .await
     }
-}
-
-/// Limits concurrent checks to the number of cores.
-static CORES: LazyLock<Semaphore> =
-    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, |cores| cores.get())));
-
-static QUEUED: AtomicUsize = AtomicUsize::new(0);
-
-/// A slot in the queue for a core.
-struct QueueSlot;
-
-impl QueueSlot {
-    fn acquire() -> Option<Self> {
-        let slot = Self;
-        (QUEUED.fetch_add(1, Ordering::Relaxed) < MAX_QUEUED).then_some(slot)
-    }
-}
-
-impl Drop for QueueSlot {
-    fn drop(&mut self) {
-        QUEUED.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn too_busy() -> Response {
-    let mut response = reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::AuthenticationUnavailable);
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    response
 }
 
 /// User name and password as the client sent them.

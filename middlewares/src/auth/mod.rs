@@ -1,6 +1,7 @@
 //! Shared by the authentication middlewares: user lists, the 401 response, and passing the identity on.
 
 pub(crate) mod password;
+pub(crate) mod slow;
 
 use std::sync::Arc;
 
