@@ -95,6 +95,20 @@ reasons! {
 
     /// No valid credentials.
     Unauthenticated = "unauthenticated", Middleware;
+    /// The API key has a typing error or another form, or the request has several.
+    ApiKeyMalformed = "api_key_malformed", Middleware;
+    /// The API key is unknown.
+    ApiKeyUnknown = "api_key_unknown", Middleware;
+    /// The API key is not valid yet (`notBefore`).
+    ApiKeyNotYetValid = "api_key_not_yet_valid", Middleware;
+    /// The API key is expired (`expires`).
+    ApiKeyExpired = "api_key_expired", Middleware;
+    /// The API key is revoked.
+    ApiKeyRevoked = "api_key_revoked", Middleware;
+    /// The API key is not valid from the client's address.
+    ApiKeyAddress = "api_key_address", Middleware;
+    /// The API key lacks a required scope.
+    ApiKeyScope = "api_key_scope", Middleware;
     /// Not authorised.
     Forbidden = "forbidden", Middleware;
     /// The authentication server's response is passed on (`forwardAuth`).

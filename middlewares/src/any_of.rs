@@ -45,8 +45,8 @@ impl Build for AnyOf {
                     "anyOf: middleware \"{name}\" reads the request body (forwardBody), which the other members could then no longer read",
                 ))),
                 None => Err(BuildError::new(format!(
-                    "anyOf: middleware \"{}\" does not decide who may pass: expected access, basicAuth, digestAuth, forwardAuth, \
-                     jwt, ipAllowList, anyOf, or a chain of those",
+                    "anyOf: middleware \"{}\" does not decide who may pass: expected access, apiKey, basicAuth, digestAuth, \
+                     forwardAuth, jwt, ipAllowList, anyOf, or a chain of those",
                     name
                 ))),
             }

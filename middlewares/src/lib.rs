@@ -58,6 +58,7 @@ registry! {
     access: access::Access,
     addPrefix: add_prefix::AddPrefix,
     anyOf: any_of::AnyOf,
+    apiKey: api_key::ApiKey,
     basicAuth: basic_auth::BasicAuth,
     bodyLimit: body_limit::BodyLimit,
     buffering: buffering::Buffering,

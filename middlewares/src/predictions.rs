@@ -152,6 +152,26 @@ fn logins_are_predicted_without_using_them_up() {
 }
 
 #[test]
+fn api_keys_are_predicted() {
+    let options = api_key::ApiKey {
+        secret_values: all(&[
+            "ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=",
+            "bob:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/",
+        ]),
+        secret_non_base64_encoded: true,
+        ..Default::default()
+    };
+    let keys = build(options);
+    let with = |key: &str| request(http::Request::get("http://a.test/").header("x-api-key", key));
+    assert_eq!(agree(&keys, || get("http://a.test/")), Seen::Responded(401, None));
+    assert_eq!(agree(&keys, || with("wrong")), Seen::Responded(401, None));
+    assert_eq!(agree(&keys, || with("test")), Seen::Passed("/".into(), all(&["host"])));
+    for (key, note) in [("test", "the API key `ann` is valid"), ("wrong", "the API key is unknown")] {
+        assert_eq!(keys.predict(with(key)).notes, [note]);
+    }
+}
+
+#[test]
 fn limits_are_predicted_without_taking_from_them() {
     let (world, clock) = World::stopped();
     let options =

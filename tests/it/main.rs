@@ -14,6 +14,8 @@ mod acme_consul;
 mod acme_faults;
 mod acme_orders;
 mod api;
+mod api_key;
+mod api_key_attacks;
 mod bad_input;
 mod balance;
 mod client_identity;

@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::LazyLock;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tidegate_core::Reason;
 use crate::recent_requests::why;
 use crate::support::backend::unused_address;
 use crate::support::http3::{Http3, runtime};
+use crate::support::keys::Key;
 use crate::support::otlp::{Collector, value};
 use crate::support::time::wait_until;
 use crate::support::tls::{ask_for, client_config};
@@ -82,6 +84,10 @@ fn routes(servers: &Servers) -> String {
     // With a target of any length, longer than what a URL can be.
     let long = "x".repeat(65_500);
     let secret = String::from_utf8_lossy(SECRET);
+    let consumer = |(index, (_, options)): (usize, &(Reason, &str))| {
+        KEYS.get(index).map(|key| key.consumer(&format!("c{index}"), options))
+    };
+    let consumers: String = KEY_OPTIONS.iter().enumerate().filter_map(consumer).collect();
     format!(
         "http:
   routers:
@@ -93,6 +99,7 @@ fn routes(servers: &Servers) -> String {
     login: {{rule: 'Path(`/login`)', service: a, middlewares: [auth]}}
     asked: {{rule: 'Path(`/asked`)', service: a, middlewares: [ask]}}
     unasked: {{rule: 'Path(`/unasked`)', service: a, middlewares: [nobody]}}
+    keys: {{rule: 'PathPrefix(`/key-`)', service: a, middlewares: [keys]}}
     denied: {{rule: 'Path(`/denied`)', service: a, middlewares: [deny]}}
     hosts: {{rule: 'Path(`/hosts`)', service: a, middlewares: [hosts]}}
     limited: {{rule: 'Path(`/limited`)', service: a, middlewares: [limit]}}
@@ -118,6 +125,7 @@ fn routes(servers: &Servers) -> String {
     auth: {{basicAuth: {{users: ['{USER}']}}}}
     ask: {{forwardAuth: {{address: '{url}/no'}}}}
     nobody: {{forwardAuth: {{address: 'http://{gone}'}}}}
+    keys: {{apiKey: {{scopes: [write]}}}}
     deny: {{ipAllowList: {{sourceRange: [192.0.2.1]}}}}
     hosts: {{headers: {{allowedHosts: [other.test]}}}}
     limit: {{rateLimit: {{average: 1, period: 1h, burst: 1}}}}
@@ -140,7 +148,8 @@ fn routes(servers: &Servers) -> String {
     plain: {{loadBalancer: {{servers: [{{url: 'https://{tls}'}}]}}}}
   serversTransports:
     short: {{forwardingTimeouts: {{dialTimeout: 100ms, responseHeaderTimeout: 100ms}}}}
-tls:
+  consumers:
+{consumers}tls:
   options:
     one: {{minVersion: VersionTLS13}}
 "
@@ -159,6 +168,28 @@ fn simple(gateway: &Gateway, _: &Servers, target: &str) {
     get(gateway.web(), "h", target);
 }
 
+/// The reason for refusing each of these keys, and its options.
+const KEY_OPTIONS: &[(Reason, &str)] = &[
+    (Reason::ApiKeyNotYetValid, ", notBefore: 2199-01-01"),
+    (Reason::ApiKeyExpired, ", expires: 2020-01-01"),
+    (Reason::ApiKeyRevoked, ", state: revoked"),
+    (Reason::ApiKeyAddress, ", allowedCIDRs: [192.0.2.0/24]"),
+    (Reason::ApiKeyScope, ", scopes: [read]"),
+];
+static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| KEY_OPTIONS.iter().map(|_| Key::new()).collect());
+
+/// Sends the key that is refused for the reason which the target names.
+fn with_key(gateway: &Gateway, _: &Servers, target: &str) {
+    let name = target.replacen("/key-", "api_key_", 1);
+    let found = KEY_OPTIONS.iter().zip(KEYS.iter()).find(|((reason, _), _)| reason.name() == name);
+    let header = match (&*name, found) {
+        (_, Some((_, key))) => key.header(),
+        ("api_key_unknown", None) => Key::new().header(),
+        _ => "X-API-Key: one\r\nX-API-Key: two\r\n".to_owned(),
+    };
+    get_with(gateway.web(), "h", target, &header);
+}
+
 fn case(reason: Reason, target: &'static str, provoke: fn(&Gateway, &Servers, &str)) -> Case {
     Case { reason, target, provoke }
 }
@@ -174,6 +205,13 @@ fn routed() -> Vec<Case> {
         case(OwnService, "/ping", |gateway, _, target| drop(get(gateway.address("traefik"), "h", target))),
         case(RouterTimeout, "/held", simple),
         case(Unauthenticated, "/login", simple),
+        case(ApiKeyMalformed, "/key-malformed", with_key),
+        case(ApiKeyUnknown, "/key-unknown", with_key),
+        case(ApiKeyNotYetValid, "/key-not_yet_valid", with_key),
+        case(ApiKeyExpired, "/key-expired", with_key),
+        case(ApiKeyRevoked, "/key-revoked", with_key),
+        case(ApiKeyAddress, "/key-address", with_key),
+        case(ApiKeyScope, "/key-scope", with_key),
         case(AuthenticationAnswer, "/asked", simple),
         case(AuthenticationUnavailable, "/unasked", simple),
         case(Forbidden, "/forbidden", |gateway, _, target| {

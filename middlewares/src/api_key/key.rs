@@ -1,8 +1,8 @@
 //! The format of API keys that Tidegate issues: `tg_<id>_<secret><checksum>`.
 //!
 //! The prefix lets scanners find keys in code and logs, the identifier selects the stored hash, and the checksum, a
-//! CRC-32 of all that is in front of it, detects typing errors without a lookup. The hash is the SHA-256 of the whole
-//! key: the secret has 256 random bits, so a slow hash would add nothing.
+//! CRC-32 of all that is in front of it, detects typing errors without a lookup. Stored is the SHA-256 of the secret,
+//! without the checksum: the secret has 256 random bits, so a slow hash would add nothing.
 
 use std::fmt;
 
@@ -22,8 +22,8 @@ pub const MAX_PREFIX: usize = 32;
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// The SHA-256 of a key.
-pub type KeyHash = [u8; 32];
+/// The SHA-256 of a secret.
+pub type SecretHash = [u8; 32];
 
 /// Why a text is not a key in this format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,8 +50,8 @@ pub enum NewKeyError {
 /// A key in this format, as a client sends it. `Debug` shows only the identifier.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ApiKey<'a> {
-    text: &'a str,
     id: &'a str,
+    secret: &'a str,
 }
 
 impl<'a> ApiKey<'a> {
@@ -65,10 +65,11 @@ impl<'a> ApiKey<'a> {
         }
         // All of it is ASCII by now.
         let (signed, sum) = text.split_at_checked(text.len() - CHECKSUM_LEN).ok_or(KeyFormatError::Form)?;
+        let (secret, _) = tail.split_at_checked(SECRET_LEN).ok_or(KeyFormatError::Form)?;
         if sum.as_bytes() != checksum(signed) {
             return Err(KeyFormatError::Checksum);
         }
-        Ok(Self { text, id })
+        Ok(Self { id, secret })
     }
 
     /// Returns the identifier, which is not secret.
@@ -76,9 +77,9 @@ impl<'a> ApiKey<'a> {
         self.id
     }
 
-    /// Returns the hash that is stored.
-    pub fn hash(&self) -> KeyHash {
-        hash(self.text.as_bytes())
+    /// Returns the secret.
+    pub fn secret(&self) -> &'a str {
+        self.secret
     }
 }
 
@@ -95,8 +96,8 @@ pub struct NewKey {
     pub text: Secret,
     /// Its identifier.
     pub id: String,
-    /// Its hash, to be stored.
-    pub hash: KeyHash,
+    /// The hash of its secret, to be stored.
+    pub hash: SecretHash,
 }
 
 impl NewKey {
@@ -109,7 +110,7 @@ impl NewKey {
         let signed = format!("{prefix}_{id}_{secret}");
         let sum = checksum(&signed);
         let text = format!("{signed}{}", String::from_utf8_lossy(&sum));
-        let hash = hash(text.as_bytes());
+        let hash = sha256(secret.as_bytes());
         Ok(Self { text: Secret::from(text.as_str()), id, hash })
     }
 }
@@ -126,18 +127,10 @@ fn is_prefix(text: &str) -> bool {
 }
 
 /// Returns the SHA-256.
-pub fn hash(text: &[u8]) -> KeyHash {
+pub fn sha256(text: &[u8]) -> SecretHash {
     let mut sum = [0; 32];
     sum.copy_from_slice(digest::digest(&digest::SHA256, text).as_ref());
     sum
-}
-
-/// Writes a hash as configurations contain it: `sha256:` and 64 hexadecimal digits.
-pub fn stored(hash: &KeyHash) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |value: u8| char::from(DIGITS[usize::from(value & 15)]);
-    let digits = hash.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]);
-    "sha256:".chars().chain(digits).collect()
 }
 
 /// Returns random characters, each of which is equally likely.
@@ -184,12 +177,24 @@ const CRC_TABLE: [u32; 256] = {
 };
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::HashSet;
 
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Returns a key with another identifier and a valid checksum.
+    pub(in crate::api_key) fn with_id(key: &str, id: &str) -> String {
+        let parsed = ApiKey::parse(key).unwrap();
+        let signed = format!("{PREFIX}_{id}_{}", parsed.secret());
+        let sum = checksum(&signed);
+        format!("{signed}{}", std::str::from_utf8(&sum).unwrap())
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 
     #[test]
     fn the_checksum_is_that_of_zip() {
@@ -208,7 +213,7 @@ mod tests {
             let text = new.text.expose().to_owned();
             assert_eq!(text.len(), 2 + 1 + ID_LEN + 1 + SECRET_LEN + CHECKSUM_LEN);
             let key = ApiKey::parse(&text).unwrap();
-            assert_eq!((key.id(), key.hash()), (&*new.id, new.hash));
+            assert_eq!((key.id(), sha256(key.secret().as_bytes())), (&*new.id, new.hash));
             assert!(seen.insert(new.id.clone()) && seen.insert(text.clone()));
             let shown = format!("{new:?} {key:?}");
             assert!(!shown.contains(&text[16..]), "{shown}");
@@ -232,8 +237,8 @@ mod tests {
         let key = ApiKey::parse(text).unwrap();
         assert_eq!(key.id(), "0123456789ab");
         assert_eq!(
-            stored(&key.hash()),
-            "sha256:990dfa87b8a611ec5c2f2b1650b363b2dc9bf0f63a6783f6cc35327810e4907f"
+            hex(&sha256(key.secret().as_bytes())),
+            "71d84b1859bad11abcb3dfd9353c8d1873aafd883ffaf6f2c9df7cbcfc3e1850"
         );
     }
 

@@ -90,6 +90,13 @@ fn error_of(reason: Reason) -> &'static str {
         | Reason::ClientTimeout => "http_request_error",
         Reason::EncodedCharacters
         | Reason::Unauthenticated
+        | Reason::ApiKeyMalformed
+        | Reason::ApiKeyUnknown
+        | Reason::ApiKeyNotYetValid
+        | Reason::ApiKeyExpired
+        | Reason::ApiKeyRevoked
+        | Reason::ApiKeyAddress
+        | Reason::ApiKeyScope
         | Reason::Forbidden
         | Reason::AuthenticationAnswer
         | Reason::AddressDenied

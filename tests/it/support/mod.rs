@@ -8,6 +8,7 @@ pub mod frames;
 pub mod gateway;
 pub mod http3;
 pub mod jws;
+pub mod keys;
 pub mod name_server;
 pub mod otlp;
 pub mod outside;

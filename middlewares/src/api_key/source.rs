@@ -1,0 +1,230 @@
+//! Where a key is in a request, and how it is removed.
+
+use std::borrow::Cow;
+
+use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use serde::{Deserialize, Serialize};
+use tidegate_core::{BuildError, BuildErrors, Request};
+use url::form_urlencoded;
+
+/// The header by default.
+const HEADER: &str = "X-API-Key";
+/// Maximum length of a key in bytes. Longer ones are refused without being hashed.
+pub(super) const MAX_KEY: usize = 1024;
+
+/// Where clients put their keys: Traefik Hub's `keySource`. Several places are searched in this order; a request must
+/// not have keys in two of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct KeySource {
+    /// Header with the key. `X-API-Key` if no place is given.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub header: String,
+    /// Scheme in front of the key, such as `Bearer` in `Authorization`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub header_auth_scheme: String,
+    /// Cookie with the key.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cookie: String,
+    /// Query parameter with the key. Keys in URLs end up in histories and in logs of others.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub query: String,
+}
+
+/// A validated [`KeySource`].
+#[derive(Debug)]
+pub(super) struct Source {
+    header: Option<HeaderName>,
+    scheme: Option<String>,
+    cookie: Option<String>,
+    query: Option<String>,
+}
+
+/// What was found in a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found<'a> {
+    None,
+    One(Cow<'a, [u8]>),
+    /// More than one, or one too long to be read.
+    Unusable,
+}
+
+impl Source {
+    pub(super) fn new(options: &KeySource) -> Result<Self, BuildError> {
+        let mut errors = BuildErrors::default();
+        let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let is_default =
+            [&options.header, &options.cookie, &options.query].iter().all(|text| text.is_empty());
+        let header = if is_default { HEADER } else { &options.header };
+        let header = (!header.is_empty()).then(|| header.parse()).transpose();
+        if header.is_err() {
+            errors.add(format!("keySource.header: invalid header name `{}`", options.header));
+        }
+        let scheme = &options.header_auth_scheme;
+        if options.header.is_empty() && !scheme.is_empty() {
+            errors
+                .add("keySource.headerAuthScheme: requires keySource.header, such as `Authorization`".into());
+        }
+        if !scheme.bytes().all(is_token) {
+            errors.add(format!("keySource.headerAuthScheme: invalid scheme `{scheme}`"));
+        }
+        if !options.cookie.bytes().all(is_token) {
+            errors.add(format!("keySource.cookie: invalid cookie name `{}`", options.cookie));
+        }
+        errors.finish()?;
+        Ok(Self {
+            header: header.ok().flatten(),
+            scheme: known(scheme),
+            cookie: known(&options.cookie),
+            query: known(&options.query),
+        })
+    }
+
+    /// Returns the header that only holds the key.
+    pub(super) fn own_header(&self) -> Option<&HeaderName> {
+        self.header.as_ref().filter(|_| self.scheme.is_none())
+    }
+
+    /// Returns the scheme for the challenge of a 401 response.
+    pub(super) fn scheme(&self) -> Option<&str> {
+        self.scheme.as_deref()
+    }
+
+    /// Searches all places.
+    pub(super) fn find<'a>(&self, request: &'a Request) -> Found<'a> {
+        let mut found = Found::None;
+        let headers = &request.head.headers;
+        if let Some(name) = &self.header {
+            for value in headers.get_all(name) {
+                match &self.scheme {
+                    None => found.add(Cow::Borrowed(value.as_bytes().trim_ascii())),
+                    Some(scheme) => {
+                        if let Some(key) = after_scheme(value.as_bytes(), scheme.as_bytes()) {
+                            found.add(Cow::Borrowed(key));
+                        }
+                    }
+                }
+            }
+            // Another field of the same name could be what the service reads.
+            if self.scheme.is_some() && found != Found::None && headers.get_all(name).iter().nth(1).is_some()
+            {
+                return Found::Unusable;
+            }
+        }
+        if let Some(name) = &self.cookie {
+            for pair in headers.get_all(COOKIE).iter().flat_map(|field| pairs(field.as_bytes())) {
+                if let Some(value) = value_of(pair, name) {
+                    found.add(Cow::Borrowed(value));
+                }
+            }
+        }
+        if let (Some(name), Some(query)) = (&self.query, request.head.uri.query()) {
+            for (_, value) in form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name) {
+                found.add(match value {
+                    Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+                    Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+                });
+            }
+        }
+        found
+    }
+
+    /// Removes the key, and nothing else.
+    pub(super) fn remove(&self, request: &mut Request) {
+        if let Some(name) = &self.header {
+            let headers = &mut request.head.headers;
+            let is_key = match (&self.scheme, headers.get(name)) {
+                (None, _) => true,
+                (Some(scheme), Some(value)) => after_scheme(value.as_bytes(), scheme.as_bytes()).is_some(),
+                (Some(_), None) => false,
+            };
+            if is_key {
+                headers.remove(name);
+            }
+        }
+        if let Some(name) = &self.cookie {
+            remove_cookie(&mut request.head.headers, name);
+        }
+        if let Some(name) = &self.query {
+            remove_parameter(request, name);
+        }
+    }
+}
+
+impl<'a> Found<'a> {
+    fn add(&mut self, key: Cow<'a, [u8]>) {
+        *self = match self {
+            Self::None if key.len() <= MAX_KEY => Self::One(key),
+            _ => Self::Unusable,
+        };
+    }
+}
+
+/// Returns what follows a scheme in a credentials field; `None` for other schemes. A tab instead of a space counts, since
+/// a service might read it so.
+fn after_scheme<'a>(value: &'a [u8], scheme: &[u8]) -> Option<&'a [u8]> {
+    let (own, key) = value.trim_ascii_start().split_at_checked(scheme.len())?;
+    let is_longer = key.first().is_some_and(|byte| is_token(*byte));
+    (own.eq_ignore_ascii_case(scheme) && !is_longer).then(|| key.trim_ascii())
+}
+
+/// Returns true for the characters of tokens (RFC 9110 section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Returns the pairs of a `Cookie` field.
+fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    field.split(|byte| *byte == b';').map(<[u8]>::trim_ascii)
+}
+
+/// Returns the value of a cookie, without quotes, if it has this name.
+fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let value = pair.strip_prefix(name.as_bytes())?.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+    Some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
+}
+
+/// Removes a cookie, and the header if no other is left.
+fn remove_cookie(headers: &mut HeaderMap, name: &str) {
+    let has = |field: &HeaderValue| pairs(field.as_bytes()).any(|pair| value_of(pair, name).is_some());
+    if !headers.get_all(COOKIE).iter().any(has) {
+        return;
+    }
+    let kept: Vec<HeaderValue> = headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|field| {
+            let others =
+                pairs(field.as_bytes()).filter(|pair| !pair.is_empty() && value_of(pair, name).is_none());
+            let joined = others.collect::<Vec<_>>().join(&b"; "[..]);
+            // Parts of a valid value are valid.
+            HeaderValue::from_bytes(&joined).ok().filter(|value| !value.is_empty())
+        })
+        .collect();
+    headers.remove(COOKIE);
+    for field in kept {
+        headers.append(COOKIE, field);
+    }
+}
+
+/// Removes a parameter of the query.
+fn remove_parameter(request: &mut Request, name: &str) {
+    let Some(query) = request.head.uri.query() else { return };
+    let is_other = |pair: &&str| !form_urlencoded::parse(pair.as_bytes()).any(|(key, _)| key == name);
+    let kept: Vec<&str> = query.split('&').filter(is_other).collect();
+    if kept.len() == query.split('&').count() {
+        return;
+    }
+    let path = request.head.uri.path();
+    let target = match kept.is_empty() {
+        true => path.to_owned(),
+        false => format!("{path}?{}", kept.join("&")),
+    };
+    // Parts of a valid target are valid.
+    if let Ok(target) = PathAndQuery::try_from(target) {
+        request.head.uri = target.into();
+    }
+    // A redirect returns to the target as the client has sent it.
+    request.context.original_target = None;
+}
