@@ -6,6 +6,7 @@ mod client;
 mod demo;
 mod explain;
 mod healthcheck;
+mod keys;
 mod requests;
 mod run;
 mod text;
@@ -52,6 +53,9 @@ enum Command {
     /// List, renew, revoke, export and import certificates of certificate resolvers.
     #[command(subcommand)]
     Certs(certs::Certs),
+    /// Create, list, rotate and revoke the API keys of consumers, in a file, Consul or Redis.
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Print what happened to a recent request of a running gateway: which router and why, which middlewares,
     /// which servers, who responded and when.
     Why(requests::Why),
@@ -128,6 +132,15 @@ pub fn main() -> ExitCode {
                 Err(error) => refuse([(error.to_string(), None)]),
             },
             Err(problems) => refuse_all(&problems),
+        },
+        Command::Keys(keys) => match keys.run() {
+            Ok(said) => {
+                let code =
+                    if said.out.is_empty() { ExitCode::SUCCESS } else { tell(&said.out, ExitCode::SUCCESS) };
+                note(&said.note);
+                code
+            }
+            Err(error) => refuse([(error.to_string(), None)]),
         },
         Command::Why(why) => match why.run() {
             Ok(text) => tell(&text, ExitCode::SUCCESS),
@@ -301,6 +314,14 @@ fn refuse(errors: impl IntoIterator<Item = (String, Option<String>)>) -> ExitCod
         }
     }
     ExitCode::FAILURE
+}
+
+/// Tells the person at the terminal something that is not the answer of a command.
+#[expect(clippy::print_stderr, reason = "standard output is for programs")]
+fn note(text: &str) {
+    if !text.is_empty() {
+        eprintln!("{text}");
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod acme_orders;
 mod api;
 mod api_key;
 mod api_key_attacks;
+mod api_key_commands;
 mod bad_input;
 mod balance;
 mod client_identity;

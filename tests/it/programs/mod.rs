@@ -10,6 +10,7 @@ mod acme_dns_apis;
 mod acme_faults;
 mod acme_rfc2136;
 mod address_swaps;
+mod api_keys;
 mod cluster;
 mod cluster_page;
 mod conflicting_definitions;
