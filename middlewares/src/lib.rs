@@ -9,6 +9,7 @@ mod registry;
 pub mod access;
 pub mod add_prefix;
 pub mod any_of;
+mod api_client;
 pub mod api_key;
 mod auth;
 pub mod basic_auth;

@@ -64,14 +64,14 @@ pub(super) struct Issuer {
 /// The keys of an issuer.
 pub(super) enum Keys {
     Fixed(Arc<KeySet>),
-    Remote { keys: Arc<Remote>, source: Source },
+    Remote { keys: Arc<Remote<KeySet>>, source: Source },
 }
 
 impl Keys {
     fn current(&self) -> Option<Arc<KeySet>> {
         match self {
             Self::Fixed(keys) => Some(keys.clone()),
-            Self::Remote { keys, .. } => keys.keys(),
+            Self::Remote { keys, .. } => keys.current(),
         }
     }
 

@@ -19,7 +19,7 @@ const FUNCTIONS: &[&str] = &["Equals", "Prefix", "Contains", "SplitContains", "O
 
 /// A condition on claims, in Traefik Hub's language.
 #[derive(Debug)]
-pub(super) struct Expression(Condition<Test>);
+pub(crate) struct Expression(Condition<Test>);
 
 /// A test of one claim.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,12 +39,12 @@ enum Function {
 
 impl Expression {
     /// Parses the option `claims`.
-    pub(super) fn parse(text: &str) -> Result<Self, BuildError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, BuildError> {
         Condition::parse(text, &|call| Test::from_call(call).map(|test| (test, ReturnType::Bool))).map(Self)
     }
 
     /// Returns true if the claims satisfy it. A missing claim satisfies no function.
-    pub(super) fn holds(&self, claims: &Claims) -> bool {
+    pub(crate) fn holds(&self, claims: &Claims) -> bool {
         self.0.holds(&|test| f64::from(u8::from(test.holds(claims))))
     }
 }
@@ -95,7 +95,7 @@ impl Test {
 }
 
 /// Returns a claim by its name, or by the path to a nested one: `realm_access.roles`.
-pub(super) fn claim<'a>(claims: &'a Claims, name: &str) -> Option<&'a Value> {
+pub(crate) fn claim<'a>(claims: &'a Claims, name: &str) -> Option<&'a Value> {
     if let Some(found) = claims.get(name) {
         return Some(found);
     }
@@ -111,7 +111,7 @@ pub(super) fn texts(value: &Value) -> impl Iterator<Item = &str> {
 }
 
 /// Returns the text of a string, number or boolean.
-pub(super) fn scalar(value: &Value) -> Option<Cow<'_, str>> {
+pub(crate) fn scalar(value: &Value) -> Option<Cow<'_, str>> {
     match value {
         Value::String(text) => Some(Cow::Borrowed(text)),
         Value::Number(_) | Value::Bool(_) => Some(Cow::Owned(value.to_string())),
@@ -121,7 +121,7 @@ pub(super) fn scalar(value: &Value) -> Option<Cow<'_, str>> {
 
 /// Returns a claim as the value of a header; `None` if it is missing or null. The elements of an array are separated by
 /// commas. What could be read as something else is refused: control characters, commas in elements, objects.
-pub(super) fn header_value(claims: &Claims, name: &str) -> Result<Option<HeaderValue>, Refusal> {
+pub(crate) fn header_value(claims: &Claims, name: &str) -> Result<Option<HeaderValue>, Refusal> {
     let text = match claim(claims, name) {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Array(values)) => {

@@ -30,7 +30,7 @@ const RSA: &[Algorithm] = &[
 
 /// Why keys cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum KeyError {
+pub(crate) enum KeyError {
     #[error("the secret has {0} bytes: expected at least 32 (RFC 7518 section 3.2)")]
     ShortSecret(usize),
     #[error("not a JSON Web Key Set: {0}")]
@@ -57,7 +57,7 @@ struct Key {
 
 /// The result of looking for the key of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Valid,
     Invalid,
     /// A key has the right identifier, and another algorithm.
@@ -66,7 +66,7 @@ pub(super) enum Verdict {
 }
 
 /// A set of keys.
-pub(super) struct KeySet {
+pub(crate) struct KeySet {
     keys: Vec<Key>,
     /// Whether `kid` selects a key; otherwise it is ignored.
     by_id: bool,
@@ -76,7 +76,7 @@ pub(super) struct KeySet {
 
 impl KeySet {
     /// Returns the set of one secret for HS256, and for HS384 and HS512 if it is as long as their hashes.
-    pub(super) fn secret(secret: &[u8]) -> Result<Self, KeyError> {
+    pub(crate) fn secret(secret: &[u8]) -> Result<Self, KeyError> {
         let algorithms = hmac_algorithms(secret.len());
         if algorithms.is_empty() {
             return Err(KeyError::ShortSecret(secret.len()));
@@ -86,7 +86,7 @@ impl KeySet {
     }
 
     /// Reads public keys and certificates in PEM.
-    pub(super) fn pem(text: &[u8]) -> Result<Self, KeyError> {
+    pub(crate) fn pem(text: &[u8]) -> Result<Self, KeyError> {
         let mut keys = Vec::new();
         for block in Pem::iter_from_buffer(text) {
             let block = block.map_err(|_| KeyError::NotPem)?;
@@ -101,7 +101,7 @@ impl KeySet {
 
     /// Reads a JSON Web Key Set (RFC 7517). Keys that are for something else, or unsupported, are skipped. Secrets are
     /// accepted only from files: what anyone can fetch is not secret.
-    pub(super) fn jwks(json: &[u8], allow_secrets: bool) -> Result<Self, KeyError> {
+    pub(crate) fn jwks(json: &[u8], allow_secrets: bool) -> Result<Self, KeyError> {
         #[derive(Deserialize)]
         struct Set {
             keys: Vec<serde_json::Value>,
@@ -119,12 +119,12 @@ impl KeySet {
     }
 
     /// Returns true if both were read from the same text.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.digest == other.digest
     }
 
     /// Verifies the signature of `message` with the keys that have this identifier and allow this algorithm.
-    pub(super) fn verify(
+    pub(crate) fn verify(
         &self,
         id: Option<&str>,
         algorithm: Algorithm,

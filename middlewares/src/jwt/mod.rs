@@ -1,11 +1,11 @@
 //! Accepts requests with a JSON Web Token of a trusted issuer (RFC 7519, RFC 8725, RFC 6750).
 
 mod authenticator;
-mod claims;
-mod keys;
+pub(crate) mod claims;
+pub(crate) mod keys;
 mod refusal;
-mod remote;
-mod token;
+pub(crate) mod remote;
+pub(crate) mod token;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use tidegate_core::building::{ClientTls, Task};
 use tidegate_core::values::{Duration, Secret, is_default};
 use tidegate_core::{Access, Build, BuildContext, BuildError, BuildErrors, Middleware};
 
+use crate::api_client::{self, ApiClient};
 use crate::{auth, forward_auth};
 use authenticator::{Authenticator, Issuer, Keys};
 use claims::Expression;
@@ -222,7 +223,7 @@ enum Fixed {
 }
 
 /// Returns a text that is set.
-fn known(text: &str) -> Option<String> {
+pub(crate) fn known(text: &str) -> Option<String> {
     (!text.is_empty() && text != ANY).then(|| text.to_owned())
 }
 
@@ -232,12 +233,13 @@ fn fetched(
     client: &ClientConfig,
     timeout: StdDuration,
     context: &BuildContext<'_>,
-) -> (Arc<Remote>, Task) {
+) -> (Arc<Remote<KeySet>>, Task) {
     let tls = client.tls.clone().unwrap_or_default();
     // Keys that were fetched without verifying the server do not count once it is verified.
     let key = format!("keys of {source:?}, verified: {}", !tls.insecure_skip_verify);
     let keys = context.state(&key, Remote::new);
-    let fetcher = Fetcher { client: context.client(), tls, timeout, source: source.clone() };
+    let client = ApiClient { client: context.client(), tls, timeout };
+    let fetcher = Fetcher { client, source: source.clone() };
     let task = context.spawn("keys", keys.clone().keep_fresh(fetcher, context.clock()));
     (keys, task)
 }
@@ -373,8 +375,8 @@ impl Jwt {
     }
 }
 
-fn parse_url(option: &str, text: &str) -> Result<http::Uri, BuildError> {
-    remote::url(text).ok_or_else(|| {
+pub(crate) fn parse_url(option: &str, text: &str) -> Result<http::Uri, BuildError> {
+    api_client::parse_url(text).ok_or_else(|| {
         BuildError::new(format!("{option}: invalid URL `{text}`: expected an absolute http or https URL"))
     })
 }

@@ -12,7 +12,7 @@ macro_rules! refusals {
     ($($(#[doc = $doc:literal])+ $refusal:ident = $code:ident, $description:literal;)+) => {
         /// Why a request is refused.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Refusal {
+        pub(crate) enum Refusal {
             $($(#[doc = $doc])+ $refusal,)+
         }
 
@@ -24,7 +24,7 @@ macro_rules! refusals {
             }
 
             /// Returns the description for the client and for predictions.
-            pub(super) fn description(self) -> &'static str {
+            pub(crate) fn description(self) -> &'static str {
                 match self {
                     $(Self::$refusal => $description,)+
                 }
@@ -88,7 +88,7 @@ refusals! {
 
 impl Refusal {
     /// Returns the response to the client.
-    pub(super) fn response(self) -> Response {
+    pub(crate) fn response(self) -> Response {
         let (status, error, reason) = match self.code() {
             Code::Missing => return auth::unauthorized(HeaderValue::from_static("Bearer realm=\"traefik\"")),
             Code::InvalidRequest => (StatusCode::BAD_REQUEST, "invalid_request", Reason::Unauthenticated),

@@ -1,27 +1,22 @@
-//! Keys that are fetched: from a key set, or from what an issuer publishes (OpenID Connect Discovery).
+//! What is fetched from issuers: key sets, or metadata that names them (OpenID Connect Discovery).
 //!
-//! One task per middleware fetches them, so requests never do: they wait for it, or wake it when a token names a key
-//! that is unknown.
+//! One task per issuer fetches it, so requests never do: they wait for it, or wake it when a token names a key that is
+//! unknown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, HOST, HeaderMap, HeaderValue, USER_AGENT};
-use http::{StatusCode, Uri};
+use http::Uri;
+use http::header::{CACHE_CONTROL, HeaderMap};
 use serde::Deserialize;
-use tidegate_core::building::ClientTls;
-use tidegate_core::{
-    Body, BodyError, Clock, CollectError, Connection, Context, HttpClient, Request, UpstreamError,
-};
+use tidegate_core::Clock;
 use tokio::sync::{Mutex, Notify, watch};
 
 use super::keys::{KeyError, KeySet};
+use crate::api_client::{ApiClient, ApiError, parse_url, without_query};
 
-/// Maximum length of a response in bytes.
-const MAX_RESPONSE: u64 = 1024 * 1024;
 /// Minimum time between two requests because of unknown keys.
 const COOL_DOWN: Duration = Duration::from_secs(30);
 /// How long keys are kept if the response does not say so.
@@ -34,11 +29,15 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Maximum number of requests that wait for keys; further ones are answered at once.
 const MAX_WAITING: usize = 1024;
 
-/// Fetched keys. They outlive changes of the options, and outages of their source.
-pub(super) struct Remote {
-    keys: ArcSwapOption<KeySet>,
-    /// Number of attempts to fetch them that have ended.
+/// A fetched value, such as keys. It outlives changes of the options, and outages of its source.
+pub(crate) struct Remote<T> {
+    value: ArcSwapOption<T>,
+    /// Number of attempts to fetch it that have ended.
     attempts: watch::Sender<u64>,
+    /// Whether the last attempt failed.
+    is_failing: AtomicBool,
+    /// Uptime in milliseconds of the last success.
+    succeeded: AtomicU64,
     wake: Notify,
     /// Whether an attempt was requested that has not ended.
     is_requested: AtomicBool,
@@ -51,12 +50,14 @@ pub(super) struct Remote {
     fetching: Mutex<()>,
 }
 
-impl Remote {
-    /// Creates the state without keys.
-    pub(super) fn new() -> Self {
+impl<T> Remote<T> {
+    /// Creates the state without a value.
+    pub(crate) fn new() -> Self {
         Self {
-            keys: ArcSwapOption::empty(),
+            value: ArcSwapOption::empty(),
             attempts: watch::Sender::new(0),
+            is_failing: AtomicBool::new(false),
+            succeeded: AtomicU64::new(0),
             wake: Notify::new(),
             is_requested: AtomicBool::new(false),
             next_unknown: AtomicU64::new(0),
@@ -66,27 +67,44 @@ impl Remote {
         }
     }
 
-    /// Returns the current keys.
-    pub(super) fn keys(&self) -> Option<Arc<KeySet>> {
-        self.keys.load_full()
+    /// Returns the current value.
+    pub(crate) fn current(&self) -> Option<Arc<T>> {
+        self.value.load_full()
     }
 
-    /// Returns true if these are the current keys.
-    pub(super) fn is_current(&self, keys: &Arc<KeySet>) -> bool {
-        self.keys.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, keys))
+    /// Returns true if this is the current value.
+    pub(crate) fn is_current(&self, value: &Arc<T>) -> bool {
+        self.value.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, value))
     }
 
-    /// Waits for the end of an attempt to fetch keys, if one is running or is worth a try: when a key is unknown, one
-    /// per cool-down.
-    pub(super) async fn wait(&self, clock: &Clock, timeout: Duration) {
+    /// Waits for the end of an attempt to fetch the value, if one is running or is worth a try: when a key is unknown,
+    /// one per cool-down.
+    pub(crate) async fn wait(&self, clock: &Clock, timeout: Duration) {
         let mut attempts = self.attempts.subscribe();
-        let is_worth = match self.keys.load().is_some() {
+        let is_worth = match self.value.load().is_some() {
             true => self.request(clock) || self.is_requested.load(Ordering::Acquire),
             false => *attempts.borrow() == 0,
         };
         if is_worth && let Some(_place) = Waiting::begin(&self.waiting) {
             let _ = tokio::time::timeout(timeout, attempts.changed()).await;
         }
+    }
+
+    /// Returns the value if its source has answered within `age`, or answers now within `timeout`.
+    pub(crate) async fn confirmed(&self, clock: &Clock, age: Duration, timeout: Duration) -> Option<Arc<T>> {
+        let now = millis(clock.uptime());
+        let is_recent = now.saturating_sub(self.succeeded.load(Ordering::Relaxed)) < millis(age);
+        if let (true, false, Some(value)) =
+            (is_recent, self.is_failing.load(Ordering::Relaxed), self.current())
+        {
+            return Some(value);
+        }
+        let mut attempts = self.attempts.subscribe();
+        let _place = Waiting::begin(&self.waiting)?;
+        self.is_requested.store(true, Ordering::Release);
+        self.wake.notify_one();
+        tokio::time::timeout(timeout, attempts.changed()).await.ok()?.ok()?;
+        if self.is_failing.load(Ordering::Relaxed) { None } else { self.current() }
     }
 
     /// Requests an attempt. Returns false during the cool-down.
@@ -105,8 +123,8 @@ impl Remote {
         true
     }
 
-    /// Fetches the keys now and keeps them fresh. Runs until it is dropped.
-    pub(super) async fn keep_fresh(self: Arc<Self>, fetcher: Fetcher, clock: Clock) {
+    /// Fetches the value now and keeps it fresh. Runs until it is dropped.
+    pub(crate) async fn keep_fresh(self: Arc<Self>, source: impl Fetch<Value = T>, clock: Clock) {
         let mut failures = 0;
         // The options have changed, and may have made a difference.
         self.due.store(0, Ordering::Relaxed);
@@ -118,33 +136,50 @@ impl Remote {
             }
             let _one = self.fetching.lock().await;
             let attempt = Attempt(&self);
-            let next = match fetcher.fetch().await {
+            let next = match source.fetch().await {
                 Ok(fetched) => {
                     if failures > 0 {
-                        tracing::info!(source = %fetcher.source, "jwt: keys are available again");
+                        tracing::info!(source = %source.shown(), "keys are available again");
                     }
                     failures = 0;
-                    self.replace(fetched.keys);
+                    self.replace(&source, fetched.value);
+                    self.succeeded.store(millis(clock.uptime()), Ordering::Relaxed);
                     fetched.lifetime
                 }
                 Err(error) => {
-                    let has_keys = self.keys.load().is_some();
-                    tracing::warn!(source = %fetcher.source, %error, has_keys, "jwt: fetching keys failed");
+                    let has_keys = self.value.load().is_some();
+                    tracing::warn!(source = %source.shown(), %error, has_keys, "fetching keys failed");
                     failures += 1;
                     FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(5)).min(MAX_PAUSE)
                 }
             };
+            self.is_failing.store(failures > 0, Ordering::Relaxed);
             self.due.store(millis(clock.uptime() + next), Ordering::Relaxed);
             drop(attempt);
         }
     }
 
-    /// Equal keys are not replaced, so that tokens stay verified.
-    fn replace(&self, keys: KeySet) {
-        if !self.keys.load().as_ref().is_some_and(|current| current.is_same(&keys)) {
-            self.keys.store(Some(Arc::new(keys)));
+    /// Equal values are not replaced, so that tokens stay verified.
+    fn replace(&self, source: &impl Fetch<Value = T>, value: T) {
+        if !self.value.load().as_ref().is_some_and(|current| source.is_same(current, &value)) {
+            self.value.store(Some(Arc::new(value)));
         }
     }
+}
+
+/// What fetches a value.
+pub(crate) trait Fetch: Send + Sync + 'static {
+    /// What is fetched.
+    type Value: Send + Sync + 'static;
+
+    /// Fetches it.
+    fn fetch(&self) -> impl Future<Output = Result<Fetched<Self::Value>, FetchError>> + Send;
+
+    /// Returns true if both values are equal.
+    fn is_same(&self, one: &Self::Value, other: &Self::Value) -> bool;
+
+    /// Returns the source for the log.
+    fn shown(&self) -> String;
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -152,9 +187,9 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// An attempt to fetch keys, which ends when dropped.
-struct Attempt<'a>(&'a Remote);
+struct Attempt<'a, T>(&'a Remote<T>);
 
-impl Drop for Attempt<'_> {
+impl<T> Drop for Attempt<'_, T> {
     fn drop(&mut self) {
         self.0.is_requested.store(false, Ordering::Release);
         self.0.attempts.send_modify(|attempts| *attempts += 1);
@@ -189,62 +224,36 @@ pub(super) enum Source {
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Keys(uri) | Self::Issuer { metadata: uri, .. } => shown(uri).fmt(f),
+            Self::Keys(uri) | Self::Issuer { metadata: uri, .. } => without_query(uri).fmt(f),
         }
     }
 }
 
-/// Returns a URL without its query, which may be secret.
-fn shown(uri: &Uri) -> String {
-    format!(
-        "{}://{}{}",
-        uri.scheme_str().unwrap_or(""),
-        uri.authority().map_or("", |a| a.as_str()),
-        uri.path()
-    )
-}
-
-/// Reads an absolute http or https URL without user and password.
-pub(super) fn url(text: &str) -> Option<Uri> {
-    let uri: Uri = text.parse().ok()?;
-    let is_plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
-    (matches!(uri.scheme_str(), Some("http" | "https")) && is_plain).then_some(uri)
-}
-
 /// Fetches keys.
 pub(super) struct Fetcher {
-    pub(super) client: Arc<dyn HttpClient>,
-    pub(super) tls: ClientTls,
-    /// Timeout for an attempt, with all its requests.
-    pub(super) timeout: Duration,
+    pub(super) client: ApiClient,
     pub(super) source: Source,
 }
 
-/// Keys, and how long they may be used without asking again.
-struct Fetched {
-    keys: KeySet,
-    lifetime: Duration,
+/// A value, and how long it may be used without asking again.
+pub(crate) struct Fetched<T> {
+    pub(crate) value: T,
+    pub(crate) lifetime: Duration,
 }
 
-/// Why keys could not be fetched.
+/// Why a value could not be fetched.
 #[derive(Debug, thiserror::Error)]
-enum FetchError {
+pub(crate) enum FetchError {
     #[error(transparent)]
-    Unreachable(#[from] UpstreamError),
+    Api(#[from] ApiError),
     #[error("no complete response within {0:?}")]
     Timeout(Duration),
-    #[error("the response has status {0}: expected 200")]
-    Status(StatusCode),
-    #[error("the response is longer than {MAX_RESPONSE} bytes")]
-    TooLarge,
-    #[error("the response broke off: {0}")]
-    Broken(BodyError),
     #[error("invalid metadata: {0}")]
     Metadata(serde_json::Error),
     #[error("the metadata is of issuer `{0}`")]
     OtherIssuer(String),
-    #[error("invalid jwks_uri `{0}`: expected a URL that is as secure as the issuer's")]
-    KeysUrl(String),
+    #[error("invalid {0} `{1}`: expected a URL that is as secure as the issuer's")]
+    Url(&'static str, String),
     #[error(transparent)]
     Keys(#[from] KeyError),
 }
@@ -256,51 +265,53 @@ struct Metadata {
     jwks_uri: String,
 }
 
-impl Fetcher {
-    async fn fetch(&self) -> Result<Fetched, FetchError> {
+impl Fetch for Fetcher {
+    type Value = KeySet;
+
+    async fn fetch(&self) -> Result<Fetched<KeySet>, FetchError> {
+        let timeout = self.client.timeout;
         let attempt = async {
             let keys = match &self.source {
                 Source::Keys(uri) => uri.clone(),
                 Source::Issuer { issuer, metadata } => self.discover(issuer, metadata).await?,
             };
-            let (headers, json) = self.get(&keys).await?;
-            Ok(Fetched { keys: KeySet::jwks(&json, false)?, lifetime: lifetime(&headers) })
+            fetch_keys(&self.client, &keys).await
         };
-        tokio::time::timeout(self.timeout, attempt).await.unwrap_or(Err(FetchError::Timeout(self.timeout)))
+        tokio::time::timeout(timeout, attempt).await.unwrap_or(Err(FetchError::Timeout(timeout)))
     }
 
+    fn is_same(&self, one: &KeySet, other: &KeySet) -> bool {
+        one.is_same(other)
+    }
+
+    fn shown(&self) -> String {
+        self.source.to_string()
+    }
+}
+
+/// Fetches a JSON Web Key Set.
+pub(crate) async fn fetch_keys(client: &ApiClient, uri: &Uri) -> Result<Fetched<KeySet>, FetchError> {
+    let response = client.get(uri).await?;
+    let lifetime = lifetime(&response.headers);
+    Ok(Fetched { value: KeySet::jwks(&response.body, false)?, lifetime })
+}
+
+/// Returns a URL that an issuer publishes, if it is as secure as the issuer's `metadata`.
+pub(crate) fn published(name: &'static str, text: &str, metadata: &Uri) -> Result<Uri, FetchError> {
+    parse_url(text)
+        .filter(|uri| uri.scheme_str() == Some("https") || metadata.scheme_str() == Some("http"))
+        .ok_or_else(|| FetchError::Url(name, text.chars().take(200).collect()))
+}
+
+impl Fetcher {
     /// Returns where the issuer's keys are. The metadata must be the issuer's own.
     async fn discover(&self, issuer: &str, metadata: &Uri) -> Result<Uri, FetchError> {
-        let (_, json) = self.get(metadata).await?;
-        let found: Metadata = serde_json::from_slice(&json).map_err(FetchError::Metadata)?;
+        let response = self.client.get(metadata).await?;
+        let found: Metadata = serde_json::from_slice(&response.body).map_err(FetchError::Metadata)?;
         if found.issuer != issuer {
             return Err(FetchError::OtherIssuer(found.issuer.chars().take(200).collect()));
         }
-        url(&found.jwks_uri)
-            .filter(|keys| keys.scheme_str() == Some("https") || metadata.scheme_str() == Some("http"))
-            .ok_or_else(|| FetchError::KeysUrl(found.jwks_uri.chars().take(200).collect()))
-    }
-
-    async fn get(&self, uri: &Uri) -> Result<(HeaderMap, Bytes), FetchError> {
-        let mut head = http::Request::new(()).into_parts().0;
-        head.uri = uri.clone();
-        if let Some(host) = uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
-            head.headers.insert(HOST, host);
-        }
-        head.headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        head.headers.insert(USER_AGENT, HeaderValue::from_static("tidegate"));
-        let connection = Connection::plain(([127, 0, 0, 1], 0).into());
-        let request = Request::new(head, Body::empty(), Context::new(Arc::new(connection)));
-        let response = self.client.send(request, &self.tls, self.timeout).await?;
-        let (head, body) = response.into_parts();
-        if head.status != StatusCode::OK {
-            return Err(FetchError::Status(head.status));
-        }
-        let body = body.collect(MAX_RESPONSE).await.map_err(|error| match error {
-            CollectError::TooLarge { .. } => FetchError::TooLarge,
-            CollectError::Failed(error) => FetchError::Broken(error),
-        })?;
-        Ok((head.headers, body.bytes))
+        published("jwks_uri", &found.jwks_uri, metadata)
     }
 }
 
@@ -316,6 +327,8 @@ fn lifetime(headers: &HeaderMap) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -333,20 +346,12 @@ mod tests {
     #[test]
     fn unknown_keys_are_a_reason_to_fetch_once_per_cool_down() {
         let manual = Arc::new(tidegate_core::ManualClock::new());
-        let (clock, remote) = (Clock::Manual(manual.clone()), Remote::new());
+        let (clock, remote) = (Clock::Manual(manual.clone()), Remote::<KeySet>::new());
         let requested = || (0..1000).filter(|_| remote.request(&clock)).count();
         assert_eq!(requested(), 1);
         manual.advance(Duration::from_secs(29));
         assert_eq!(requested(), 0);
         manual.advance(Duration::from_secs(1));
         assert_eq!(requested(), 1);
-    }
-
-    #[test]
-    fn urls_are_absolute() {
-        assert!(url("https://a.test/keys?x=1").is_some() && url("http://127.0.0.1:1/").is_some());
-        for wrong in ["", "/keys", "a.test", "ftp://a.test/", "https://u:p@a.test/", "https://"] {
-            assert!(url(wrong).is_none(), "{wrong}");
-        }
     }
 }

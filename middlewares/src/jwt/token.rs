@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::refusal::Refusal;
 
 /// The claims of a token.
-pub(super) type Claims = Map<String, Value>;
+pub(crate) type Claims = Map<String, Value>;
 
 /// Types that a token may have unless others are configured (RFC 7519 section 5.1, RFC 9068). Others are for something
 /// else, such as logging out.
@@ -18,19 +18,19 @@ const DEFAULT_TYPES: [&str; 2] = ["JWT", "at+jwt"];
 
 /// A token whose signature is not verified yet.
 #[derive(Debug)]
-pub(super) struct Token<'a> {
+pub(crate) struct Token<'a> {
     /// What is signed.
-    pub(super) message: &'a [u8],
+    pub(crate) message: &'a [u8],
     /// Its signature in base64url.
-    pub(super) signature: &'a str,
+    pub(crate) signature: &'a str,
     /// The algorithm that the token names, which the key must allow.
-    pub(super) algorithm: Algorithm,
+    pub(crate) algorithm: Algorithm,
     /// Identifier of the key.
-    pub(super) key_id: Option<String>,
+    pub(crate) key_id: Option<String>,
     /// Its type.
-    typ: Option<String>,
+    pub(crate) typ: Option<String>,
     /// The claims.
-    pub(super) claims: Claims,
+    pub(crate) claims: Claims,
 }
 
 /// Parameters of the header that have a meaning here. Keys in the header (`jwk`, `jku`, `x5u`, `x5c`) are not read: a
@@ -60,7 +60,7 @@ impl<'de> Deserialize<'de> for IsPresent {
 
 impl<'a> Token<'a> {
     /// Reads a token in compact form.
-    pub(super) fn parse(text: &'a str) -> Result<Self, Refusal> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, Refusal> {
         let dots = text.bytes().filter(|byte| *byte == b'.').count();
         if dots == 4 {
             return Err(Refusal::Encrypted);
@@ -88,7 +88,7 @@ impl<'a> Token<'a> {
     }
 
     /// Returns the issuer that the token names.
-    pub(super) fn issuer(&self) -> Option<&str> {
+    pub(crate) fn issuer(&self) -> Option<&str> {
         self.claims.get("iss").and_then(Value::as_str)
     }
 }
@@ -108,21 +108,21 @@ fn algorithm(name: &str) -> Option<Algorithm> {
 }
 
 /// What the registered claims must say.
-#[derive(Debug)]
-pub(super) struct Rules {
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
     /// Accepted audiences; any if empty.
-    pub(super) audiences: Vec<String>,
+    pub(crate) audiences: Vec<String>,
     /// Accepted types; [`DEFAULT_TYPES`] if empty.
-    pub(super) types: Vec<String>,
+    pub(crate) types: Vec<String>,
     /// Allowed difference between clocks in seconds.
-    pub(super) leeway: f64,
+    pub(crate) leeway: f64,
     /// Whether `exp` must be present.
-    pub(super) requires_expiry: bool,
+    pub(crate) requires_expiry: bool,
 }
 
 impl Rules {
     /// Checks type, times and audience of a token at `now`, in seconds since 1970. Returns when it expires.
-    pub(super) fn check(&self, token: &Token<'_>, now: f64) -> Result<Option<f64>, Refusal> {
+    pub(crate) fn check(&self, token: &Token<'_>, now: f64) -> Result<Option<f64>, Refusal> {
         if !token.typ.as_deref().is_none_or(|typ| self.accepts_type(typ))
             || token.typ.is_none() && !self.types.is_empty()
         {

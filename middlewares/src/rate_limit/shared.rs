@@ -113,7 +113,8 @@ impl Vocabulary for FailureMode {
 }
 
 impl Redis {
-    fn store_options(&self, context: &BuildContext<'_>) -> Result<StoreOptions, BuildError> {
+    /// Returns how to connect.
+    pub(crate) fn store_options(&self, context: &BuildContext<'_>) -> Result<StoreOptions, BuildError> {
         if self.endpoints.is_empty() {
             return Err(BuildError::new("redis.endpoints: expected at least one, such as `127.0.0.1:6379`"));
         }

@@ -1,0 +1,155 @@
+//! Requests of middlewares to the APIs of login servers, with limits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT,
+};
+use http::{Method, StatusCode, Uri};
+use tidegate_core::building::ClientTls;
+use tidegate_core::{Body, BodyError, CollectError, Connection, Context, HttpClient, Request, UpstreamError};
+
+/// Maximum length of a response in bytes.
+const MAX_RESPONSE: u64 = 1024 * 1024;
+
+/// Sends requests and reads responses within limits.
+#[derive(Clone)]
+pub(crate) struct ApiClient {
+    pub(crate) client: Arc<dyn HttpClient>,
+    pub(crate) tls: ClientTls,
+    /// Timeout for a response head, and for each caller's whole operation.
+    pub(crate) timeout: Duration,
+}
+
+/// A complete response.
+pub(crate) struct ApiResponse {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error(transparent)]
+    Unreachable(#[from] UpstreamError),
+    #[error("no complete response within {0:?}")]
+    Timeout(Duration),
+    #[error("the response has status {0}: expected 200")]
+    Status(StatusCode),
+    #[error("the response is longer than {MAX_RESPONSE} bytes")]
+    TooLarge,
+    #[error("the response broke off: {0}")]
+    Broken(BodyError),
+}
+
+impl ApiClient {
+    /// Gets a document. Any status but 200 is an error.
+    pub(crate) async fn get(&self, uri: &Uri) -> Result<ApiResponse, ApiError> {
+        self.expect(self.send(Method::GET, uri, None, None).await?)
+    }
+
+    /// Gets a document with an `Authorization` field. Any status but 200 is an error.
+    pub(crate) async fn get_as(
+        &self,
+        uri: &Uri,
+        authorization: HeaderValue,
+    ) -> Result<ApiResponse, ApiError> {
+        self.expect(self.send(Method::GET, uri, Some(authorization), None).await?)
+    }
+
+    /// Posts a form, and returns a response with any status.
+    pub(crate) async fn post_form(
+        &self,
+        uri: &Uri,
+        authorization: Option<HeaderValue>,
+        form: String,
+    ) -> Result<ApiResponse, ApiError> {
+        self.send(Method::POST, uri, authorization, Some(form)).await
+    }
+
+    fn expect(&self, response: ApiResponse) -> Result<ApiResponse, ApiError> {
+        match response.status {
+            StatusCode::OK => Ok(response),
+            other => Err(ApiError::Status(other)),
+        }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        uri: &Uri,
+        authorization: Option<HeaderValue>,
+        form: Option<String>,
+    ) -> Result<ApiResponse, ApiError> {
+        let exchange = async {
+            let request = request(method, uri, authorization, form);
+            let response = self.client.send(request, &self.tls, self.timeout).await?;
+            let (head, body) = response.into_parts();
+            let body = body.collect(MAX_RESPONSE).await.map_err(|error| match error {
+                CollectError::TooLarge { .. } => ApiError::TooLarge,
+                CollectError::Failed(error) => ApiError::Broken(error),
+            })?;
+            Ok(ApiResponse { status: head.status, headers: head.headers, body: body.bytes })
+        };
+        tokio::time::timeout(self.timeout, exchange).await.unwrap_or(Err(ApiError::Timeout(self.timeout)))
+    }
+}
+
+fn request(method: Method, uri: &Uri, authorization: Option<HeaderValue>, form: Option<String>) -> Request {
+    let mut head = http::Request::new(()).into_parts().0;
+    head.method = method;
+    head.uri = uri.clone();
+    let headers = &mut head.headers;
+    if let Some(host) = uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
+        headers.insert(HOST, host);
+    }
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, HeaderValue::from_static("tidegate"));
+    if let Some(mut authorization) = authorization {
+        authorization.set_sensitive(true);
+        headers.insert(AUTHORIZATION, authorization);
+    }
+    let body = match form {
+        Some(form) => {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(form.len()));
+            Body::full(form)
+        }
+        None => Body::empty(),
+    };
+    let connection = Connection::plain(([127, 0, 0, 1], 0).into());
+    Request::new(head, body, Context::new(Arc::new(connection)))
+}
+
+/// Reads an absolute http or https URL without user and password.
+pub(crate) fn parse_url(text: &str) -> Option<Uri> {
+    let uri: Uri = text.parse().ok()?;
+    let is_plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    (matches!(uri.scheme_str(), Some("http" | "https")) && is_plain).then_some(uri)
+}
+
+/// Returns a URL without its query, which may be secret.
+pub(crate) fn without_query(uri: &Uri) -> String {
+    format!(
+        "{}://{}{}",
+        uri.scheme_str().unwrap_or(""),
+        uri.authority().map_or("", |authority| authority.as_str()),
+        uri.path()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_absolute() {
+        assert!(parse_url("https://a.test/keys?x=1").is_some() && parse_url("http://127.0.0.1:1/").is_some());
+        for wrong in ["", "/keys", "a.test", "ftp://a.test/", "https://u:p@a.test/", "https://"] {
+            assert!(parse_url(wrong).is_none(), "{wrong}");
+        }
+    }
+}
