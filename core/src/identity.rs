@@ -91,6 +91,8 @@ pub enum AuthMethod {
     Forward,
     /// A JSON Web Token (`jwt`, RFC 7519).
     Jwt,
+    /// A session that began at a provider (`oidc`, OpenID Connect).
+    Oidc,
     /// A certificate signed by a trusted authority (TLS options with `clientAuth`).
     Certificate,
     /// An API key (`apiKey`).
@@ -111,6 +113,7 @@ impl AuthMethod {
             Self::Digest => "digest",
             Self::Forward => "forward",
             Self::Jwt => "jwt",
+            Self::Oidc => "oidc",
             Self::Certificate => "certificate",
             Self::ApiKey => "apiKey",
             Self::Oidc => "oidc",

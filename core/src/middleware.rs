@@ -52,6 +52,11 @@ pub trait Middleware: Send + Sync + 'static {
         None
     }
 
+    /// Returns true for requests that it answers itself, whoever sends them, such as the answer of a login server.
+    fn owns(&self, _request: &Request) -> bool {
+        false
+    }
+
     /// Returns what this middleware would do with a request, without sending it and without side effects: nothing is
     /// counted, taken or asked. May block, so it is not called on the path of requests.
     fn predict(&self, request: Request) -> Prediction {

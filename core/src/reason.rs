@@ -111,6 +111,10 @@ reasons! {
     ApiKeyScope = "api_key_scope", Middleware;
     /// Not authorised.
     Forbidden = "forbidden", Middleware;
+    /// A step of a sign-in: a redirect to a provider or back, a choice of providers, a log-out (`oidc`).
+    SignIn = "sign_in", Middleware;
+    /// A sign-in or a log-out is refused: it is too old, not of this browser, or not from the provider (`oidc`).
+    SignInRefused = "sign_in_refused", Middleware;
     /// The authentication server's response is passed on (`forwardAuth`).
     AuthenticationAnswer = "authentication_answer", Middleware;
     /// Authentication failed to decide: its server is unreachable, or too many checks are queued.

@@ -46,7 +46,7 @@ impl Build for AnyOf {
                 ))),
                 None => Err(BuildError::new(format!(
                     "anyOf: middleware \"{}\" does not decide who may pass: expected access, apiKey, basicAuth, digestAuth, \
-                     forwardAuth, jwt, ipAllowList, anyOf, or a chain of those",
+                     forwardAuth, jwt, oidc, ipAllowList, anyOf, or a chain of those",
                     name
                 ))),
             }
@@ -69,10 +69,20 @@ struct Member {
 
 impl Middleware for Any {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
+        if let Some(owner) = self.owner(&request) {
+            return owner.middleware.handle(request, next);
+        }
         Box::pin(self.try_members(request, next))
     }
 
+    fn owns(&self, request: &Request) -> bool {
+        self.owner(request).is_some()
+    }
+
     fn predict(&self, request: Request) -> Prediction {
+        if let Some(owner) = self.owner(&request) {
+            return owner.middleware.predict(request);
+        }
         let mut refusals = Refusals::default();
         let mut notes = Vec::new();
         let mut possible = None;
@@ -119,6 +129,11 @@ fn remove_claims(members: &[Member], current: usize, headers: &mut HeaderMap) {
 }
 
 impl Any {
+    /// Returns the member that answers the request itself.
+    fn owner(&self, request: &Request) -> Option<&Member> {
+        self.0.iter().find(|member| member.middleware.owns(request))
+    }
+
     async fn try_members(&self, request: Request, next: &Next) -> Response {
         let Request { head, body, context } = request;
         let gate = Arc::new(Gate {

@@ -55,6 +55,10 @@ impl Middleware for List {
         Some(&self.0)
     }
 
+    fn owns(&self, request: &Request) -> bool {
+        self.0.iter().any(|member| member.owns(request))
+    }
+
     fn revise(&self, request: &Request, response: &mut Response) -> Option<String> {
         let notes: Vec<String> =
             self.0.iter().rev().filter_map(|(_, member)| member.revise(request, response)).collect();

@@ -31,6 +31,7 @@ pub mod ip_allow_list;
 pub mod ip_white_list;
 pub mod jwt;
 mod location;
+pub mod oidc;
 pub mod pass_tls_client_cert;
 mod path;
 pub mod pattern;
@@ -77,6 +78,7 @@ registry! {
     ipAllowList: ip_allow_list::IpAllowList,
     ipWhiteList: ip_white_list::IpWhiteList,
     jwt: jwt::Jwt,
+    oidc: oidc::Oidc,
     passTLSClientCert: pass_tls_client_cert::PassTlsClientCert,
     rateLimit: rate_limit::RateLimit,
     redirectRegex: redirect_regex::RedirectRegex,

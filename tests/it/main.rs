@@ -44,6 +44,8 @@ mod jwt;
 mod jwt_attacks;
 mod metrics;
 mod middleware_attacks;
+mod oidc;
+mod oidc_attacks;
 mod otlp_logs;
 mod otlp_metrics;
 mod packaging;

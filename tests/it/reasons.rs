@@ -101,6 +101,7 @@ fn routes(servers: &Servers) -> String {
     unasked: {{rule: 'Path(`/unasked`)', service: a, middlewares: [nobody]}}
     keys: {{rule: 'PathPrefix(`/key-`)', service: a, middlewares: [keys]}}
     denied: {{rule: 'Path(`/denied`)', service: a, middlewares: [deny]}}
+    session: {{rule: 'PathPrefix(`/sign-`)', service: a, middlewares: [session]}}
     hosts: {{rule: 'Path(`/hosts`)', service: a, middlewares: [hosts]}}
     limited: {{rule: 'Path(`/limited`)', service: a, middlewares: [limit]}}
     shared: {{rule: 'Path(`/shared`)', service: a, middlewares: [shared]}}
@@ -121,6 +122,7 @@ fn routes(servers: &Servers) -> String {
     one: {{rule: 'Host(`one.test`)', service: a, tls: {{options: one}}}}
     two: {{rule: 'Host(`two.test`) || Host(`many.test`)', service: a, tls: {{}}}}
   middlewares:
+    session: {{oidc: {{issuer: 'http://{gone}', clientId: c, redirectUrl: /sign-in, logoutUrl: /sign-out}}}}
     move: {{redirectScheme: {{scheme: https}}}}
     auth: {{basicAuth: {{users: ['{USER}']}}}}
     ask: {{forwardAuth: {{address: '{url}/no'}}}}
@@ -212,6 +214,8 @@ fn routed() -> Vec<Case> {
         case(ApiKeyRevoked, "/key-revoked", with_key),
         case(ApiKeyAddress, "/key-address", with_key),
         case(ApiKeyScope, "/key-scope", with_key),
+        case(SignIn, "/sign-out", simple),
+        case(SignInRefused, "/sign-in", simple),
         case(AuthenticationAnswer, "/asked", simple),
         case(AuthenticationUnavailable, "/unasked", simple),
         case(Forbidden, "/forbidden", |gateway, _, target| {

@@ -98,14 +98,17 @@ fn error_of(reason: Reason) -> &'static str {
         | Reason::ApiKeyAddress
         | Reason::ApiKeyScope
         | Reason::Forbidden
+        | Reason::SignInRefused
         | Reason::AuthenticationAnswer
         | Reason::AddressDenied
         | Reason::HostDenied
         | Reason::RateLimited
         | Reason::TooManyInFlight => "http_request_denied",
-        Reason::ServerOptions | Reason::Redirect | Reason::OwnService | Reason::Preflight => {
-            "proxy_internal_response"
-        }
+        Reason::ServerOptions
+        | Reason::Redirect
+        | Reason::SignIn
+        | Reason::OwnService
+        | Reason::Preflight => "proxy_internal_response",
         Reason::InternalError
         | Reason::AuthenticationUnavailable
         | Reason::LimitUnavailable

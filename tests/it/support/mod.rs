@@ -10,6 +10,7 @@ pub mod http3;
 pub mod jws;
 pub mod keys;
 pub mod name_server;
+pub mod oidc;
 pub mod otlp;
 pub mod outside;
 pub mod pebble;

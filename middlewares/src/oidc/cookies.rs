@@ -1,0 +1,234 @@
+//! Cookies: their names, their attributes, and values that need more than one.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use http::HeaderMap;
+use http::header::{COOKIE, HeaderValue};
+
+use super::options::SameSite;
+
+/// Maximum length of one cookie's value in bytes. Browsers accept 4096 with name and attributes.
+const MAX_VALUE: usize = 3600;
+/// Maximum number of cookies of one value.
+const MAX_CHUNKS: usize = 6;
+/// What the names of all cookies of this middleware begin with by default.
+pub(super) const PREFIX: &str = "tidegate-oidc";
+
+/// The name and the attributes of a cookie.
+#[derive(Clone, Debug)]
+pub(super) struct CookieStyle {
+    /// Name with its prefix.
+    pub(super) name: String,
+    attributes: String,
+}
+
+/// A value that does not fit in the allowed number of cookies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooLong;
+
+impl CookieStyle {
+    /// Creates a style. Browsers enforce what the prefixes `__Host-` and `__Secure-` say (RFC 6265bis section 4.1.3).
+    pub(super) fn new(name: &str, secure: bool, http_only: bool, same_site: SameSite, domain: &str) -> Self {
+        let prefix = match (secure, domain.is_empty()) {
+            (true, true) => "__Host-",
+            (true, false) => "__Secure-",
+            (false, _) => "",
+        };
+        let mut attributes = String::from("; Path=/");
+        if !domain.is_empty() {
+            let _ = write!(attributes, "; Domain={domain}");
+        }
+        if secure {
+            attributes.push_str("; Secure");
+        }
+        if http_only {
+            attributes.push_str("; HttpOnly");
+        }
+        attributes.push_str(match same_site {
+            SameSite::Lax => "; SameSite=Lax",
+            SameSite::Strict => "; SameSite=Strict",
+            SameSite::None => "; SameSite=None",
+        });
+        Self { name: format!("{prefix}{name}"), attributes }
+    }
+
+    /// Returns the field that sets a cookie for some seconds; the browser removes it if there are none.
+    pub(super) fn field(&self, suffix: &str, value: &str, seconds: u64) -> Option<HeaderValue> {
+        let text = format!("{}{suffix}={value}{}; Max-Age={seconds}", self.name, self.attributes);
+        HeaderValue::from_str(&text).ok()
+    }
+
+    /// Returns the fields that set a value of any length, and remove cookies of a longer one that the request has.
+    pub(super) fn fields(
+        &self,
+        value: &str,
+        seconds: u64,
+        request: &HeaderMap,
+    ) -> Result<Vec<HeaderValue>, TooLong> {
+        let mut rest = value;
+        let mut chunks = Vec::new();
+        while rest.len() > MAX_VALUE && rest.is_char_boundary(MAX_VALUE) {
+            let (chunk, after) = rest.split_at(MAX_VALUE);
+            chunks.push(chunk);
+            rest = after;
+        }
+        chunks.push(rest);
+        if chunks.len() > MAX_CHUNKS {
+            return Err(TooLong);
+        }
+        let count = chunks.len();
+        let mut fields = Vec::with_capacity(count);
+        for (index, chunk) in chunks.into_iter().enumerate() {
+            fields.extend(match (index, count) {
+                (0, 1) => self.field("", chunk, seconds),
+                (0, _) => self.field("", &format!("{count}.{chunk}"), seconds),
+                _ => self.field(&format!("-{index}"), chunk, seconds),
+            });
+        }
+        fields.extend(self.removed_chunks(count.max(1), request));
+        Ok(fields)
+    }
+
+    /// Returns the fields that remove the value.
+    pub(super) fn removal(&self, request: &HeaderMap) -> Vec<HeaderValue> {
+        let first = find(request, &self.name).and_then(|_| self.field("", "", 0));
+        first.into_iter().chain(self.removed_chunks(1, request)).collect()
+    }
+
+    fn removed_chunks(&self, from: usize, request: &HeaderMap) -> impl Iterator<Item = HeaderValue> {
+        (from..MAX_CHUNKS).filter_map(move |index| {
+            let suffix = format!("-{index}");
+            find(request, &format!("{}{suffix}", self.name))?;
+            self.field(&suffix, "", 0)
+        })
+    }
+
+    /// Returns the value that the request has. What is incomplete is no value.
+    pub(super) fn value<'a>(&self, request: &'a HeaderMap) -> Option<Cow<'a, str>> {
+        let first = find(request, &self.name)?;
+        let Some((count, first)) = first.split_once('.') else { return Some(Cow::Borrowed(first)) };
+        let count: usize = count.parse().ok().filter(|count| (2..=MAX_CHUNKS).contains(count))?;
+        let mut value = first.to_owned();
+        for index in 1..count {
+            value.push_str(find(request, &format!("{}-{index}", self.name))?);
+        }
+        Some(Cow::Owned(value))
+    }
+
+    /// Returns true for the name of one of the value's cookies.
+    pub(super) fn is_own(&self, name: &str) -> bool {
+        name.strip_prefix(self.name.as_str())
+            .is_some_and(|suffix| suffix.is_empty() || suffix.starts_with('-'))
+    }
+}
+
+/// Returns the pairs of all `Cookie` fields.
+pub(super) fn pairs(request: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    let texts = request.get_all(COOKIE).iter().filter_map(|field| std::str::from_utf8(field.as_bytes()).ok());
+    texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='))
+}
+
+fn find<'a>(request: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    pairs(request).find(|(found, _)| *found == name).map(|(_, value)| value)
+}
+
+/// Removes cookies for whose names `is_own` is true. Others keep their form.
+pub(super) fn remove(request: &mut HeaderMap, is_own: impl Fn(&str) -> bool) {
+    let is_own_pair = |pair: &[u8]| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+        std::str::from_utf8(name).is_ok_and(&is_own)
+    };
+    let fields: Vec<HeaderValue> = request.get_all(COOKIE).iter().cloned().collect();
+    if !fields.iter().any(|field| field.as_bytes().split(|byte| *byte == b';').any(is_own_pair)) {
+        return;
+    }
+    request.remove(COOKIE);
+    for field in fields {
+        let kept: Vec<&[u8]> =
+            field.as_bytes().split(|byte| *byte == b';').filter(|pair| !is_own_pair(pair)).collect();
+        let kept = kept.join(&b';');
+        let kept = kept.trim_ascii();
+        // Parts of a valid field are valid.
+        if let (false, Ok(field)) = (kept.is_empty(), HeaderValue::from_bytes(kept)) {
+            request.append(COOKIE, field);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn style() -> CookieStyle {
+        CookieStyle::new("s", true, true, SameSite::Lax, "")
+    }
+
+    /// The request of a browser that has received these fields.
+    fn request(fields: &[HeaderValue]) -> HeaderMap {
+        let pairs = fields.iter().map(|field| field.to_str().unwrap().split(';').next().unwrap());
+        let mut headers = HeaderMap::new();
+        headers.insert(COOKIE, pairs.collect::<Vec<_>>().join("; ").parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn attributes_follow_the_options() {
+        let field = |style: CookieStyle| style.field("", "v", 60).unwrap().to_str().unwrap().to_owned();
+        assert_eq!(field(style()), "__Host-s=v; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=60");
+        let shared = CookieStyle::new("s", true, false, SameSite::None, "a.test");
+        assert_eq!(field(shared), "__Secure-s=v; Path=/; Domain=a.test; Secure; SameSite=None; Max-Age=60");
+        let plain = CookieStyle::new("s", false, true, SameSite::Strict, "");
+        assert_eq!(field(plain), "s=v; Path=/; HttpOnly; SameSite=Strict; Max-Age=60");
+    }
+
+    #[test]
+    fn long_values_are_split_and_joined() {
+        for length in [0, 1, MAX_VALUE, MAX_VALUE + 1, MAX_VALUE * MAX_CHUNKS] {
+            let value = "abc".repeat(length)[..length].to_owned();
+            let fields = style().fields(&value, 60, &HeaderMap::new()).unwrap();
+            assert!(fields.iter().all(|field| field.len() < 4096));
+            assert_eq!(style().value(&request(&fields)).unwrap(), value.as_str(), "{length}");
+            // A part is missing.
+            if fields.len() > 1 {
+                assert_eq!(style().value(&request(&fields[..fields.len() - 1])), None);
+            }
+        }
+        assert_eq!(
+            style().fields(&"a".repeat(MAX_VALUE * MAX_CHUNKS + 1), 60, &HeaderMap::new()),
+            Err(TooLong)
+        );
+    }
+
+    #[test]
+    fn shorter_values_remove_the_rest_of_longer_ones() {
+        let long = request(&style().fields(&"a".repeat(MAX_VALUE * 3), 60, &HeaderMap::new()).unwrap());
+        let shown = |fields: Vec<HeaderValue>| -> Vec<String> {
+            let name = |field: &HeaderValue| field.to_str().unwrap().split('=').next().unwrap().to_owned();
+            fields.iter().map(name).collect()
+        };
+        assert_eq!(shown(style().fields("b", 60, &long).unwrap()), ["__Host-s", "__Host-s-1", "__Host-s-2"]);
+        assert_eq!(shown(style().removal(&long)), ["__Host-s", "__Host-s-1", "__Host-s-2"]);
+        assert!(style().removal(&HeaderMap::new()).is_empty());
+    }
+
+    #[test]
+    fn counts_are_checked() {
+        for first in ["0.a", "1.a", "7.a", "99999999999999999999.a", "-1.a", ".a", "x.a"] {
+            let mut headers = HeaderMap::new();
+            headers.insert(COOKIE, format!("__Host-s={first}; __Host-s-1=b").parse().unwrap());
+            assert_eq!(style().value(&headers), None, "{first}");
+        }
+    }
+
+    #[test]
+    fn own_cookies_are_removed_and_others_kept() {
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, HeaderValue::from_static("a=1; __Host-s=2; b=\"x;y\"; __Host-s-1=3"));
+        headers.append(COOKIE, HeaderValue::from_static("__Host-s=4"));
+        headers.append(COOKIE, HeaderValue::from_bytes(b"c=\xe9; __Host-sx=1").unwrap());
+        remove(&mut headers, |name| style().is_own(name));
+        let left: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(left, [&b"a=1; b=\"x;y\""[..], b"c=\xe9; __Host-sx=1"]);
+    }
+}

@@ -1,0 +1,463 @@
+//! The middleware `oidc`: logins, sessions, refreshes and log-outs at a stand-in for a provider.
+
+use serde_json::json;
+
+use crate::support::oidc::*;
+use crate::support::tokens::reason;
+use crate::support::{Backend, Gateway, eventually, get_with, raw};
+
+#[test]
+fn users_sign_in_and_get_what_they_asked_for() {
+    let guarded = Guarded::new(", forwardHeaders: {X-User: name}");
+    let mut browser = guarded.browser();
+    let location = browser.begin("/page?a=b");
+    assert_eq!(reason(&guarded.gateway), "sign_in");
+    let url = url::Url::parse(&location).unwrap();
+    let query = |name: &str| url.query_pairs().find(|(own, _)| own == name).unwrap().1.into_owned();
+    assert_eq!(query("scope"), "openid");
+    assert_eq!(query("redirect_uri"), format!("http://{HOST}/oidc/callback"));
+    assert!(query("state").len() >= 43 && query("nonce").len() >= 43);
+    let name = browser.jar.keys().next().unwrap().clone();
+    assert!(name.starts_with("__Host-tidegate-oidc-state-"), "{name}");
+    let answer = browser.open(&guarded.provider.agree(&location));
+    assert_eq!(answer.header("location"), Some("http://app.localhost/page?a=b"));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    let cookie = answer
+        .headers
+        .iter()
+        .find(|(_, value)| value.starts_with("__Host-tidegate-oidc-") && !value.contains("state"))
+        .unwrap();
+    assert!(cookie.1.contains("; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=86400"), "{}", cookie.1);
+    assert_eq!(browser.jar.len(), 1, "the login is over: {:?}", browser.jar.keys());
+    let answer = browser.open("/page?a=b");
+    assert_eq!(answer.status, 200);
+    assert_eq!(guarded.service.last().header("x-user"), Some("Ann Example"));
+    assert_eq!(guarded.service.last().target(), "/page?a=b");
+}
+
+#[test]
+fn only_browsers_that_show_pages_are_redirected() {
+    let guarded = Guarded::new("");
+    for (method, headers) in [
+        ("GET", "Accept: application/json\r\n"),
+        ("GET", "Accept: */*\r\n"),
+        ("GET", ""),
+        ("GET", "Accept: text/html\r\nX-Requested-With: XMLHttpRequest\r\n"),
+        ("GET", "Accept: text/html\r\nSec-Fetch-Mode: cors\r\n"),
+        ("GET", "Accept: text/html\r\nSec-Fetch-Mode: no-cors\r\n"),
+        (
+            "GET",
+            "Accept: text/html\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        ),
+        ("POST", "Accept: text/html\r\nContent-Length: 0\r\n"),
+        ("POST", "Content-Type: application/grpc\r\nTE: trailers\r\nContent-Length: 0\r\n"),
+        ("DELETE", "Accept: text/html\r\n"),
+    ] {
+        let answer = guarded.browser().send(method, "/", headers);
+        assert_eq!(answer.status, 401, "{method} {headers}");
+        assert_eq!(answer.header("set-cookie"), None);
+        assert!(answer.header("www-authenticate").is_some());
+        assert_eq!(reason(&guarded.gateway), "unauthenticated");
+    }
+    assert_eq!(guarded.browser().send("GET", "/", "Accept: text/html\r\n").status, 302);
+    assert!(guarded.service.seen().is_empty());
+}
+
+#[test]
+fn logins_can_be_disabled() {
+    let guarded = Guarded::new(", disableLogin: true");
+    assert_eq!(guarded.browser().open("/").status, 401);
+    // Signing in elsewhere, with the same secrets.
+    let gateway = Gateway::serve(&routes(&options(&guarded.provider, ""), &guarded.service.url()));
+    let mut browser = Browser::new(gateway.web());
+    browser.sign_in(&guarded.provider, "/");
+    assert_eq!(browser.moved(guarded.gateway.web(), HOST).open("/").status, 200);
+}
+
+#[test]
+fn replicas_share_sessions_by_their_secrets_which_can_change() {
+    let (provider, service) = (StandIn::start(), Backend::echo("a"));
+    let gateway = |secrets: &str| {
+        let options = options(&provider, "").replace(&format!("'{SECRET}'"), secrets);
+        Gateway::serve(&routes(&options, &service.url()))
+    };
+    let new = "fedcba9876543210fedcba9876543210";
+    let (one, two) = (gateway(&format!("'{SECRET}'")), gateway(&format!("'{SECRET}'")));
+    let mut browser = Browser::new(one.web());
+    browser.sign_in(&provider, "/");
+    assert_eq!(browser.moved(two.web(), HOST).open("/").status, 200);
+    // A login that begins at one replica is completed at another.
+    let mut started = Browser::new(one.web());
+    let callback = provider.agree(&started.begin("/"));
+    assert_eq!(started.moved(two.web(), HOST).open(&callback).status, 302);
+    // The first secret encrypts, all decrypt.
+    let (rotated, later) = (gateway(&format!("'{new}', '{SECRET}'")), gateway(&format!("'{new}'")));
+    assert_eq!(browser.moved(rotated.web(), HOST).open("/").status, 200);
+    assert_eq!(browser.moved(later.web(), HOST).open("/").status, 302);
+    let mut fresh = Browser::new(rotated.web());
+    fresh.sign_in(&provider, "/");
+    assert_eq!(fresh.moved(later.web(), HOST).open("/").status, 200);
+    assert_eq!(fresh.moved(one.web(), HOST).open("/").status, 302);
+}
+
+#[test]
+fn a_generated_key_outlives_changes_of_the_options() {
+    let without = |provider: &StandIn, more: &str| {
+        options(provider, more).replace(&format!("session: {{secrets: ['{SECRET}']}}"), "session: {}")
+    };
+    let guarded = Guarded::with(|provider| without(provider, ""));
+    let mut browser = guarded.signed_in();
+    let generation = guarded.gateway.generation();
+    let options = without(&guarded.provider, ", claims: 'Contains(`groups`, `ops`)'");
+    guarded.gateway.write("routes.yml", &routes(&options, &guarded.service.url()));
+    eventually("the options are applied", || guarded.gateway.generation() > generation);
+    assert_eq!(browser.open("/").status, 200);
+    // Another gateway has another key.
+    let other = Gateway::serve(&routes(&without(&guarded.provider, ""), &guarded.service.url()));
+    assert_eq!(browser.moved(other.web(), HOST).open("/").status, 302);
+}
+
+#[test]
+fn sessions_end() {
+    let guarded = Guarded::with(|provider| {
+        options(provider, "").replace("session: {", "session: {expiry: 1s, sliding: false, refresh: false, ")
+    });
+    let mut browser = guarded.signed_in();
+    eventually("the session ends", || browser.clone().open("/").status == 302);
+    assert_eq!(browser.open("/").status, 302);
+    // One that slides is extended by requests.
+    let guarded = Guarded::with(|provider| {
+        options(provider, "")
+            .replace("session: {", "session: {expiry: 4s, absoluteExpiry: 6s, refresh: false, ")
+    });
+    let mut browser = guarded.signed_in();
+    let (begun, first) = (std::time::Instant::now(), browser.jar.clone());
+    let mut old = browser.clone();
+    eventually("it is extended", || browser.open("/").status == 200 && browser.jar != first);
+    eventually("what was not extended ends", || old.clone().open("/").status == 302);
+    let mut last = begun.elapsed();
+    eventually("it ends for good", || {
+        let is_over = browser.clone().open("/").status == 302;
+        if !is_over {
+            browser.open("/");
+            last = begun.elapsed();
+        }
+        is_over
+    });
+    assert!(last.as_secs_f64() > 4.0, "it was extended beyond its expiry: {last:?}");
+    assert!(begun.elapsed().as_secs_f64() >= 5.0);
+    assert_eq!(old.open("/").status, 302);
+}
+
+#[test]
+fn tokens_are_refreshed_once_for_many_requests() {
+    let guarded = Guarded::new(", forwardHeaders: {X-Groups: groups}");
+    guarded.provider.behaviour().expires_in = 1;
+    let browser = guarded.signed_in();
+    let before = guarded.provider.behaviour().refreshes;
+    guarded.provider.behaviour().claims = json!({"groups": ["new"]});
+    guarded.provider.behaviour().expires_in = 300;
+    let threads: Vec<_> = (0..16)
+        .map(|_| {
+            let mut browser = browser.clone();
+            std::thread::spawn(move || (browser.open("/").status, browser))
+        })
+        .collect();
+    let mut jars = Vec::new();
+    for thread in threads {
+        let (status, browser) = thread.join().unwrap();
+        assert_eq!(status, 200);
+        jars.push(browser);
+    }
+    assert!(guarded.provider.behaviour().refreshes - before <= 1);
+    // The refreshed session has the new claims, and is not refreshed again.
+    let mut fresh = jars.pop().unwrap();
+    assert_eq!(fresh.open("/").status, 200);
+    assert_eq!(guarded.service.last().header("x-groups"), Some("new"));
+    // The old cookie, which a browser sends until it has the new one, still counts.
+    let mut old = browser;
+    assert_eq!(old.open("/").status, 200);
+    assert_eq!(guarded.provider.behaviour().refreshes, 2 - usize::from(before == 0));
+}
+
+#[test]
+fn a_refused_refresh_ends_the_session_and_an_outage_does_not() {
+    let guarded = Guarded::new("");
+    guarded.provider.behaviour().expires_in = 1;
+    let mut browser = guarded.signed_in();
+    guarded.provider.behaviour().is_down = true;
+    assert_eq!(browser.open("/").status, 200, "the session continues");
+    assert_eq!(browser.open("/").status, 200);
+    // A new login is not possible.
+    let mut other = guarded.browser();
+    eventually("logins are refused", || other.open("/").status == 503);
+    assert_eq!(reason(&guarded.gateway), "authentication_unavailable");
+    guarded.provider.behaviour().is_down = false;
+    eventually("logins are possible", || other.open("/").status == 302);
+    // The provider does not know the refresh token.
+    let guarded = Guarded::new("");
+    guarded.provider.behaviour().expires_in = 1;
+    let mut browser = guarded.signed_in();
+    let refused = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 25\r\n\r\n{\"error\":\"invalid_grant\"}";
+    guarded.provider.behaviour().answers.insert("/token".into(), refused.to_vec());
+    assert_eq!(browser.open("/").status, 302);
+    assert!(browser.jar.keys().all(|name| name.contains("-state-")));
+}
+
+#[test]
+fn logging_out_ends_the_session_here_and_at_the_provider() {
+    let guarded = Guarded::new(", logoutUrl: /logout, postLogoutRedirectUrl: /bye");
+    let mut browser = guarded.signed_in();
+    let mut copy = browser.clone();
+    let answer = browser.open("/logout");
+    assert_eq!(answer.status, 302);
+    let url = url::Url::parse(answer.header("location").unwrap()).unwrap();
+    assert_eq!(url.path(), "/end");
+    let query: std::collections::HashMap<_, _> = url.query_pairs().into_owned().collect();
+    assert_eq!((&*query["a"], &*query["client_id"]), ("b", CLIENT));
+    assert_eq!(query["post_logout_redirect_uri"], format!("http://{HOST}/bye"));
+    assert_eq!(query["id_token_hint"].split('.').count(), 3);
+    assert!(browser.jar.is_empty());
+    // A copy of the cookie is worth nothing.
+    assert_eq!(copy.open("/").status, 302);
+    // Without a session there is nothing to end at the provider.
+    let answer = browser.open("/logout");
+    assert_eq!(answer.header("location"), Some("http://app.localhost/bye"));
+}
+
+#[test]
+fn the_front_channel_ends_only_the_browsers_own_session() {
+    let guarded = Guarded::new(", frontchannelLogoutUrl: /front");
+    let mut browser = guarded.signed_in();
+    let issuer = guarded.provider.url();
+    // Anyone can send this.
+    guarded.browser().open(&format!("/front?iss={issuer}&sid=sid1"));
+    browser.open("/front?iss=https://evil.test&sid=sid1");
+    browser.open(&format!("/front?iss={issuer}&sid=sid2"));
+    assert_eq!(browser.open("/").status, 200);
+    assert_eq!(browser.open(&format!("/front?iss={issuer}&sid=sid1")).status, 200);
+    assert_eq!(browser.open("/").status, 302);
+}
+
+#[test]
+fn one_login_serves_the_hosts_of_a_domain() {
+    let redirect = ", redirectUrl: 'http://login.home.localhost/callback'";
+    let guarded = Guarded::with(|provider| {
+        options(provider, redirect).replace("session: {", "session: {domain: home.localhost, ")
+    });
+    let address = guarded.gateway.web();
+    let mut wiki = Browser::at(address, "wiki.home.localhost");
+    let location = wiki.begin("/page");
+    let name = wiki.jar.keys().next().unwrap();
+    assert!(name.starts_with("__Secure-tidegate-oidc-state"), "{name}");
+    // The provider sends the browser to the host of the login, which has the cookies of the domain.
+    let mut login = wiki.moved(address, "login.home.localhost");
+    let answer = login.open(&guarded.provider.agree(&location));
+    assert_eq!(answer.header("location"), Some("http://wiki.home.localhost/page"));
+    assert!(answer.headers.iter().any(|(_, value)| value.contains("Domain=home.localhost")));
+    for host in ["wiki.home.localhost", "photos.home.localhost", "home.localhost"] {
+        assert_eq!(login.moved(address, host).open("/").status, 200, "{host}");
+    }
+    // A host that does not get the cookies would never get in.
+    let answer = Browser::at(address, "other.localhost").open("/");
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("does not belong"));
+}
+
+#[test]
+fn users_choose_between_several_providers() {
+    let (one, two) = (StandIn::start(), StandIn::start());
+    let service = Backend::echo("a");
+    let provider = |name: &str, title: &str, provider: &StandIn| {
+        format!(
+            "{{name: {name}, title: '{title}', issuer: '{}', clientId: '{CLIENT}', clientSecret: '{CLIENT_SECRET}'}}",
+            provider.url()
+        )
+    };
+    let options =
+        format!("providers: [{}, {}]", provider("one", "The <One>", &one), provider("two", "Two", &two));
+    let gateway = Gateway::serve(&routes(&options, &service.url()));
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let mut browser = Browser::new(gateway.web());
+    let page = browser.open("/a?b=c");
+    assert_eq!(page.status, 401);
+    let text = page.text();
+    assert!(text.contains("<html lang=\"en\">") && text.contains("<h1>Sign in</h1>"), "{text}");
+    assert!(text.contains("The &lt;One&gt;"), "{text}");
+    assert!(text.contains("href=\"http://app.localhost/a?b=c&amp;tidegate-login=two\""), "{text}");
+    let location = browser.begin("/a?b=c&tidegate-login=two");
+    assert!(location.starts_with(&two.url()), "{location}");
+    let answer = browser.open(&two.agree(&location));
+    assert_eq!(answer.header("location"), Some("http://app.localhost/a?b=c"));
+    assert_eq!(browser.open("/").status, 200);
+    // Unknown names show the choice again.
+    assert_eq!(Browser::new(gateway.web()).open("/?tidegate-login=three").status, 401);
+}
+
+#[test]
+fn a_bearer_token_or_a_session_on_one_router() {
+    let (provider, service) = (StandIn::start(), Backend::echo("a"));
+    let issuer = crate::support::tokens::Issuer::start();
+    let text = format!(
+        "http:
+  routers:
+    all: {{rule: 'PathPrefix(`/`)', service: a, middlewares: [either]}}
+  middlewares:
+    either: {{anyOf: {{middlewares: [login, token]}}}}
+    login: {{oidc: {{{}}}}}
+    token: {{jwt: {{jwksUrl: '{}/keys', issuer: '{}', audience: [api]}}}}
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+",
+        options(&provider, ", logoutUrl: /logout, backchannelLogoutUrl: /logged-out"),
+        issuer.server.url(),
+        crate::support::tokens::ISSUER,
+        service.url()
+    );
+    let gateway = Gateway::serve(&text);
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let bearer = format!("Authorization: Bearer {}\r\n", crate::support::tokens::token(&json!({})));
+    assert_eq!(get_with(gateway.web(), HOST, "/", &bearer).status, 200);
+    assert_eq!(get_with(gateway.web(), HOST, "/", "Authorization: Bearer a.b.c\r\n").status, 401);
+    let mut browser = Browser::new(gateway.web());
+    assert_eq!(browser.sign_in(&provider, "/").status, 200);
+    // What the login answers itself is not refused by the other, and has its body.
+    let body = format!("logout_token={}", provider.logout_token(&json!({"sid": "sid1"})));
+    let request = format!(
+        "POST /logged-out HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(raw(gateway.web(), request).unwrap().status, 200);
+    assert_eq!(browser.open("/").status, 302);
+    assert_eq!(browser.open("/oidc/callback").status, 400);
+}
+
+#[test]
+fn plain_oauth_works_with_the_claims_of_the_user() {
+    let (provider, service) = (StandIn::start(), Backend::echo("a"));
+    let url = provider.url();
+    provider.behaviour().user_info = json!({"id": 7, "login": "ann", "name": "Ann"});
+    let options = format!(
+        "preset: github, clientId: '{CLIENT}', clientSecret: '{CLIENT_SECRET}', authorizationEndpoint: '{url}/authorize', tokenEndpoint: '{url}/token', userInfoEndpoint: '{url}/me', forwardHeaders: {{X-User: login}}, claims: 'Equals(`login`, `ann`)'"
+    );
+    let gateway = Gateway::serve(&routes(&options, &service.url()));
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let mut browser = Browser::new(gateway.web());
+    assert_eq!(browser.sign_in(&provider, "/").status, 200);
+    assert_eq!(service.last().header("x-user"), Some("ann"));
+    provider.behaviour().user_info = json!({"id": 8, "login": "bob"});
+    let mut browser = Browser::new(gateway.web());
+    assert_eq!(browser.sign_in(&provider, "/").status, 403);
+}
+
+#[test]
+fn claims_of_the_user_are_added_to_those_of_the_token() {
+    let guarded = Guarded::new(", userInfo: true, forwardHeaders: {X-Email: email, X-Name: name}");
+    guarded.provider.behaviour().user_info = json!({"sub": "ann", "email": "a@b.c", "name": "Other"});
+    guarded.signed_in();
+    let seen = guarded.service.last();
+    assert_eq!((seen.header("x-email"), seen.header("x-name")), (Some("a@b.c"), Some("Ann Example")));
+    // They must be of the same user.
+    guarded.provider.behaviour().user_info = json!({"sub": "bob", "email": "a@b.c"});
+    let mut browser = guarded.browser();
+    let callback = guarded.provider.agree(&browser.begin("/"));
+    assert_eq!(browser.open(&callback).status, 400);
+}
+
+#[test]
+fn requests_that_change_something_need_the_csrf_header_if_it_is_configured() {
+    let guarded = Guarded::new(", csrf: {}");
+    let mut browser = guarded.signed_in();
+    let token = browser.jar.iter().find(|(name, _)| name.contains("csrf")).unwrap().1.clone();
+    assert_eq!(browser.send("GET", "/", "").status, 200);
+    let post = |token: &str| format!("TraefikHub-Csrf-Token: {token}\r\nContent-Length: 0\r\n");
+    assert_eq!(browser.send("POST", "/", &post(&token)).status, 200);
+    assert_eq!(browser.send("POST", "/", "Content-Length: 0\r\n").status, 403);
+    assert_eq!(browser.send("POST", "/", &post("wrong")).status, 403);
+    let other = guarded.signed_in();
+    let foreign = other.jar.iter().find(|(name, _)| name.contains("csrf")).unwrap().1;
+    assert_eq!(browser.send("POST", "/", &post(foreign)).status, 403, "of another session");
+}
+
+#[test]
+fn signing_in_requires_tls_unless_cookies_do_not() {
+    let guarded = Guarded::new("");
+    let answer = Browser::at(guarded.gateway.web(), "app.test").open("/");
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("requires HTTPS"));
+    let guarded = Guarded::with(|provider| {
+        options(provider, ", stateCookie: {secure: false}").replace("session: {", "session: {secure: false, ")
+    });
+    let mut browser = Browser::at(guarded.gateway.web(), "app.test");
+    assert_eq!(browser.sign_in(&guarded.provider, "/").status, 200);
+    assert!(browser.session().starts_with("tidegate-oidc-"), "{:?}", browser.jar.keys());
+}
+
+#[test]
+fn denied_access_is_reported_without_details() {
+    let guarded = Guarded::new("");
+    let mut browser = guarded.browser();
+    let location = browser.begin("/");
+    let state = location.split("state=").nth(1).unwrap().split('&').next().unwrap();
+    let answer = browser
+        .open(&format!("/oidc/callback?state={state}&error=access_denied&error_description=%3Cscript%3E"));
+    assert_eq!(answer.status, 403);
+    assert!(
+        answer.text().contains("denied access") && !answer.text().contains("script>"),
+        "{}",
+        answer.text()
+    );
+    assert!(browser.jar.is_empty());
+}
+
+#[test]
+fn wrong_options_are_reported() {
+    let service = Backend::echo("a");
+    let base = "issuer: 'https://a.test', clientId: c";
+    for (options, expected) in [
+        ("clientId: c".to_owned(), "issuer: required"),
+        ("issuer: 'https://a.test'".to_owned(), "clientId: required"),
+        ("issuer: '/x', clientId: c".to_owned(), "issuer: invalid URL `/x`"),
+        (format!("{base}, preset: okta"), "preset: "),
+        (format!("{base}, pkce: false"), "pkce: cannot be switched off"),
+        (format!("{base}, redirectUrl: '//evil'"), "redirectUrl: invalid URL `//evil`"),
+        (
+            format!("{base}, redirectUrl: 'https://b.test/c', session: {{domain: a.test}}"),
+            "is not within session.domain",
+        ),
+        (format!("{base}, session: {{domain: .a.test}}"), "session.domain: `.a.test`"),
+        (format!("{base}, session: {{secrets: [short]}}"), "a secret has 5 bytes"),
+        (format!("{base}, session: {{sameSite: never}}"), "session.sameSite: "),
+        (format!("{base}, session: {{sameSite: none, secure: false}}"), "`none` requires `secure`"),
+        (format!("{base}, stateCookie: {{sameSite: strict}}"), "stateCookie.sameSite: browsers do not send"),
+        (format!("{base}, session: {{name: 'a b'}}"), "session.name: invalid cookie name `a b`"),
+        (format!("{base}, session: {{expiry: 0s}}"), "session.expiry: "),
+        (format!("{base}, claims: 'Nothing(`a`)'"), "claims: "),
+        (format!("{base}, forwardHeaders: {{'a b': c}}"), "forwardHeaders: invalid header name `a b`"),
+        (
+            format!("{base}, providers: [{{name: a, issuer: 'https://b.test', clientId: c}}]"),
+            "providers: not possible with",
+        ),
+        (
+            "providers: [{name: 'a/b', issuer: 'https://b.test', clientId: c}]".to_owned(),
+            "providers[0].name: `a/b`",
+        ),
+        ("providers: [{name: a, issuer: 'https://b.test'}]".to_owned(), "providers `a`: clientId: required"),
+        (
+            format!("{base}, clientSecret: a, clientSecretFile: b"),
+            "only one of clientSecret, clientSecretFile",
+        ),
+        (format!("{base}, csrf: {{headerName: 'a b'}}"), "csrf.headerName"),
+        (format!("{base}, clientConfig: {{timeoutSeconds: 0}}"), "clientConfig.timeoutSeconds: 0"),
+        (
+            format!("{base}, session: {{store: {{redis: {{endpoints: []}}}}}}"),
+            "session.store.redis.endpoints",
+        ),
+        (format!("{base}, leeway: 1h"), "leeway: "),
+    ] {
+        let gateway = Gateway::serve(&routes(&options, &service.url()));
+        let problems = gateway.problems();
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{options}: {problems:?}");
+        assert_eq!(Browser::new(gateway.web()).open("/").status, 503, "{options}");
+    }
+}
