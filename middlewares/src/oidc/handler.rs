@@ -72,8 +72,12 @@ impl Middleware for Handler {
             return Prediction::responds(refusal.response(None)).note(refusal.description());
         }
         let names: Vec<&str> = self.0.providers.iter().map(|provider| &*provider.name).collect();
-        Prediction::responds(reply::empty(StatusCode::FOUND, Reason::SignIn))
-            .note(format!("starts a sign-in with {}", names.join(" or ")))
+        let predicted = Prediction::responds(reply::empty(StatusCode::FOUND, Reason::SignIn))
+            .note(format!("starts a sign-in with {}", names.join(" or ")));
+        match self.0.has_own_secret {
+            true => predicted.note("session.secrets is not set: other replicas do not accept the session"),
+            false => predicted,
+        }
     }
 }
 
@@ -201,5 +205,121 @@ impl Handler {
             }
             _ => Err(Refusal::Csrf),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use tidegate_core::building::ClientTls;
+    use tidegate_core::{Body, BuildContext, HttpClient, UpstreamError, Verdict};
+
+    use super::*;
+    use crate::oidc::Oidc;
+    use crate::oidc::session::Session;
+    use crate::testing::{Service, World, block_on, get, request, run};
+
+    struct NoClient;
+
+    impl HttpClient for NoClient {
+        fn send(
+            &self,
+            _: Request,
+            _: &ClientTls,
+            _: Duration,
+        ) -> BoxFuture<'_, Result<Response, UpstreamError>> {
+            Box::pin(std::future::ready(Err(UpstreamError::NoServer)))
+        }
+    }
+
+    /// A party of a provider without discovery, which needs no task.
+    fn party(options: Oidc) -> Party {
+        let world = World { client: Some(Arc::new(NoClient)), ..World::default() };
+        let options = Oidc {
+            preset: super::super::Preset::GitHub.into(),
+            client_id: "c".into(),
+            forward_headers: [("X-User".to_owned(), "login".to_owned())].into(),
+            ..options
+        };
+        options.party(&BuildContext::new("m@file", &world)).unwrap()
+    }
+
+    /// Cookies of a session with some claims.
+    fn cookies(party: &Party) -> String {
+        let claims =
+            serde_json::json!({"login": "ann", "groups": ["ops", "dev"], "iss": "https://login.test/"});
+        let session = Session {
+            id: "0123456789abcdef012345".into(),
+            provider: party.providers[0].key.clone(),
+            subject: "7".into(),
+            provider_session: None,
+            login: party.now(),
+            extended: party.now(),
+            claims: claims.as_object().unwrap().clone(),
+            access_expiry: None,
+            refresh_token: None,
+            generation: 0,
+            id_token: Some("x".repeat(1_000)),
+        };
+        let fields = block_on(party.keep(&session, &http::HeaderMap::new())).unwrap();
+        let pairs = fields.iter().map(|field| field.to_str().unwrap().split(';').next().unwrap());
+        pairs.collect::<Vec<_>>().join("; ")
+    }
+
+    fn with_cookies(cookies: &str) -> Request {
+        request(http::Request::get("https://app.test/").header("cookie", cookies))
+    }
+
+    #[test]
+    fn predictions_say_what_happens_and_do_nothing() {
+        let party = party(Oidc { logout_url: "/logout".into(), ..Oidc::default() });
+        let cookies = cookies(&party);
+        let handler = Handler(Arc::new(party));
+        let notes = |request| {
+            let prediction = handler.predict(request);
+            let status = match prediction.verdict {
+                Verdict::Responds(response) => response.status().as_u16(),
+                _ => 200,
+            };
+            (status, prediction.notes)
+        };
+        assert_eq!(notes(with_cookies(&cookies)), (200, vec!["the session is valid".to_owned()]));
+        assert_eq!(notes(get("https://app.test/")), (401, vec!["a session is required".to_owned()]));
+        let page = request(http::Request::get("https://app.test/").header("accept", "text/html"));
+        let (status, own) = notes(page);
+        assert_eq!((status, &*own[0]), (302, "starts a sign-in with default"));
+        assert!(own[1].contains("other replicas"));
+        assert_eq!(notes(get("https://app.test/logout")).1, ["ends the session"]);
+        assert!(handler.0.local(&with_cookies(&cookies).head.headers).is_some(), "it goes on");
+    }
+
+    /// The cost of the check for a request with a session, printed in microseconds.
+    #[test]
+    #[ignore = "measures time"]
+    fn a_session_costs_little() {
+        const REQUESTS: u32 = 20_000;
+        let party = party(Oidc::default());
+        let cookies = cookies(&party);
+        let middleware: Arc<dyn Middleware> = Arc::new(Handler(Arc::new(party)));
+        let service = Service(|_| Response::new(Body::empty()));
+        let measured = |middleware: Option<&Arc<dyn Middleware>>| {
+            let requests: Vec<Request> = (0..REQUESTS).map(|_| with_cookies(&cookies)).collect();
+            let begun = Instant::now();
+            block_on(async {
+                for request in requests {
+                    let response = match middleware {
+                        Some(middleware) => run(middleware, request, &service).await,
+                        None => tidegate_core::Handler::call(&service, request).await,
+                    };
+                    assert_eq!(response.status(), 200);
+                }
+            });
+            begun.elapsed() / REQUESTS
+        };
+        let (with, without) = (measured(Some(&middleware)), measured(None));
+        let cost = with.saturating_sub(without);
+        println!("{cost:?} for a session of {} bytes in cookies", cookies.len());
+        assert!(cost < Duration::from_micros(200), "{cost:?}");
     }
 }

@@ -59,6 +59,19 @@ struct Cookies {
 
 impl Build for Oidc {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        Ok(Arc::new(Handler(Arc::new(self.party(context)?))))
+    }
+
+    fn access(&self, _: &BuildContext<'_>) -> Option<Access> {
+        let names: Vec<HeaderName> =
+            self.forward_headers.keys().filter_map(|name| name.parse().ok()).collect();
+        let vouched = move |header: &HeaderName| names.iter().any(|name| auth::is_same(name, header));
+        Some(Access::by_head().vouching(vouched))
+    }
+}
+
+impl Oidc {
+    fn party(&self, context: &BuildContext<'_>) -> Result<Party, BuildError> {
         let texts = BuildErrors::both(self.expression(), self.header_names());
         let limits = BuildErrors::both(self.lifetimes(), self.client(context));
         let places = BuildErrors::both(self.places(), self.check_names());
@@ -73,7 +86,7 @@ impl Build for Oidc {
         )?;
         let scope = self.scope(&providers, if is_own { context.name } else { "" });
         let cookies = self.cookies(&scope)?;
-        Ok(Arc::new(Handler(Arc::new(Party {
+        Ok(Party {
             name: context.name.into(),
             clock: context.clock(),
             ring: Arc::new(ring),
@@ -85,6 +98,7 @@ impl Build for Oidc {
             headers,
             session_cookie: cookies.session,
             state_cookie: cookies.state,
+            has_own_secret: is_own,
             domain: self.session.domain.to_ascii_lowercase(),
             is_secure: self.session.secure || self.state_cookie.secure,
             csrf: cookies.csrf,
@@ -94,18 +108,9 @@ impl Build for Oidc {
             store: self.store(context)?,
             kept,
             cache: party::cache(),
-        }))))
+        })
     }
 
-    fn access(&self, _: &BuildContext<'_>) -> Option<Access> {
-        let names: Vec<HeaderName> =
-            self.forward_headers.keys().filter_map(|name| name.parse().ok()).collect();
-        let vouched = move |header: &HeaderName| names.iter().any(|name| auth::is_same(name, header));
-        Some(Access::by_head().vouching(vouched))
-    }
-}
-
-impl Oidc {
     fn expression(&self) -> Result<Option<Expression>, BuildError> {
         let claims = Some(&self.claims).filter(|text| !text.is_empty());
         let claims = claims.map(|text| Expression::parse(text)).transpose();
@@ -258,7 +263,7 @@ impl Oidc {
             if !self.session.secrets_file.is_empty() {
                 return Err(BuildError::new("session.secretsFile: the file has no secret"));
             }
-            tracing::info!(
+            tracing::warn!(
                 middleware = context.name,
                 "oidc: session.secrets is not set, using a generated key: sessions end with the process, and other replicas do not accept them"
             );

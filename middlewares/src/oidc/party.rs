@@ -43,6 +43,8 @@ pub(super) struct Party {
     pub(super) headers: Vec<(HeaderName, String)>,
     pub(super) session_cookie: CookieStyle,
     pub(super) state_cookie: CookieStyle,
+    /// Whether the secret is this gateway's own, so that replicas do not share sessions.
+    pub(super) has_own_secret: bool,
     /// Domain of the session's cookie; empty for one host.
     pub(super) domain: String,
     /// Whether cookies need TLS.
@@ -142,8 +144,8 @@ pub(super) struct ByLength;
 
 impl Weighter<Box<str>, Arc<Live>> for ByLength {
     fn weight(&self, key: &Box<str>, _: &Arc<Live>) -> u64 {
-        // The session is at most as long as its cookie.
-        2 * key.len() as u64 + 512
+        // With the names and values of the claims, which are separate allocations.
+        4 * key.len() as u64 + 1024
     }
 }
 

@@ -62,6 +62,11 @@ impl Chromium {
 
     /// Calls a method of the protocol.
     pub fn call(&mut self, method: &str, parameters: Value) -> Value {
+        self.try_call(method, parameters).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// Calls a method that may fail, such as one that meets a page on its way to another.
+    fn try_call(&mut self, method: &str, parameters: Value) -> Result<Value, Value> {
         self.last += 1;
         let mut message = json!({"id": self.last, "method": method, "params": parameters});
         if !self.session.is_empty() {
@@ -73,8 +78,10 @@ impl Chromium {
             let Ok(text) = message.to_text() else { continue };
             let Ok(mut message) = serde_json::from_str::<Value>(text) else { continue };
             if message["id"] == self.last {
-                assert!(message["error"].is_null(), "{method}: {message}");
-                return message["result"].take();
+                return match message["error"].is_null() {
+                    true => Ok(message["result"].take()),
+                    false => Err(message),
+                };
             }
             self.hear(&message);
         }
@@ -117,6 +124,23 @@ impl Chromium {
     /// Waits until an expression is true.
     pub fn until(&mut self, expression: &str) {
         eventually(expression, || self.evaluate(expression) == true);
+    }
+
+    /// Waits until an expression is true, while pages lead to other pages.
+    pub fn arrives(&mut self, expression: &str) {
+        let mut last = Value::Null;
+        let begun = std::time::Instant::now();
+        super::eventually(expression, || {
+            let parameters = json!({"expression": expression, "returnByValue": true});
+            let result = self.try_call("Runtime.evaluate", parameters);
+            let is_there = result.is_ok_and(|result| result["result"]["value"] == true);
+            if !is_there && begun.elapsed().as_secs() > 50 {
+                let page = json!({"expression": "location.href + ' ' + document.body?.innerText", "returnByValue": true});
+                last = self.try_call("Runtime.evaluate", page).unwrap_or_default()["result"]["value"].take();
+                assert!(begun.elapsed().as_secs() < 55, "{expression}: {last}");
+            }
+            is_there
+        });
     }
 
     /// Loads an address.

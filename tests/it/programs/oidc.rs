@@ -1,0 +1,340 @@
+//! The middleware `oidc` with the certified `oidc-provider`, real browsers and a real Redis.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::chromium::Chromium;
+use crate::support::oidc::{Browser, CLIENT, CLIENT_SECRET, HOST, SECRET, StandIn};
+use crate::support::outside::{Redis, Running, program};
+use crate::support::{Backend, Gateway, eventually, free_port, get};
+
+/// The provider, which forgets everything when it is restarted.
+struct Provider {
+    port: u16,
+    settings: Value,
+    folder: tempfile::TempDir,
+    running: Option<Running>,
+}
+
+impl Provider {
+    fn new() -> Self {
+        Self { port: free_port(), settings: json!({}), folder: tempfile::tempdir().unwrap(), running: None }
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it with these clients.
+    fn start(&mut self, clients: Value, lifetime: u64) {
+        self.settings = json!({"port": self.port, "clients": clients, "lifetime": lifetime});
+        self.run();
+    }
+
+    fn run(&mut self) {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/programs/openid-provider.mjs");
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/oidc-provider/node_modules");
+        assert!(tools.is_dir(), "there is no oidc-provider: scripts/tool.sh installs it");
+        std::fs::copy(own, self.folder.path().join("provider.mjs")).unwrap();
+        let modules = self.folder.path().join("node_modules");
+        if !modules.exists() {
+            std::os::unix::fs::symlink(tools, modules).unwrap();
+        }
+        let mut command = Command::new(program("node"));
+        command.arg("provider.mjs").env("SETTINGS", self.settings.to_string());
+        self.running = Some(Running::start(&mut command, self.folder.path()));
+        eventually("the provider listens", || std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+    }
+
+    fn kill(&mut self) {
+        self.running = None;
+    }
+
+    /// The number of grants of a type.
+    fn count(&self, grant: &str) -> u64 {
+        let text =
+            get(([127, 0, 0, 1], self.port).into(), &format!("127.0.0.1:{}", self.port), "/counts").text();
+        serde_json::from_str::<Value>(&text).unwrap()[grant].as_u64().unwrap_or(0)
+    }
+}
+
+/// A client of the provider, with the callbacks of these origins.
+fn client(id: &str, origins: &[String], more: &Value) -> Value {
+    let all = |path: &str| origins.iter().map(|origin| format!("{origin}{path}")).collect::<Vec<_>>();
+    let mut client = json!({
+        "client_id": id, "client_secret": "secret", "grant_types": ["authorization_code", "refresh_token"],
+        "redirect_uris": all("/oidc/callback"), "post_logout_redirect_uris": all("/bye"),
+    });
+    for (name, value) in more.as_object().unwrap() {
+        client[name] = value.clone();
+    }
+    client
+}
+
+fn middleware(provider: &Provider, client: &str, session: &str, more: &str) -> String {
+    format!(
+        "{{oidc: {{issuer: '{}', clientId: {client}, clientSecret: secret, scopes: [openid, profile], forwardHeaders: {{X-User: sub, X-Groups: groups}}, session: {{secrets: ['{SECRET}']{session}}}{more}}}}}",
+        provider.url()
+    )
+}
+
+fn routes(routers: &str, middlewares: &[(&str, String)], url: &str) -> String {
+    let middlewares: String =
+        middlewares.iter().map(|(name, options)| format!("    {name}: {options}\n")).collect();
+    format!(
+        "http:\n  routers:\n{routers}  middlewares:\n{middlewares}  services:\n    a: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}\n"
+    )
+}
+
+/// Enters a name at the provider.
+fn enter(browser: &mut Chromium, name: &str) {
+    browser.arrives("document.querySelector('input[name=login]') !== null");
+    browser.evaluate(&format!(
+        "document.querySelector('input[name=login]').value = '{name}'; document.querySelector('input[name=password]').value = 'x'; document.querySelector('form').submit()"
+    ));
+}
+
+fn shows(text: &str) -> String {
+    format!("document.body?.innerText.includes({text:?})")
+}
+
+#[test]
+#[ignore = "needs oidc-provider and Chromium"]
+fn a_browser_signs_in_and_out_on_two_routers_and_two_replicas() {
+    let mut provider = Provider::new();
+    let service = Backend::echo("a");
+    let text = routes(
+        "    wiki: {rule: 'Host(`wiki.home.localhost`)', service: a, middlewares: [m]}\n    photos: {rule: 'Host(`photos.home.localhost`)', service: a, middlewares: [m]}\n",
+        &[(
+            "m",
+            middleware(
+                &provider,
+                "one",
+                ", domain: home.localhost",
+                ", logoutUrl: /logout, postLogoutRedirectUrl: /bye",
+            ),
+        )],
+        &service.url(),
+    );
+    let (one, two) = (Gateway::serve(&text), Gateway::serve(&text));
+    let origin =
+        |gateway: &Gateway, host: &str| format!("http://{host}.home.localhost:{}", gateway.web().port());
+    let origins: Vec<String> = [&one, &two]
+        .into_iter()
+        .flat_map(|gateway| [origin(gateway, "wiki"), origin(gateway, "photos")])
+        .collect();
+    provider.start(json!([client("one", &origins, &json!({}))]), 300);
+    let mut browser = Chromium::start();
+    let wiki = origin(&one, "wiki");
+    // The gateway has met no provider when it started.
+    eventually("the provider is found", || {
+        let page = "Accept: text/html\r\n";
+        crate::support::get_with(one.web(), "wiki.home.localhost", "/", page).status == 302
+    });
+    browser.open(&format!("{wiki}/page?a=b"));
+    enter(&mut browser, "ann");
+    browser.arrives(&format!("location.href === '{wiki}/page?a=b' && {}", shows("X-User: ann")));
+    assert!(browser.evaluate("document.body.innerText").as_str().unwrap().contains("X-Groups: ops"));
+    assert_eq!(browser.evaluate("document.cookie"), "", "scripts do not see the session");
+    // The other router, and the other replica, which has not seen this browser.
+    for url in [origin(&one, "photos"), origin(&two, "wiki"), origin(&two, "photos")] {
+        browser.open(&format!("{url}/other"));
+        browser.arrives(&format!("location.href === '{url}/other' && {}", shows("X-User: ann")));
+    }
+    assert_eq!(provider.count("authorization_code"), 1, "one login for all");
+    // Scripts of the page get a status, not a login page.
+    let status = "fetch('/x', {headers: {'Accept': 'application/json'}}).then((answer) => answer.status)";
+    assert_eq!(browser.evaluate(status), 200);
+    browser.open(&format!("{wiki}/logout"));
+    browser.arrives("document.querySelector('button[name=logout], button[value=yes]') !== null");
+    browser.evaluate("document.querySelector('button[name=logout], button[value=yes]').click()");
+    // `/bye` requires a session, too.
+    browser.arrives("document.querySelector('input[name=login]') !== null");
+    for gateway in [&one, &two] {
+        browser.open(&format!("{}/", origin(gateway, "photos")));
+        browser.arrives("document.querySelector('input[name=login]') !== null");
+    }
+}
+
+#[test]
+#[ignore = "needs oidc-provider and Chromium"]
+fn a_log_out_at_one_client_ends_the_session_of_another_over_the_back_channel() {
+    let mut provider = Provider::new();
+    let service = Backend::echo("a");
+    let text = routes(
+        "    one: {rule: 'Host(`one.localhost`)', service: a, middlewares: [one]}\n    two: {rule: 'Host(`two.localhost`) || Path(`/two/logged-out`)', service: a, middlewares: [two]}\n",
+        &[
+            ("one", middleware(&provider, "one", "", ", logoutUrl: /logout")),
+            ("two", middleware(&provider, "two", "", ", backchannelLogoutUrl: /two/logged-out")),
+        ],
+        &service.url(),
+    );
+    let gateway = Gateway::serve(&text);
+    let port = gateway.web().port();
+    let [one, two] = ["one", "two"].map(|host| format!("http://{host}.localhost:{port}"));
+    let back = json!({
+        "backchannel_logout_uri": format!("http://127.0.0.1:{port}/two/logged-out"),
+        "backchannel_logout_session_required": true,
+    });
+    provider.start(
+        json!([
+            client("one", std::slice::from_ref(&one), &json!({})),
+            client("two", std::slice::from_ref(&two), &back)
+        ]),
+        300,
+    );
+    let mut browser = Chromium::start();
+    for host in ["one.localhost", "two.localhost"] {
+        eventually("the provider is found", || {
+            crate::support::get_with(gateway.web(), host, "/", "Accept: text/html\r\n").status == 302
+        });
+    }
+    browser.open(&format!("{one}/"));
+    enter(&mut browser, "ann");
+    browser.arrives(&format!("location.href === '{one}/' && {}", shows("X-User: ann")));
+    // At the other client, the provider knows the user already.
+    browser.open(&format!("{two}/"));
+    browser.arrives(&format!("location.href === '{two}/' && {}", shows("X-User: ann")));
+    let status = "fetch('/x').then((answer) => answer.status)";
+    assert_eq!(browser.evaluate(status), 200);
+    browser.open(&format!("{one}/logout"));
+    browser.arrives("document.querySelector('button[name=logout], button[value=yes]') !== null");
+    browser.evaluate("document.querySelector('button[name=logout], button[value=yes]').click()");
+    // The provider has told the other client.
+    eventually("the provider has logged out", || gateway.api("/api/requests").contains("/two/logged-out"));
+    browser.open(&format!("{two}/"));
+    browser.arrives("document.querySelector('input[name=login]') !== null");
+}
+
+#[test]
+#[ignore = "needs oidc-provider and Chromium"]
+fn sessions_are_refreshed_and_survive_an_outage_of_the_provider() {
+    let mut provider = Provider::new();
+    let service = Backend::echo("a");
+    let text = routes(
+        "    all: {rule: 'PathPrefix(`/`)', service: a, middlewares: [m]}\n",
+        &[("m", middleware(&provider, "one", "", ""))],
+        &service.url(),
+    );
+    let gateway = Gateway::serve(&text);
+    let own = format!("http://app.localhost:{}", gateway.web().port());
+    provider.start(json!([client("one", std::slice::from_ref(&own), &json!({}))]), 1);
+    let login = || crate::support::get_with(gateway.web(), HOST, "/", "Accept: text/html\r\n").status;
+    eventually("the provider is found", || login() == 302);
+    let mut browser = Chromium::start();
+    browser.open(&format!("{own}/"));
+    enter(&mut browser, "ann");
+    browser.arrives(&format!("location.href === '{own}/' && {}", shows("X-User: ann")));
+    // Access tokens live for a second.
+    eventually("the tokens are refreshed", || {
+        browser.open(&format!("{own}/again"));
+        browser.arrives(&format!("location.href === '{own}/again' && {}", shows("X-User: ann")));
+        provider.count("refresh_token") > 1
+    });
+    assert_eq!(provider.count("authorization_code"), 1);
+    provider.kill();
+    eventually("new logins are refused", || login() == 503);
+    browser.open(&format!("{own}/still"));
+    browser.arrives(&format!("location.href === '{own}/still' && {}", shows("X-User: ann")));
+    let mut other = Chromium::start();
+    other.open(&format!("{own}/"));
+    other.arrives(&shows("the provider is unavailable"));
+    provider.run();
+    eventually("new logins are possible", || login() == 302);
+    other.open(&format!("{own}/"));
+    enter(&mut other, "bob");
+    other.arrives(&format!("location.href === '{own}/' && {}", shows("X-User: bob")));
+}
+
+/// Routes with sessions in Redis.
+fn in_redis(provider: &StandIn, redis: &str, url: &str) -> String {
+    let options = format!(
+        "{{oidc: {{issuer: '{}', clientId: '{CLIENT}', clientSecret: '{CLIENT_SECRET}', logoutUrl: /logout, backchannelLogoutUrl: /logged-out, session: {{secrets: ['{SECRET}'], store: {{redis: {{endpoints: ['{redis}'], timeout: 20s}}}}}}}}}}",
+        provider.url()
+    );
+    routes("    all: {rule: 'PathPrefix(`/`)', service: a, middlewares: [m]}\n", &[("m", options)], url)
+}
+
+#[test]
+#[ignore = "needs redis-server"]
+fn sessions_in_redis_are_shared_by_replicas_and_end_on_all() {
+    let redis = Redis::start(&[]);
+    let (provider, service) = (StandIn::start(), Backend::echo("a"));
+    // They are too long for cookies.
+    provider.behaviour().claims = json!({"long": "x".repeat(30_000)});
+    let text = in_redis(&provider, &redis.address.to_string(), &service.url());
+    let (one, two) = (Gateway::serve(&text), Gateway::serve(&text));
+    assert_eq!(one.problems(), Vec::<String>::new());
+    let mut browser = Browser::new(one.web());
+    assert_eq!(browser.sign_in(&provider, "/").status, 200);
+    assert!(browser.jar.values().map(String::len).sum::<usize>() < 1_000);
+    let mut other = browser.moved(two.web(), HOST);
+    assert_eq!(other.open("/").status, 200);
+    // What is in Redis is encrypted, and expires.
+    let keys = redis.command(&["KEYS", "tidegate:oidc:session:*"]);
+    let key = keys.lines().last().unwrap().trim().to_owned();
+    assert!(!redis.command(&["GET", &key]).contains("ann@"), "{key}");
+    let left: i64 = redis.command(&["PTTL", &key]).trim().parse().unwrap();
+    assert!((80_000_000..=86_400_000).contains(&left), "{left}");
+    // Logging out at one replica ends the session on the other.
+    assert_eq!(browser.open("/logout").status, 302);
+    assert_eq!(other.clone().open("/").status, 302);
+    // So does the back channel.
+    let mut browser = Browser::new(one.web());
+    browser.sign_in(&provider, "/");
+    let mut other = browser.moved(two.web(), HOST);
+    assert_eq!(other.open("/").status, 200);
+    let body = format!("logout_token={}", provider.logout_token(&json!({"sid": "sid1"})));
+    let request = format!(
+        "POST /logged-out HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(crate::support::raw(two.web(), request).unwrap().status, 200);
+    assert_eq!(browser.open("/").status, 302);
+    assert_eq!(other.open("/").status, 302);
+}
+
+#[test]
+#[ignore = "needs redis-server"]
+fn replicas_refresh_a_session_in_redis_once() {
+    let redis = Redis::start(&[]);
+    let (provider, service) = (StandIn::start(), Backend::echo("a"));
+    provider.behaviour().expires_in = 1;
+    let text = in_redis(&provider, &redis.address.to_string(), &service.url());
+    let (one, two) = (Gateway::serve(&text), Gateway::serve(&text));
+    let mut browser = Browser::new(one.web());
+    let callback = provider.agree(&browser.begin("/"));
+    assert_eq!(browser.open(&callback).status, 302);
+    provider.behaviour().expires_in = 300;
+    let threads: Vec<_> = (0..16)
+        .map(|number| {
+            let gateway = if number % 2 == 0 { &one } else { &two };
+            let mut browser = browser.moved(gateway.web(), HOST);
+            std::thread::spawn(move || browser.open("/").status)
+        })
+        .collect();
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), 200);
+    }
+    assert_eq!(provider.behaviour().refreshes, 1);
+}
+
+#[test]
+#[ignore = "needs redis-server"]
+fn without_redis_no_session_counts_and_none_is_lost() {
+    let mut redis = Redis::start(&[]);
+    let (provider, service) = (StandIn::start(), Backend::echo("a"));
+    let text = in_redis(&provider, &redis.address.to_string(), &service.url()).replace("20s", "1s");
+    let gateway = Gateway::serve(&text);
+    let mut browser = Browser::new(gateway.web());
+    browser.sign_in(&provider, "/");
+    redis.kill();
+    eventually("requests are refused", || browser.clone().open("/").status == 503);
+    assert_eq!(crate::support::tokens::reason(&gateway), "authentication_unavailable");
+    redis.run();
+    // This Redis keeps nothing, so the user signs in again.
+    eventually("logins begin", || browser.clone().open("/").status == 302);
+    assert_eq!(browser.sign_in(&provider, "/").status, 200);
+}
