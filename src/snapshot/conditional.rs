@@ -33,6 +33,10 @@ impl Middleware for Conditional {
         next.run(request)
     }
 
+    fn owns(&self, request: &Request) -> bool {
+        self.middleware.owns(request) && self.condition.matches(request)
+    }
+
     fn predict(&self, mut request: Request) -> Prediction {
         if self.condition.matches(&request) {
             return self.middleware.predict(request);

@@ -461,3 +461,66 @@ fn wrong_options_are_reported() {
         assert_eq!(Browser::new(gateway.web()).open("/").status, 503, "{options}");
     }
 }
+
+#[test]
+fn the_example_works() {
+    let (provider, service) = (StandIn::start(), Backend::echo("a"));
+    let text = std::fs::read_to_string(crate::docs::root().join("examples/home-lab/routes.yml")).unwrap();
+    let text = text
+        .replace("https://id.home.example.com", &provider.url())
+        .replace("https://", "http://")
+        .replace("home.example.com", "home.localhost")
+        .replace("clientId: \"gateway\"", &format!("clientId: '{CLIENT}'"))
+        .replace("the secret of the client", CLIENT_SECRET)
+        .replace("http://192.168.1.10:3000", &service.url())
+        .replace("http://192.168.1.11:2283", &service.url());
+    let gateway = Gateway::with(&["--api=true"], &text);
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    provider.behaviour().claims = json!({"preferred_username": "ann"});
+    let address = gateway.web();
+    let mut wiki = Browser::at(address, "wiki.home.localhost");
+    eventually("the provider is known", || {
+        Browser::at(address, "wiki.home.localhost").open("/").status == 302
+    });
+    let location = wiki.begin("/page");
+    assert!(location.contains("scope=openid+profile+email+groups"), "{location}");
+    let mut login = wiki.moved(address, "login.home.localhost");
+    let answer = login.open(&provider.agree(&location));
+    assert_eq!(answer.header("location"), Some("http://wiki.home.localhost/page"));
+    for host in ["wiki.home.localhost", "photos.home.localhost"] {
+        assert_eq!(login.moved(address, host).open("/").status, 200, "{host}");
+        let seen = service.last();
+        assert_eq!(seen.header("remote-user"), Some("ann"));
+        assert_eq!(seen.header("remote-groups"), Some("ops,dev"));
+        assert_eq!(seen.header("remote-email"), Some("ann@example.com"));
+    }
+    assert_eq!(login.moved(address, "gateway.home.localhost").open("/api/version").status, 403);
+    // An administrator.
+    provider.behaviour().claims = json!({"preferred_username": "bob", "groups": ["admins"]});
+    let mut browser = Browser::at(address, "login.home.localhost");
+    browser.sign_in(&provider, "/");
+    assert_eq!(browser.moved(address, "gateway.home.localhost").open("/api/version").status, 200);
+    // A phone.
+    let claims = json!({"iss": provider.url(), "aud": "photos", "sub": "phone", "exp": crate::support::tokens::now() + 60});
+    let token = crate::support::tokens::signed_by(
+        &crate::support::tokens::OWN,
+        "RS256",
+        &json!({"alg": "RS256", "kid": "rsa"}),
+        &claims,
+    );
+    let bearer = format!("Authorization: Bearer {token}\r\nRemote-User: root\r\n");
+    eventually("the phone gets in", || {
+        get_with(address, "photos.home.localhost", "/", &bearer).status == 200
+    });
+    assert_eq!(service.last().header("remote-user"), None);
+    assert_eq!(get_with(address, "wiki.home.localhost", "/", &bearer).status, 401);
+}
+
+#[test]
+fn explain_says_what_would_happen() {
+    let guarded = Guarded::new(", forwardHeaders: {X-User: name}");
+    let request = format!("/api/explain?url=http://{HOST}/page&header=Accept:text/html");
+    let text = guarded.gateway.api(&request);
+    assert!(text.contains("starts a sign-in with default"), "{text}");
+    assert!(guarded.service.seen().is_empty());
+}
