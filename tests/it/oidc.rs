@@ -517,6 +517,50 @@ fn the_example_works() {
 }
 
 #[test]
+fn the_spelling_of_traefik_hub_is_read() {
+    let guarded = Guarded::with(|provider| {
+        format!(
+            "issuer: '{}', redirectUrl: /callback, clientID: '{CLIENT}', clientSecret: '{CLIENT_SECRET}', session: {{name: custom, sliding: false, refresh: false, expiry: 10, sameSite: none, httpOnly: false, secure: true}}, stateCookie: {{name: state, maxAge: 10, sameSite: none, httpOnly: true, secure: true}}, forwardHeaders: {{Group: groups, Expires-At: exp}}, claims: 'Contains(`groups`, `ops`)', csrf: {{}}",
+            provider.url()
+        )
+    });
+    let mut browser = guarded.browser();
+    let location = browser.begin("/");
+    assert!(browser.jar.keys().all(|name| name.starts_with("__Host-state-")), "{:?}", browser.jar.keys());
+    let answer = browser.open(&guarded.provider.agree(&location));
+    let cookie = answer.headers.iter().find(|(_, value)| value.starts_with("__Host-custom=")).unwrap();
+    assert!(cookie.1.ends_with("; Path=/; Secure; SameSite=None; Max-Age=10"), "{}", cookie.1);
+    assert_eq!(browser.open("/").status, 200);
+    let seen = guarded.service.last();
+    assert_eq!(seen.header("group"), Some("ops,dev"));
+    assert!(seen.header("expires-at").is_some());
+}
+
+#[test]
+fn groups_and_names_are_known_to_what_follows() {
+    let (provider, service) = (StandIn::start(), Backend::echo("a"));
+    let text = routes(&options(&provider, ", groupsClaim: realm.roles, usernameClaim: name"), &service.url())
+        .replace("middlewares: [m]", "middlewares: [m, ops]")
+        .replace(
+            "  services:",
+            "    ops: {headers: {customRequestHeaders: {X-Ops: 'yes'}}, when: 'Group(`ops`) && User(`Ann Example`)'}\n  services:",
+        );
+    let gateway = Gateway::serve(&text);
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    provider.behaviour().claims = json!({"realm": {"roles": ["ops"]}});
+    Browser::new(gateway.web()).sign_in(&provider, "/");
+    assert_eq!(service.last().header("x-ops"), Some("yes"));
+    provider.behaviour().claims = json!({"realm": {"roles": ["dev"]}});
+    Browser::new(gateway.web()).sign_in(&provider, "/");
+    assert_eq!(service.last().header("x-ops"), None);
+    // A name that is configured is required.
+    provider.behaviour().claims = json!({"name": null});
+    let mut browser = Browser::new(gateway.web());
+    let callback = provider.agree(&browser.begin("/"));
+    assert!(browser.open(&callback).text().contains("does not name you"));
+}
+
+#[test]
 fn explain_says_what_would_happen() {
     let guarded = Guarded::new(", forwardHeaders: {X-User: name}");
     let request = format!("/api/explain?url=http://{HOST}/page&header=Accept:text/html");

@@ -23,19 +23,31 @@ pub(super) struct CookieStyle {
     attributes: String,
 }
 
+/// What browsers do with a cookie (RFC 6265bis section 4.1.2).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attributes<'a> {
+    pub(super) path: &'a str,
+    /// Empty for one host.
+    pub(super) domain: &'a str,
+    pub(super) secure: bool,
+    pub(super) http_only: bool,
+    pub(super) same_site: SameSite,
+}
+
 /// A value that does not fit in the allowed number of cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooLong;
 
 impl CookieStyle {
     /// Creates a style. Browsers enforce what the prefixes `__Host-` and `__Secure-` say (RFC 6265bis section 4.1.3).
-    pub(super) fn new(name: &str, secure: bool, http_only: bool, same_site: SameSite, domain: &str) -> Self {
-        let prefix = match (secure, domain.is_empty()) {
+    pub(super) fn new(name: &str, attributes: &Attributes<'_>) -> Self {
+        let Attributes { path, domain, secure, http_only, same_site } = *attributes;
+        let prefix = match (secure, domain.is_empty() && path == "/") {
             (true, true) => "__Host-",
             (true, false) => "__Secure-",
             (false, _) => "",
         };
-        let mut attributes = String::from("; Path=/");
+        let mut attributes = format!("; Path={path}");
         if !domain.is_empty() {
             let _ = write!(attributes, "; Domain={domain}");
         }
@@ -160,8 +172,11 @@ pub(super) fn remove(request: &mut HeaderMap, is_own: impl Fn(&str) -> bool) {
 mod tests {
     use super::*;
 
+    const HOST: Attributes<'_> =
+        Attributes { path: "/", domain: "", secure: true, http_only: true, same_site: SameSite::Lax };
+
     fn style() -> CookieStyle {
-        CookieStyle::new("s", true, true, SameSite::Lax, "")
+        CookieStyle::new("s", &HOST)
     }
 
     /// The request of a browser that has received these fields.
@@ -176,10 +191,15 @@ mod tests {
     fn attributes_follow_the_options() {
         let field = |style: CookieStyle| style.field("", "v", 60).unwrap().to_str().unwrap().to_owned();
         assert_eq!(field(style()), "__Host-s=v; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=60");
-        let shared = CookieStyle::new("s", true, false, SameSite::None, "a.test");
+        let shared = CookieStyle::new(
+            "s",
+            &Attributes { domain: "a.test", http_only: false, same_site: SameSite::None, ..HOST },
+        );
         assert_eq!(field(shared), "__Secure-s=v; Path=/; Domain=a.test; Secure; SameSite=None; Max-Age=60");
-        let plain = CookieStyle::new("s", false, true, SameSite::Strict, "");
+        let plain = CookieStyle::new("s", &Attributes { secure: false, same_site: SameSite::Strict, ..HOST });
         assert_eq!(field(plain), "s=v; Path=/; HttpOnly; SameSite=Strict; Max-Age=60");
+        let part = CookieStyle::new("s", &Attributes { path: "/a", ..HOST });
+        assert_eq!(field(part), "__Secure-s=v; Path=/a; Secure; HttpOnly; SameSite=Lax; Max-Age=60");
     }
 
     #[test]

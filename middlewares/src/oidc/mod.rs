@@ -31,7 +31,7 @@ use crate::jwt::remote::Remote;
 use crate::jwt::{ClientConfig, known, parse_url};
 use crate::rate_limit::Redis;
 use crate::{auth, forward_auth};
-use cookies::CookieStyle;
+use cookies::{Attributes, CookieStyle};
 use handler::Handler;
 pub use options::{Csrf, Oidc, Preset, Provider, SameSite, Session, SessionRedis, StateCookie, Store};
 use party::{Kept, Party, Places};
@@ -337,54 +337,66 @@ impl Oidc {
                 own => Err(BuildError::new(format!("{option}: invalid cookie name `{own}`"))),
             }
         };
-        let same_site = |option: &str, word: &Word<SameSite>| {
-            let known = word.meaning().map_err(|error| BuildError::new(format!("{option}: {error}")))?;
-            Ok(known.unwrap_or(SameSite::Lax))
-        };
         let (session, state) = (&self.session, &self.state_cookie);
         let session_name = name("session.name", &session.name, format!("{}-{scope}", cookies::PREFIX))?;
         let state_name = name("stateCookie.name", &state.name, format!("{}-state-{scope}", cookies::PREFIX))?;
         if session_name == state_name {
             return Err(BuildError::new("stateCookie.name: the same as session.name"));
         }
-        let of_state = same_site("stateCookie.sameSite", &state.same_site)?;
-        if of_state == SameSite::Strict {
-            return Err(BuildError::new(
-                "stateCookie.sameSite: browsers do not send a `strict` cookie when the provider sends the user back: expected `lax` or `none`",
-            ));
-        }
-        let of_session = same_site("session.sameSite", &session.same_site)?;
-        for (option, site, secure) in
-            [("session", of_session, session.secure), ("stateCookie", of_state, state.secure)]
-        {
-            if site == SameSite::None && !secure {
-                return Err(BuildError::new(format!("{option}.sameSite: `none` requires `secure`")));
-            }
-        }
+        let (of_session, of_state) = self.attributes()?;
         let csrf = self.csrf.as_ref().map(|csrf| {
             let header = csrf.header_name.parse().map_err(|_| {
                 BuildError::new(format!("csrf.headerName: invalid header name `{}`", csrf.header_name))
             })?;
             let name = format!("{}-csrf-{scope}", cookies::PREFIX);
-            Ok((CookieStyle::new(&name, csrf.secure, false, of_session, &session.domain), header))
+            let attributes = Attributes { secure: csrf.secure, http_only: false, ..of_session };
+            Ok((CookieStyle::new(&name, &attributes), header))
         });
         Ok(Cookies {
-            session: CookieStyle::new(
-                &session_name,
-                session.secure,
-                session.http_only,
-                of_session,
-                &session.domain,
-            ),
-            state: CookieStyle::new(
-                &state_name,
-                state.secure,
-                state.http_only,
-                of_state,
-                self.state_domain(),
-            ),
+            session: CookieStyle::new(&session_name, &of_session),
+            state: CookieStyle::new(&state_name, &of_state),
             csrf: csrf.transpose()?,
         })
+    }
+
+    /// Returns the attributes of the session's cookie and of the state's.
+    fn attributes(&self) -> Result<(Attributes<'_>, Attributes<'_>), BuildError> {
+        let (session, state) = (&self.session, &self.state_cookie);
+        let same_site = |option: &str, word: &Word<SameSite>| {
+            let known = word.meaning().map_err(|error| BuildError::new(format!("{option}: {error}")))?;
+            Ok(known.unwrap_or(SameSite::Lax))
+        };
+        let path = |option: &str, path: &str| match target::is_safe_path(path) && !path.contains([';', '?']) {
+            true => Ok(()),
+            false => Err(BuildError::new(format!("{option}: invalid path `{path}`"))),
+        };
+        path("session.path", &session.path)?;
+        path("stateCookie.path", &state.path)?;
+        let of_state = Attributes {
+            path: &state.path,
+            domain: self.state_domain(),
+            secure: state.secure,
+            http_only: state.http_only,
+            same_site: same_site("stateCookie.sameSite", &state.same_site)?,
+        };
+        if of_state.same_site == SameSite::Strict {
+            return Err(BuildError::new(
+                "stateCookie.sameSite: browsers do not send a `strict` cookie when the provider sends the user back: expected `lax` or `none`",
+            ));
+        }
+        let of_session = Attributes {
+            path: &session.path,
+            domain: &session.domain,
+            secure: session.secure,
+            http_only: session.http_only,
+            same_site: same_site("session.sameSite", &session.same_site)?,
+        };
+        for (option, cookie) in [("session", &of_session), ("stateCookie", &of_state)] {
+            if cookie.same_site == SameSite::None && !cookie.secure {
+                return Err(BuildError::new(format!("{option}.sameSite: `none` requires `secure`")));
+            }
+        }
+        Ok((of_session, of_state))
     }
 
     fn store(&self, context: &BuildContext<'_>) -> Result<Option<party::Store>, BuildError> {

@@ -281,6 +281,8 @@ pub struct StateCookie {
     pub http_only: bool,
     /// Whether it is sent over TLS only.
     pub secure: bool,
+    /// Path below which it is sent.
+    pub path: String,
     /// Domain; that of the session by default.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub domain: String,
@@ -294,6 +296,7 @@ impl Default for StateCookie {
             same_site: SameSite::Lax.into(),
             http_only: true,
             secure: true,
+            path: "/".into(),
             domain: String::new(),
         }
     }
@@ -320,6 +323,8 @@ pub struct Session {
     pub http_only: bool,
     /// Whether it is sent over TLS only.
     pub secure: bool,
+    /// Path below which it is sent.
+    pub path: String,
     /// Parent domain whose hosts share the session.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub domain: String,
@@ -345,6 +350,7 @@ impl Default for Session {
             same_site: SameSite::Lax.into(),
             http_only: true,
             secure: true,
+            path: "/".into(),
             domain: String::new(),
             secrets: Vec::new(),
             secrets_file: String::new(),

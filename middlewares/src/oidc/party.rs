@@ -19,11 +19,10 @@ use super::session::{self, Lifetime, Live, Session, Unusable};
 use super::target::Place;
 use crate::jwt::claims::Expression;
 
-/// Maximum size of the cache of sessions, in bytes of their cookies.
+/// Maximum size of the cache of sessions, and of that of refreshed ones, in bytes.
 const MAX_CACHED: u64 = 16 * 1024 * 1024;
-/// Maximum number of used states, of ended sessions, and of refreshes that are remembered.
+/// Maximum number of used states and of ended sessions that are remembered.
 const MAX_REMEMBERED: usize = 65_536;
-const MAX_REFRESHES: usize = 16_384;
 /// Key prefix in shared stores.
 const STORE_PREFIX: &str = "tidegate:oidc:";
 /// The value of a session that has ended.
@@ -86,7 +85,7 @@ pub(super) struct Kept {
     ended: Cache<String, u64>,
     has_ended: AtomicBool,
     /// Results of refreshes by session and generation.
-    pub(super) refreshed: Cache<String, Arc<Refreshed>>,
+    pub(super) refreshed: Cache<String, Arc<Refreshed>, BySession>,
     /// Until when no provider is asked to refresh tokens, in milliseconds since 1970.
     pub(super) unavailable_until: AtomicU64,
 }
@@ -108,7 +107,7 @@ impl Kept {
             used: Cache::new(MAX_REMEMBERED),
             ended: Cache::new(MAX_REMEMBERED),
             has_ended: AtomicBool::new(false),
-            refreshed: Cache::new(MAX_REFRESHES),
+            refreshed: Cache::with_weighter(1024, MAX_CACHED, BySession),
             unavailable_until: AtomicU64::new(0),
         })
     }
@@ -149,6 +148,20 @@ impl Weighter<Box<str>, Arc<Live>> for ByLength {
     }
 }
 
+/// Weighs results of refreshes by the length of their sessions.
+#[derive(Clone)]
+pub(super) struct BySession;
+
+impl Weighter<String, Arc<Refreshed>> for BySession {
+    fn weight(&self, _: &String, refreshed: &Arc<Refreshed>) -> u64 {
+        let length = match &**refreshed {
+            Refreshed::New(session) => serde_json::to_vec(session).map_or(0, |json| json.len()),
+            _ => 0,
+        };
+        3 * length as u64 + 512
+    }
+}
+
 /// Returns an empty cache of sessions.
 pub(super) fn cache() -> Cache<Box<str>, Arc<Live>, ByLength> {
     Cache::with_weighter(1024, MAX_CACHED, ByLength)
@@ -169,14 +182,23 @@ struct Ticket {
 /// Why a session cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KeepError {
-    #[error("the session does not fit into cookies: use session.store.redis")]
+    #[error("the session is too long: cookies hold 21 KiB, and session.store.redis 1 MiB")]
     TooLong,
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
     #[error("invalid session")]
     Invalid,
+}
+
+impl From<StoreError> for KeepError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Invalid { .. } => Self::TooLong,
+            StoreError::Unavailable { .. } => Self::Store(error),
+        }
+    }
 }
 
 impl From<TooLong> for KeepError {

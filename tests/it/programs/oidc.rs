@@ -248,6 +248,49 @@ fn sessions_are_refreshed_and_survive_an_outage_of_the_provider() {
     other.arrives(&format!("location.href === '{own}/' && {}", shows("X-User: bob")));
 }
 
+#[test]
+#[ignore = "needs Chromium"]
+fn the_choice_of_a_provider_can_be_made_with_the_keyboard() {
+    let (one, two, service) = (StandIn::start(), StandIn::start(), Backend::echo("a"));
+    let provider = |name: &str, provider: &StandIn| {
+        format!("{{name: {name}, title: 'Provider {name}', issuer: '{}', clientId: c}}", provider.url())
+    };
+    let options = format!("{{oidc: {{providers: [{}, {}]}}}}", provider("one", &one), provider("two", &two));
+    let text = routes(
+        "    all: {rule: 'PathPrefix(`/`)', service: a, middlewares: [m]}\n",
+        &[("m", options)],
+        &service.url(),
+    );
+    let gateway = Gateway::serve(&text);
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let mut browser = Chromium::start();
+    browser.open(&format!("http://app.localhost:{}/page?a=b", gateway.web().port()));
+    browser.arrives("document.querySelectorAll('nav a').length === 2");
+    for (what, expression) in [
+        ("a language", "document.documentElement.lang === 'en'"),
+        ("a title", "document.title === 'Sign in'"),
+        ("one h1", "document.querySelectorAll('h1').length === 1"),
+        ("one main", "document.querySelectorAll('main').length === 1"),
+        ("a label", "document.querySelector('nav').getAttribute('aria-label') !== null"),
+        (
+            "names",
+            "[...document.querySelectorAll('a')].every((one) => one.innerText.startsWith('Provider '))",
+        ),
+        (
+            "large targets",
+            "[...document.querySelectorAll('a')].every((one) => one.getBoundingClientRect().height >= 44)",
+        ),
+        ("no script", "document.scripts.length === 0"),
+    ] {
+        assert_eq!(browser.evaluate(expression), true, "{what}");
+    }
+    browser.press("Tab", "");
+    browser.press("Tab", "");
+    assert_eq!(browser.evaluate("document.activeElement.innerText"), "Provider two");
+    browser.press("Enter", "\r");
+    browser.arrives(&format!("location.href.startsWith('{}/authorize?')", two.url()));
+}
+
 /// Routes with sessions in Redis.
 fn in_redis(provider: &StandIn, redis: &str, url: &str) -> String {
     let options = format!(
