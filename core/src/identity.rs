@@ -97,8 +97,6 @@ pub enum AuthMethod {
     Certificate,
     /// An API key (`apiKey`).
     ApiKey,
-    /// A login with a provider of identities (`oidc`).
-    Oidc,
 }
 
 impl AuthMethod {
@@ -116,7 +114,6 @@ impl AuthMethod {
             Self::Oidc => "oidc",
             Self::Certificate => "certificate",
             Self::ApiKey => "apiKey",
-            Self::Oidc => "oidc",
         }
     }
 }

@@ -56,7 +56,7 @@ impl Middleware for List {
     }
 
     fn owns(&self, request: &Request) -> bool {
-        self.0.iter().any(|member| member.owns(request))
+        self.0.iter().any(|(_, member)| member.owns(request))
     }
 
     fn revise(&self, request: &Request, response: &mut Response) -> Option<String> {

@@ -135,34 +135,73 @@ impl CookieStyle {
     }
 }
 
-/// Returns the pairs of all `Cookie` fields.
+/// Returns the pairs of all `Cookie` fields whose names and values are text.
 pub(super) fn pairs(request: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let texts = request.get_all(COOKIE).iter().filter_map(|field| std::str::from_utf8(field.as_bytes()).ok());
-    texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='))
+    let texts = |(name, value)| Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?));
+    request
+        .get_all(COOKIE)
+        .iter()
+        .flat_map(|field| split(field.as_bytes()))
+        .filter_map(named)
+        .filter_map(texts)
 }
 
+/// Returns the first value of a cookie.
 fn find<'a>(request: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    pairs(request).find(|(found, _)| *found == name).map(|(_, value)| value)
+    let mut all = request.get_all(COOKIE).iter().flat_map(|field| split(field.as_bytes())).filter_map(named);
+    let (_, value) = all.find(|(found, _)| *found == name.as_bytes())?;
+    std::str::from_utf8(value).ok()
+}
+
+/// Splits a field at semicolons. Sessions make long fields, so this is a fast search.
+fn split(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(field);
+    std::iter::from_fn(move || {
+        let current = rest?;
+        let (pair, after) = match memchr::memchr(b';', current).and_then(|at| current.split_at_checked(at)) {
+            Some((pair, after)) => (pair, after.get(1..)),
+            None => (current, None),
+        };
+        rest = after;
+        Some(pair)
+    })
+}
+
+/// Returns name and value of a pair.
+fn named(pair: &[u8]) -> Option<(&[u8], &[u8])> {
+    let pair = pair.trim_ascii();
+    let (name, value) = pair.split_at_checked(memchr::memchr(b'=', pair)?)?;
+    Some((name, value.get(1..)?))
 }
 
 /// Removes cookies for whose names `is_own` is true. Others keep their form.
 pub(super) fn remove(request: &mut HeaderMap, is_own: impl Fn(&str) -> bool) {
     let is_own_pair = |pair: &[u8]| {
-        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
-        std::str::from_utf8(name).is_ok_and(&is_own)
+        let name = memchr::memchr(b'=', pair).and_then(|at| pair.get(..at)).unwrap_or(pair);
+        std::str::from_utf8(name.trim_ascii()).is_ok_and(&is_own)
     };
-    let fields: Vec<HeaderValue> = request.get_all(COOKIE).iter().cloned().collect();
-    if !fields.iter().any(|field| field.as_bytes().split(|byte| *byte == b';').any(is_own_pair)) {
-        return;
-    }
-    request.remove(COOKIE);
-    for field in fields {
-        let kept: Vec<&[u8]> =
-            field.as_bytes().split(|byte| *byte == b';').filter(|pair| !is_own_pair(pair)).collect();
-        let kept = kept.join(&b';');
-        let kept = kept.trim_ascii();
+    let mut is_changed = false;
+    let mut kept_fields: Vec<HeaderValue> = Vec::new();
+    for field in request.get_all(COOKIE) {
+        let mut kept: Vec<u8> = Vec::new();
+        for pair in split(field.as_bytes()) {
+            if is_own_pair(pair) {
+                is_changed = true;
+                continue;
+            }
+            if !kept.is_empty() {
+                kept.push(b';');
+            }
+            kept.extend_from_slice(pair);
+        }
         // Parts of a valid field are valid.
-        if let (false, Ok(field)) = (kept.is_empty(), HeaderValue::from_bytes(kept)) {
+        if let (false, Ok(field)) = (kept.is_empty(), HeaderValue::from_bytes(kept.trim_ascii())) {
+            kept_fields.push(field);
+        }
+    }
+    if is_changed {
+        request.remove(COOKIE);
+        for field in kept_fields {
             request.append(COOKIE, field);
         }
     }

@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::{Method, StatusCode};
-use tidegate_core::{BoxFuture, Middleware, Next, Prediction, Reason, Request, Response, boxed, reply};
+use tidegate_core::{
+    BoxFuture, Identity, Middleware, Next, Prediction, Reason, Request, Response, boxed, reply,
+};
 
 use super::cookies;
 use super::login::add_cookies;
 use super::party::Party;
 use super::refresh::Outcome;
 use super::refusal::Refusal;
-use super::session::Live;
+use super::session::{Live, Session};
 use super::target::{Asked, is_navigation};
 use crate::auth;
+use crate::jwt::claims;
 
 /// Lets requests with a session pass, and answers those that belong to logins.
 pub(super) struct Handler(pub(super) Arc<Party>);
@@ -33,11 +36,13 @@ impl Middleware for Handler {
         if let Some(endpoint) = self.endpoint(&request) {
             return boxed(move || self.serve(endpoint, request));
         }
-        if self.0.store.is_none()
-            && let Some(live) = self.0.local(&request.head.headers)
-            && !self.is_due(&live)
-        {
-            return self.pass(request, &live, Vec::new(), next);
+        if self.0.store.is_none() {
+            let now = self.0.now();
+            if let Some(live) = self.0.local(&request.head.headers, now)
+                && !self.is_due(&live, now)
+            {
+                return self.pass(request, &live, Vec::new(), next);
+            }
         }
         boxed(move || self.check(request, next))
     }
@@ -60,7 +65,7 @@ impl Middleware for Handler {
         if self.0.store.is_some() && has_cookie {
             return Prediction::depends(request, "asks Redis for the session");
         }
-        if let Some(live) = self.0.local(&request.head.headers) {
+        if let Some(live) = self.0.local(&request.head.headers, self.0.now()) {
             return match self.admit(&mut request, &live) {
                 Ok(()) => Prediction::passes(request).note("the session is valid"),
                 Err(refusal) => Prediction::responds(refusal.response(None)).note(refusal.description()),
@@ -110,8 +115,7 @@ impl Handler {
     }
 
     /// Returns true if the session is to be refreshed or extended.
-    fn is_due(&self, live: &Live) -> bool {
-        let now = self.0.now();
+    fn is_due(&self, live: &Live, now: u64) -> bool {
         self.0.refreshes && live.session.is_stale(now) || live.session.is_extensible(&self.0.lifetime, now)
     }
 
@@ -188,8 +192,21 @@ impl Handler {
         for ((name, _), value) in self.0.headers.iter().zip(&live.headers) {
             auth::replace_exclusively(headers, name, value.clone());
         }
-        request.context.identify(live.identity.clone());
+        request.context.identify(self.identity(live));
         Ok(())
+    }
+
+    /// Returns who the client is: the consumer with this login, if there is one.
+    fn identity(&self, live: &Live) -> Arc<Identity> {
+        let directory = self.0.consumers.load();
+        if directory.is_empty() {
+            return live.identity.clone();
+        }
+        let text = |name: &str| session_claim(&live.session, name);
+        match directory.by_login(text("iss").unwrap_or_default(), text) {
+            Some(consumer) => Arc::new(Identity::clone(&live.identity).of_consumer(Some(consumer))),
+            None => live.identity.clone(),
+        }
     }
 
     /// Requests that change something must show that they come from a script of the site.
@@ -205,6 +222,14 @@ impl Handler {
             }
             _ => Err(Refusal::Csrf),
         }
+    }
+}
+
+/// Returns the text of a claim. The subject is also that of a provider without ID tokens.
+fn session_claim<'s>(session: &'s Session, name: &str) -> Option<&'s str> {
+    match name {
+        "sub" => Some(&session.subject),
+        name => claims::claim(&session.claims, name)?.as_str(),
     }
 }
 
@@ -291,7 +316,10 @@ mod tests {
         assert_eq!((status, &*own[0]), (302, "starts a sign-in with default"));
         assert!(own[1].contains("other replicas"));
         assert_eq!(notes(get("https://app.test/logout")).1, ["ends the session"]);
-        assert!(handler.0.local(&with_cookies(&cookies).head.headers).is_some(), "it goes on");
+        assert!(
+            handler.0.local(&with_cookies(&cookies).head.headers, handler.0.now()).is_some(),
+            "it goes on"
+        );
     }
 
     /// The cost of the check for a request with a session, printed in microseconds.

@@ -89,6 +89,7 @@ impl Oidc {
         Ok(Party {
             name: context.name.into(),
             clock: context.clock(),
+            consumers: context.consumers(),
             ring: Arc::new(ring),
             providers,
             places,

@@ -9,8 +9,8 @@ use http::header::{HeaderName, HeaderValue};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
-use tidegate_core::Clock;
 use tidegate_core::store::{SharedStore, StoreError};
+use tidegate_core::{Clock, ConsumersHandle};
 
 use super::cookies::{CookieStyle, TooLong};
 use super::provider::Provider;
@@ -32,6 +32,7 @@ const ENDED: &[u8] = b"ended";
 pub(super) struct Party {
     pub(super) name: Arc<str>,
     pub(super) clock: Clock,
+    pub(super) consumers: ConsumersHandle,
     pub(super) ring: Arc<KeyRing>,
     pub(super) providers: Vec<Provider>,
     pub(super) places: Places,
@@ -225,7 +226,7 @@ impl Party {
     }
 
     /// Returns the session in the request's cookies, for parties without a store.
-    pub(super) fn local(&self, request: &HeaderMap) -> Option<Arc<Live>> {
+    pub(super) fn local(&self, request: &HeaderMap, now: u64) -> Option<Arc<Live>> {
         let value = self.session_cookie.value(request)?;
         let live = match self.cache.get(&*value) {
             Some(live) => live,
@@ -237,16 +238,16 @@ impl Party {
                 live
             }
         };
-        self.is_valid(&live).then_some(live)
+        self.is_valid(&live, now).then_some(live)
     }
 
-    fn is_valid(&self, live: &Live) -> bool {
-        self.now() < live.session.end(&self.lifetime) && !self.kept.has_ended(live)
+    fn is_valid(&self, live: &Live, now: u64) -> bool {
+        now < live.session.end(&self.lifetime) && !self.kept.has_ended(live)
     }
 
     /// Returns the request's session, wherever it is.
     pub(super) async fn find(&self, request: &HeaderMap) -> Result<Option<Arc<Live>>, StoreError> {
-        let Some(store) = &self.store else { return Ok(self.local(request)) };
+        let Some(store) = &self.store else { return Ok(self.local(request, self.now())) };
         let ticket = self.session_cookie.value(request);
         let ticket = ticket.and_then(|value| self.ring.open(&self.purpose("ticket"), &value));
         let Some(ticket) = ticket.and_then(|plain| serde_json::from_slice::<Ticket>(&plain).ok()) else {
@@ -258,7 +259,7 @@ impl Party {
             return Ok(None);
         }
         let live = session.and_then(|session| self.live(session).ok()).map(Arc::new);
-        Ok(live.filter(|live| self.is_valid(live)))
+        Ok(live.filter(|live| self.is_valid(live, self.now())))
     }
 
     /// Returns a session in the store.
