@@ -64,6 +64,24 @@ fn only_browsers_that_show_pages_are_redirected() {
 }
 
 #[test]
+fn a_login_identifies_a_consumer() {
+    let (provider, service) = (StandIn::start(), Backend::echo("a"));
+    let with = |consumer: &str| {
+        let routes = routes(&options(&provider, ""), &service.url());
+        let routes = routes.replace("service: a,", "service: a, access: 'Group(`partners`)',");
+        assert!(routes.contains("access"), "{routes}");
+        format!("{routes}  consumers:\n    ann: {{groups: [partners], credentials: {{oidc: [{consumer}]}}}}\n")
+    };
+    let own = format!("{{issuer: '{}', subject: ann}}", provider.url());
+    for (consumer, status) in [(own.as_str(), 200), ("{issuer: 'https://other.test', subject: ann}", 403)] {
+        let gateway = Gateway::serve(&with(consumer));
+        let mut browser = Browser::new(gateway.web());
+        browser.sign_in(&provider, "/");
+        assert_eq!(browser.open("/").status, status, "{consumer}");
+    }
+}
+
+#[test]
 fn logins_can_be_disabled() {
     let guarded = Guarded::new(", disableLogin: true");
     assert_eq!(guarded.browser().open("/").status, 401);
