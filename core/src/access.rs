@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 
 /// Describes a middleware that decides who may pass and does nothing else. `anyOf` accepts only such
 /// middlewares. Where a request can bypass one (`anyOf`, `when`), the headers that only it may set are
@@ -13,9 +13,11 @@ pub struct Access {
     /// Whether it reads the request's body to decide.
     pub reads_body: bool,
     vouches: Vec<IsHeader>,
+    conceals: Vec<Conceal>,
 }
 
 type IsHeader = Arc<dyn Fn(&HeaderName) -> bool + Send + Sync>;
+type Conceal = Arc<dyn Fn(&mut HeaderMap) + Send + Sync>;
 
 impl Access {
     /// A decision based on the request's head.
@@ -37,14 +39,28 @@ impl Access {
         self
     }
 
+    /// Adds how the middleware removes credentials that services must not see, such as sessions. It does so itself, and
+    /// `conceal` is for requests that bypass it.
+    #[must_use]
+    pub fn concealing(mut self, conceal: impl Fn(&mut HeaderMap) + Send + Sync + 'static) -> Self {
+        self.conceals.push(Arc::new(conceal));
+        self
+    }
+
     /// Combines the decisions of several middlewares.
     pub fn of_all(all: impl IntoIterator<Item = Self>) -> Self {
         let join = |mut joined: Self, one: Self| {
             joined.reads_body |= one.reads_body;
             joined.vouches.extend(one.vouches);
+            joined.conceals.extend(one.conceals);
             joined
         };
         all.into_iter().fold(Self::default(), join)
+    }
+
+    /// Removes credentials from a request that bypasses the middleware.
+    pub fn conceal(&self, headers: &mut HeaderMap) {
+        self.conceals.iter().for_each(|conceal| conceal(headers));
     }
 
     /// Returns true for a header in which the middleware tells the service who the client is.

@@ -115,7 +115,7 @@ impl Middleware for Any {
     }
 }
 
-/// Removes the headers that only members other than the `current` one may set.
+/// Removes the headers that only members other than the `current` one may set, and credentials for those members.
 fn remove_claims(members: &[Member], current: usize, headers: &mut HeaderMap) {
     let vouches = |place: usize, name: &HeaderName| {
         members.get(place).is_some_and(|member| member.access.vouches_for(name))
@@ -125,6 +125,9 @@ fn remove_claims(members: &[Member], current: usize, headers: &mut HeaderMap) {
     let claims: Vec<HeaderName> = headers.keys().filter(is_claim).cloned().collect();
     for name in claims {
         headers.remove(name);
+    }
+    for (_, member) in members.iter().enumerate().filter(|(place, _)| *place != current) {
+        member.access.conceal(headers);
     }
 }
 

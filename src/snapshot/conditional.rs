@@ -52,10 +52,12 @@ impl Middleware for Conditional {
     }
 }
 
-/// Removes the headers that identify the client and that only a middleware with this `access` may set.
+/// Removes the headers that identify the client and that only a middleware with this `access` may set, and credentials
+/// for it.
 fn remove_claims(headers: &mut HeaderMap, access: &Access) {
     let claims: Vec<HeaderName> = headers.keys().filter(|name| access.vouches_for(name)).cloned().collect();
     for name in claims {
         headers.remove(name);
     }
+    access.conceal(headers);
 }

@@ -339,6 +339,13 @@ fn a_bearer_token_or_a_session_on_one_router() {
     assert_eq!(get_with(gateway.web(), HOST, "/", "Authorization: Bearer a.b.c\r\n").status, 401);
     let mut browser = Browser::new(gateway.web());
     assert_eq!(browser.sign_in(&provider, "/").status, 200);
+    // A session that has ended, or of other claims, is not the service's business either.
+    let mut both = browser.clone();
+    let name = both.session();
+    both.jar.insert(name, "ended".into());
+    both.jar.insert("theme".into(), "dark".into());
+    assert_eq!(both.send("GET", "/", &bearer).status, 200);
+    assert_eq!(service.last().headers("cookie"), ["theme=dark"]);
     // What the login answers itself is not refused by the other, and has its body.
     let body = format!("logout_token={}", provider.logout_token(&json!({"sid": "sid1"})));
     let request = format!(
@@ -576,6 +583,27 @@ fn groups_and_names_are_known_to_what_follows() {
     let mut browser = Browser::new(gateway.web());
     let callback = provider.agree(&browser.begin("/"));
     assert!(browser.open(&callback).text().contains("does not name you"));
+}
+
+#[test]
+fn a_part_of_a_site_can_be_public() {
+    let (provider, service) = (StandIn::start(), Backend::echo("a"));
+    let text =
+        routes(&options(&provider, ", forwardHeaders: {X-User: name}, session: {name: own}"), &service.url())
+            .replace(&format!("session: {{secrets: ['{SECRET}']}}, "), "")
+            .replace("    m: {", "    m: {when: '!PathPrefix(`/public`)', ");
+    let gateway = Gateway::serve(&text);
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let mut browser = Browser::new(gateway.web());
+    assert_eq!(browser.open("/public").status, 200);
+    assert_eq!(browser.sign_in(&provider, "/").status, 200);
+    assert_eq!(browser.session(), "__Host-own");
+    // Neither the session nor what the client says of itself gets there.
+    assert_eq!(browser.send("GET", "/public", "X_User: root\r\n").status, 200);
+    let seen = service.last();
+    assert_eq!((seen.header("cookie"), seen.header("x_user")), (None, None));
+    // The callback is not public.
+    assert_eq!(browser.open("/oidc/callback").status, 400);
 }
 
 #[test]

@@ -66,7 +66,18 @@ impl Build for Oidc {
         let names: Vec<HeaderName> =
             self.forward_headers.keys().filter_map(|name| name.parse().ok()).collect();
         let vouched = move |header: &HeaderName| names.iter().any(|name| auth::is_same(name, header));
-        Some(Access::by_head().vouching(vouched))
+        let names = [self.session.name.clone(), self.state_cookie.name.clone()];
+        let is_own = move |name: &str| {
+            let plain =
+                name.strip_prefix("__Host-").or_else(|| name.strip_prefix("__Secure-")).unwrap_or(name);
+            let is_named = |own: &String| {
+                let suffix = plain.strip_prefix(own.as_str());
+                !own.is_empty() && suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with('-'))
+            };
+            plain.starts_with(cookies::PREFIX) || names.iter().any(is_named)
+        };
+        let conceal = move |headers: &mut http::HeaderMap| cookies::remove(headers, &is_own);
+        Some(Access::by_head().vouching(vouched).concealing(conceal))
     }
 }
 
