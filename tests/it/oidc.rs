@@ -1,4 +1,4 @@
-//! The middleware `oidc`: logins, sessions, refreshes and log-outs at a stand-in for a provider.
+//! The middleware `oidc`: logins at a stand-in for a provider, and what services learn.
 
 use serde_json::json;
 
@@ -90,171 +90,6 @@ fn logins_can_be_disabled() {
     let mut browser = Browser::new(gateway.web());
     browser.sign_in(&guarded.provider, "/");
     assert_eq!(browser.moved(guarded.gateway.web(), HOST).open("/").status, 200);
-}
-
-#[test]
-fn replicas_share_sessions_by_their_secrets_which_can_change() {
-    let (provider, service) = (StandIn::start(), Backend::echo("a"));
-    let gateway = |secrets: &str| {
-        let options = options(&provider, "").replace(&format!("'{SECRET}'"), secrets);
-        Gateway::serve(&routes(&options, &service.url()))
-    };
-    let new = "fedcba9876543210fedcba9876543210";
-    let (one, two) = (gateway(&format!("'{SECRET}'")), gateway(&format!("'{SECRET}'")));
-    let mut browser = Browser::new(one.web());
-    browser.sign_in(&provider, "/");
-    assert_eq!(browser.moved(two.web(), HOST).open("/").status, 200);
-    // A login that begins at one replica is completed at another.
-    let mut started = Browser::new(one.web());
-    let callback = provider.agree(&started.begin("/"));
-    assert_eq!(started.moved(two.web(), HOST).open(&callback).status, 302);
-    // The first secret encrypts, all decrypt.
-    let (rotated, later) = (gateway(&format!("'{new}', '{SECRET}'")), gateway(&format!("'{new}'")));
-    assert_eq!(browser.moved(rotated.web(), HOST).open("/").status, 200);
-    assert_eq!(browser.moved(later.web(), HOST).open("/").status, 302);
-    let mut fresh = Browser::new(rotated.web());
-    fresh.sign_in(&provider, "/");
-    assert_eq!(fresh.moved(later.web(), HOST).open("/").status, 200);
-    assert_eq!(fresh.moved(one.web(), HOST).open("/").status, 302);
-}
-
-#[test]
-fn a_generated_key_outlives_changes_of_the_options() {
-    let without = |provider: &StandIn, more: &str| {
-        options(provider, more).replace(&format!("session: {{secrets: ['{SECRET}']}}"), "session: {}")
-    };
-    let guarded = Guarded::with(|provider| without(provider, ""));
-    let mut browser = guarded.signed_in();
-    let generation = guarded.gateway.generation();
-    let options = without(&guarded.provider, ", claims: 'Contains(`groups`, `ops`)'");
-    guarded.gateway.write("routes.yml", &routes(&options, &guarded.service.url()));
-    eventually("the options are applied", || guarded.gateway.generation() > generation);
-    assert_eq!(browser.open("/").status, 200);
-    // Another gateway has another key.
-    let other = Gateway::serve(&routes(&without(&guarded.provider, ""), &guarded.service.url()));
-    assert_eq!(browser.moved(other.web(), HOST).open("/").status, 302);
-}
-
-#[test]
-fn sessions_end() {
-    let guarded = Guarded::with(|provider| {
-        options(provider, "").replace("session: {", "session: {expiry: 1s, sliding: false, refresh: false, ")
-    });
-    let mut browser = guarded.signed_in();
-    eventually("the session ends", || browser.clone().open("/").status == 302);
-    assert_eq!(browser.open("/").status, 302);
-    // One that slides is extended by requests.
-    let guarded = Guarded::with(|provider| {
-        options(provider, "")
-            .replace("session: {", "session: {expiry: 4s, absoluteExpiry: 6s, refresh: false, ")
-    });
-    let mut browser = guarded.signed_in();
-    let (begun, first) = (std::time::Instant::now(), browser.jar.clone());
-    let mut old = browser.clone();
-    eventually("it is extended", || browser.open("/").status == 200 && browser.jar != first);
-    eventually("what was not extended ends", || old.clone().open("/").status == 302);
-    let mut last = begun.elapsed();
-    eventually("it ends for good", || {
-        let is_over = browser.clone().open("/").status == 302;
-        if !is_over {
-            browser.open("/");
-            last = begun.elapsed();
-        }
-        is_over
-    });
-    assert!(last.as_secs_f64() > 4.0, "it was extended beyond its expiry: {last:?}");
-    assert!(begun.elapsed().as_secs_f64() >= 5.0);
-    assert_eq!(old.open("/").status, 302);
-}
-
-#[test]
-fn tokens_are_refreshed_once_for_many_requests() {
-    let guarded = Guarded::new(", forwardHeaders: {X-Groups: groups}");
-    guarded.provider.behaviour().expires_in = 1;
-    let browser = guarded.signed_in();
-    let before = guarded.provider.behaviour().refreshes;
-    guarded.provider.behaviour().claims = json!({"groups": ["new"]});
-    guarded.provider.behaviour().expires_in = 300;
-    let threads: Vec<_> = (0..16)
-        .map(|_| {
-            let mut browser = browser.clone();
-            std::thread::spawn(move || (browser.open("/").status, browser))
-        })
-        .collect();
-    let mut jars = Vec::new();
-    for thread in threads {
-        let (status, browser) = thread.join().unwrap();
-        assert_eq!(status, 200);
-        jars.push(browser);
-    }
-    assert!(guarded.provider.behaviour().refreshes - before <= 1);
-    // The refreshed session has the new claims, and is not refreshed again.
-    let mut fresh = jars.pop().unwrap();
-    assert_eq!(fresh.open("/").status, 200);
-    assert_eq!(guarded.service.last().header("x-groups"), Some("new"));
-    // The old cookie, which a browser sends until it has the new one, still counts.
-    let mut old = browser;
-    assert_eq!(old.open("/").status, 200);
-    assert_eq!(guarded.provider.behaviour().refreshes, 2 - usize::from(before == 0));
-}
-
-#[test]
-fn a_refused_refresh_ends_the_session_and_an_outage_does_not() {
-    let guarded = Guarded::new("");
-    guarded.provider.behaviour().expires_in = 1;
-    let mut browser = guarded.signed_in();
-    guarded.provider.behaviour().is_down = true;
-    assert_eq!(browser.open("/").status, 200, "the session continues");
-    assert_eq!(browser.open("/").status, 200);
-    // A new login is not possible.
-    let mut other = guarded.browser();
-    eventually("logins are refused", || other.open("/").status == 503);
-    assert_eq!(reason(&guarded.gateway), "authentication_unavailable");
-    guarded.provider.behaviour().is_down = false;
-    eventually("logins are possible", || other.open("/").status == 302);
-    // The provider does not know the refresh token.
-    let guarded = Guarded::new("");
-    guarded.provider.behaviour().expires_in = 1;
-    let mut browser = guarded.signed_in();
-    let refused = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 25\r\n\r\n{\"error\":\"invalid_grant\"}";
-    guarded.provider.behaviour().answers.insert("/token".into(), refused.to_vec());
-    assert_eq!(browser.open("/").status, 302);
-    assert!(browser.jar.keys().all(|name| name.contains("-state-")));
-}
-
-#[test]
-fn logging_out_ends_the_session_here_and_at_the_provider() {
-    let guarded = Guarded::new(", logoutUrl: /logout, postLogoutRedirectUrl: /bye");
-    let mut browser = guarded.signed_in();
-    let mut copy = browser.clone();
-    let answer = browser.open("/logout");
-    assert_eq!(answer.status, 302);
-    let url = url::Url::parse(answer.header("location").unwrap()).unwrap();
-    assert_eq!(url.path(), "/end");
-    let query: std::collections::HashMap<_, _> = url.query_pairs().into_owned().collect();
-    assert_eq!((&*query["a"], &*query["client_id"]), ("b", CLIENT));
-    assert_eq!(query["post_logout_redirect_uri"], format!("http://{HOST}/bye"));
-    assert_eq!(query["id_token_hint"].split('.').count(), 3);
-    assert!(browser.jar.is_empty());
-    // A copy of the cookie is worth nothing.
-    assert_eq!(copy.open("/").status, 302);
-    // Without a session there is nothing to end at the provider.
-    let answer = browser.open("/logout");
-    assert_eq!(answer.header("location"), Some("http://app.localhost/bye"));
-}
-
-#[test]
-fn the_front_channel_ends_only_the_browsers_own_session() {
-    let guarded = Guarded::new(", frontchannelLogoutUrl: /front");
-    let mut browser = guarded.signed_in();
-    let issuer = guarded.provider.url();
-    // Anyone can send this.
-    guarded.browser().open(&format!("/front?iss={issuer}&sid=sid1"));
-    browser.open("/front?iss=https://evil.test&sid=sid1");
-    browser.open(&format!("/front?iss={issuer}&sid=sid2"));
-    assert_eq!(browser.open("/").status, 200);
-    assert_eq!(browser.open(&format!("/front?iss={issuer}&sid=sid1")).status, 200);
-    assert_eq!(browser.open("/").status, 302);
 }
 
 #[test]
@@ -604,6 +439,50 @@ fn a_part_of_a_site_can_be_public() {
     assert_eq!((seen.header("cookie"), seen.header("x_user")), (None, None));
     // The callback is not public.
     assert_eq!(browser.open("/oidc/callback").status, 400);
+}
+
+#[test]
+fn further_options_have_their_effect() {
+    let guarded = Guarded::new(
+        ", authParams: {prompt: login, ui: 'a b'}, discoveryParams: {v: '2'}, postLoginRedirectUrl: /welcome, backchannelLogoutUrl: /logged-out, backchannelLogoutSessionsRequired: true, stateCookie: {maxAge: 1s, path: /oidc}",
+    );
+    let mut browser = guarded.browser();
+    let location = browser.begin("/page");
+    assert!(location.contains("&prompt=login&ui=a+b"), "{location}");
+    assert!(guarded.provider.server.seen()[0].target().ends_with("/openid-configuration?v=2"));
+    let callback = guarded.provider.agree(&location);
+    let answer = browser.clone().open(&callback);
+    assert_eq!(answer.header("location"), Some("http://app.localhost/welcome"));
+    // A log-out that names no session.
+    let body = format!("logout_token={}", guarded.provider.logout_token(&json!({"sub": "ann"})));
+    let request = format!(
+        "POST /logged-out HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(raw(guarded.gateway.web(), request).unwrap().status, 400);
+    // A login takes a second at most.
+    let mut late = guarded.browser();
+    let callback = guarded.provider.agree(&late.begin("/"));
+    let begun = std::time::Instant::now();
+    eventually("a second is over", || begun.elapsed().as_millis() > 1_000);
+    assert!(late.open(&callback).text().contains("too old"));
+}
+
+#[test]
+fn a_trusted_proxy_says_that_the_client_uses_tls() {
+    let (provider, service) = (StandIn::start(), Backend::echo("a"));
+    let text = routes(&options(&provider, ""), &service.url());
+    let gateway = Gateway::with(&["--entryPoints.web.forwardedHeaders.insecure=true"], &text);
+    let page = format!("{PAGE}X-Forwarded-Proto: https\r\n");
+    let mut browser = Browser::at(gateway.web(), "app.test");
+    let answer = browser.send("GET", "/a", &page);
+    let location = answer.header("location").unwrap();
+    assert!(location.contains("redirect_uri=https%3A%2F%2Fapp.test%2Foidc%2Fcallback"), "{location}");
+    let answer = browser.send("GET", &provider.agree(location), &page);
+    assert_eq!(answer.header("location"), Some("https://app.test/a"));
+    // Nobody else does.
+    let gateway = Gateway::serve(&text);
+    assert_eq!(Browser::at(gateway.web(), "app.test").send("GET", "/a", &page).status, 400);
 }
 
 #[test]

@@ -303,7 +303,8 @@ fn tokens_must_be_the_providers_own_and_for_this_client() {
         claims
     };
     let rs = json!({"alg": "RS256", "kid": "rsa"});
-    let cases: Vec<Box<dyn Fn(&str) -> String>> = vec![
+    type ByNonce<'a> = Box<dyn Fn(&str) -> String + 'a>;
+    let cases: Vec<ByNonce<'_>> = vec![
         Box::new(|nonce| signed_by(&FOREIGN, "RS256", &rs, &claims(json!({}), nonce))),
         Box::new(|nonce| signed_by(&OWN, "RS256", &rs, &claims(json!({"aud": "other"}), nonce))),
         Box::new(|nonce| signed_by(&OWN, "RS256", &rs, &claims(json!({"iss": "https://evil.test"}), nonce))),

@@ -36,8 +36,9 @@ pub(crate) struct Remote<T> {
     attempts: watch::Sender<u64>,
     /// Whether the last attempt failed.
     is_failing: AtomicBool,
-    /// Uptime in milliseconds of the last success.
+    /// Uptime in milliseconds of the last success, and of the last attempt.
     succeeded: AtomicU64,
+    attempted: AtomicU64,
     wake: Notify,
     /// Whether an attempt was requested that has not ended.
     is_requested: AtomicBool,
@@ -58,6 +59,7 @@ impl<T> Remote<T> {
             attempts: watch::Sender::new(0),
             is_failing: AtomicBool::new(false),
             succeeded: AtomicU64::new(0),
+            attempted: AtomicU64::new(0),
             wake: Notify::new(),
             is_requested: AtomicBool::new(false),
             next_unknown: AtomicU64::new(0),
@@ -90,14 +92,20 @@ impl<T> Remote<T> {
         }
     }
 
-    /// Returns the value if its source has answered within `age`, or answers now within `timeout`.
+    /// Returns the value if its source has answered within `age`, or answers now within `timeout`. A source that fails
+    /// is asked at most once a second.
     pub(crate) async fn confirmed(&self, clock: &Clock, age: Duration, timeout: Duration) -> Option<Arc<T>> {
         let now = millis(clock.uptime());
-        let is_recent = now.saturating_sub(self.succeeded.load(Ordering::Relaxed)) < millis(age);
-        if let (true, false, Some(value)) =
-            (is_recent, self.is_failing.load(Ordering::Relaxed), self.current())
-        {
-            return Some(value);
+        let is_within =
+            |time: &AtomicU64, age: Duration| now.saturating_sub(time.load(Ordering::Relaxed)) < millis(age);
+        match self.is_failing.load(Ordering::Relaxed) {
+            true if is_within(&self.attempted, FIRST_PAUSE) => return None,
+            false if is_within(&self.succeeded, age) => {
+                if let Some(value) = self.current() {
+                    return Some(value);
+                }
+            }
+            _ => {}
         }
         let mut attempts = self.attempts.subscribe();
         let _place = Waiting::begin(&self.waiting)?;
@@ -154,6 +162,7 @@ impl<T> Remote<T> {
                 }
             };
             self.is_failing.store(failures > 0, Ordering::Relaxed);
+            self.attempted.store(millis(clock.uptime()), Ordering::Relaxed);
             self.due.store(millis(clock.uptime() + next), Ordering::Relaxed);
             drop(attempt);
         }
@@ -341,6 +350,23 @@ mod tests {
         assert_eq!(lifetime(&HeaderMap::new()), LIFETIME);
         assert_eq!([of("public, max-age=3600"), of("Max-Age=\"120\"")], [3600, 120]);
         assert_eq!([of("max-age=0"), of("max-age=99999999"), of("max-age=x")], [60, 86_400, 900]);
+    }
+
+    #[test]
+    fn a_source_that_fails_is_asked_once_a_second() {
+        let manual = Arc::new(tidegate_core::ManualClock::new());
+        let (clock, remote) = (Clock::Manual(manual.clone()), Remote::<KeySet>::new());
+        manual.advance(Duration::from_secs(10));
+        remote.is_failing.store(true, Ordering::Relaxed);
+        remote.attempted.store(millis(clock.uptime()), Ordering::Relaxed);
+        let asks = || {
+            let confirmed = remote.confirmed(&clock, Duration::from_secs(10), Duration::from_millis(1));
+            assert!(crate::testing::block_on(confirmed).is_none());
+            remote.is_requested.swap(false, Ordering::Relaxed)
+        };
+        assert!(!asks());
+        manual.advance(FIRST_PAUSE);
+        assert!(asks());
     }
 
     #[test]

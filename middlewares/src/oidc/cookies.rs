@@ -209,6 +209,8 @@ pub(super) fn remove(request: &mut HeaderMap, is_own: impl Fn(&str) -> bool) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const HOST: Attributes<'_> =
@@ -289,5 +291,23 @@ mod tests {
         remove(&mut headers, |name| style().is_own(name));
         let left: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
         assert_eq!(left, [&b"a=1; b=\"x;y\""[..], b"c=\xe9; __Host-sx=1"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_field_panics_and_others_cookies_survive(text in "[-_A-Za-z0-9.=; \"]{0,60}") {
+            let mut headers = HeaderMap::new();
+            headers.append(COOKIE, text.parse().unwrap());
+            headers.append(COOKIE, HeaderValue::from_static("__Host-s=2.a; other=1; __Host-s-1=b"));
+            let _ = style().value(&headers);
+            let others = |headers: &HeaderMap| -> Vec<(String, String)> {
+                let owned = |(name, value): (&str, &str)| (name.to_owned(), value.trim().to_owned());
+                pairs(headers).filter(|(name, _)| !style().is_own(name.trim())).map(owned).collect()
+            };
+            let before = others(&headers);
+            remove(&mut headers, |name| style().is_own(name));
+            prop_assert_eq!(others(&headers), before);
+            prop_assert!(pairs(&headers).all(|(name, _)| !style().is_own(name.trim())));
+        }
     }
 }

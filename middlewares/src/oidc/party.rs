@@ -287,7 +287,7 @@ impl Party {
                 let ticket = Ticket { id: session.id.clone(), login: session.login, marks: session.marks() };
                 let plain = serde_json::to_vec(&ticket).map_err(|_| KeepError::Invalid)?;
                 let value = self.ring.seal(&self.purpose("ticket"), &plain)?;
-                self.session_cookie.fields(&value, left / 1_000, request)?
+                self.session_cookie.fields(&value, left.div_ceil(1_000), request)?
             }
             None => match self.in_cookies(session, left, request) {
                 // It is only a hint (OpenID Connect RP-Initiated Logout section 2).
@@ -297,7 +297,7 @@ impl Party {
                 result => result?,
             },
         };
-        cookies.extend(self.csrf_cookie(&session.id, left / 1_000));
+        cookies.extend(self.csrf_cookie(&session.id, left.div_ceil(1_000)));
         Ok(cookies)
     }
 
@@ -309,7 +309,7 @@ impl Party {
     ) -> Result<Vec<HeaderValue>, KeepError> {
         let plain = serde_json::to_vec(session).map_err(|_| KeepError::Invalid)?;
         let value = self.ring.seal(&self.purpose("session"), &plain)?;
-        Ok(self.session_cookie.fields(&value, left / 1_000, request)?)
+        Ok(self.session_cookie.fields(&value, left.div_ceil(1_000), request)?)
     }
 
     /// Ends a session here, and in the store if there is one.

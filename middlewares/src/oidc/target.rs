@@ -202,6 +202,8 @@ pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::testing::{get, request};
 
@@ -241,6 +243,20 @@ mod tests {
         }
         for path in EVIL {
             assert!(!is_safe_path(path), "{path:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn paths_are_read_by_browsers_as_here(text in r"[/\\%25fFcC:@.?#a\t é-]{0,12}|/[-%/\\.a-z0-9]{0,20}") {
+            let base = Url::parse("https://app.test/a/b").unwrap();
+            let host = |path: &str| base.join(path).ok().and_then(|url| url.host_str().map(str::to_owned));
+            if is_safe_path(&text) {
+                let decoded = percent_decode_str(&text).decode_utf8_lossy().into_owned();
+                for path in [&text, &decoded] {
+                    prop_assert!(host(path).as_deref() == Some("app.test"), "{}", path);
+                }
+            }
         }
     }
 

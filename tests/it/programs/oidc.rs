@@ -215,12 +215,16 @@ fn sessions_are_refreshed_and_survive_an_outage_of_the_provider() {
     let service = Backend::echo("a");
     let text = routes(
         "    all: {rule: 'PathPrefix(`/`)', service: a, middlewares: [m]}\n",
-        &[("m", middleware(&provider, "one", "", ""))],
+        &[("m", middleware(&provider, "one", "", "").replace("clientSecret: secret, ", ""))],
         &service.url(),
     );
     let gateway = Gateway::serve(&text);
     let own = format!("http://app.localhost:{}", gateway.web().port());
-    provider.start(json!([client("one", std::slice::from_ref(&own), &json!({}))]), 1);
+    // A public client has no secret.
+    let public = json!({"token_endpoint_auth_method": "none", "client_secret": null});
+    let mut public = client("one", std::slice::from_ref(&own), &public);
+    public.as_object_mut().unwrap().remove("client_secret");
+    provider.start(json!([public]), 1);
     let login = || crate::support::get_with(gateway.web(), HOST, "/", "Accept: text/html\r\n").status;
     eventually("the provider is found", || login() == 302);
     let mut browser = Chromium::start();

@@ -284,9 +284,7 @@ impl Browser {
 
     /// The name of the one cookie that is not of a login.
     pub fn session(&self) -> String {
-        let mut names = self.jar.keys().filter(|name| !name.contains("-state-"));
-        let name = names.next().expect("no session").clone();
-        name
+        self.jar.keys().find(|name| !name.contains("-state-")).expect("no session").clone()
     }
 }
 
