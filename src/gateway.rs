@@ -18,6 +18,7 @@ use crate::acme::{self, Acme, Leadership};
 use crate::cluster::Cluster;
 use crate::configuration::{Compiler, FirstStates, LastStates, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
+use crate::identity::{Announcer, KeyError};
 use crate::internal::{self, Surroundings};
 use crate::observability::access_log::AccessLog;
 use crate::observability::metrics::{Metrics, push};
@@ -51,6 +52,9 @@ pub enum StartError {
     /// The access log could not be opened.
     #[error("access log: {0}")]
     AccessLog(io::Error),
+    /// The key that signs identities cannot be used.
+    #[error("identity.token: {0}")]
+    Identity(#[from] KeyError),
     /// The threads of the control plane could not be started.
     #[error("cannot start the control plane: {0}")]
     Control(#[from] io::Error),
@@ -94,7 +98,7 @@ impl Gateway {
         let settings = Arc::new(settings);
         let workers = if options.workers == 0 { worker::count() } else { options.workers };
         let (updates, incoming) = mpsc::channel(QUEUE);
-        let around = surroundings(&settings, &sources, &updates, workers);
+        let around = surroundings(&settings, &sources, &updates, workers)?;
         let environment = environment(&around, workers, control.handle());
         let client = environment.client.clone();
         let states = initial_states(&settings);
@@ -259,10 +263,10 @@ fn surroundings(
     sources: &[Source],
     updates: &Updates,
     workers: usize,
-) -> Surroundings {
+) -> Result<Surroundings, KeyError> {
     // The threads of HTTP/3 count as one more worker.
     let requests = Requests::new(settings, workers + 1);
-    Surroundings {
+    Ok(Surroundings {
         settings: settings.clone(),
         snapshots: Arc::new(OnceLock::new()),
         readiness: Arc::new(Readiness::default()),
@@ -271,12 +275,13 @@ fn surroundings(
         providers: kinds_of(sources),
         acme: Acme::default(),
         cluster: Cluster::default(),
+        announcer: Announcer::new(settings)?,
         metrics: Metrics::new(settings, workers + 1),
         live: requests.clone().map(Live::new),
         requests,
         statistics: Statistics::new(settings, workers + 1),
         runtimes: Arc::default(),
-    }
+    })
 }
 
 /// Starts the providers on the control plane.
@@ -334,13 +339,16 @@ fn entry_options(
     }
 }
 
-/// Starts what adds up statistics, and what sends requests to readers of the API as they end.
+/// Starts what adds up statistics, what replaces the keys of identities, and what sends requests to readers of the API as they end.
 fn start_records(around: &Surroundings, control: &Runtime) {
     if let Some(statistics) = around.statistics.clone() {
         control.spawn(statistics.run());
     }
     if let Some(live) = around.live.clone() {
         control.spawn(live.run());
+    }
+    if let Some(announcer) = around.announcer.clone() {
+        control.spawn(announcer.run());
     }
 }
 
@@ -450,6 +458,7 @@ pub(crate) fn compile_once(
         providers: Vec::new(),
         acme: Acme::default(),
         cluster: Cluster::default(),
+        announcer: Announcer::new(settings).ok().flatten(),
         metrics: Metrics::new(settings, 1),
         runtimes: Arc::default(),
         requests: None,
@@ -483,6 +492,7 @@ fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::
         clock: tidegate_core::Clock::System,
         default_certificate: crate::tls::DefaultCertificate::generate(time::OffsetDateTime::now_utc()),
         consumers: ConsumersHandle::default(),
+        announcer: around.announcer.clone(),
         metrics: around.metrics.clone(),
     }
 }

@@ -12,6 +12,7 @@ pub mod entrypoint;
 mod explain;
 pub mod gateway;
 mod handover;
+pub mod identity;
 pub mod internal;
 mod live;
 pub mod observability;

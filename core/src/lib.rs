@@ -4,6 +4,7 @@
 //! which returns a [`Response`]. This crate knows no particular middleware, provider, file or socket.
 
 pub mod access;
+pub mod aliases;
 mod append_list;
 pub mod attempt;
 pub mod body;

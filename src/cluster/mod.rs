@@ -283,6 +283,7 @@ mod tests {
             clock: tidegate_core::Clock::System,
             default_certificate: crate::tls::DefaultCertificate::generate(time::OffsetDateTime::now_utc()),
             consumers: tidegate_core::ConsumersHandle::default(),
+            announcer: None,
             metrics: None,
         };
         let (compiled, _) =

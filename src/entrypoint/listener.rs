@@ -23,6 +23,7 @@ use super::http1_2::header_budget::HeaderBudget;
 use super::http1_2::header_budget::MAX_HEADER_LINES;
 use super::http1_2::linger::CONNECTION_WINDOW;
 use super::shutdown::Shutdown;
+use crate::identity::OwnHeaders;
 use crate::observability::metrics::{ConnectionStates, EntryPointMeter, Metrics, OpenConnections};
 use crate::observability::tracing::Tracer;
 use crate::observability::{Requests, Statistics};
@@ -59,6 +60,8 @@ pub(super) struct Listener {
     pub(super) name: Arc<str>,
     pub(super) target: TargetRules,
     pub(super) aliases: Aliases,
+    /// Headers that only the gateway may set.
+    pub(super) own: OwnHeaders,
     pub(super) forwarded: ForwardedRules,
     proxy: Option<Trust>,
     pub(super) limits: Limits,
@@ -194,6 +197,7 @@ impl Listener {
             name: name.into(),
             target: TargetRules::new(&options.http),
             aliases: Aliases::new(&options.http)?,
+            own: OwnHeaders::of(settings),
             forwarded,
             proxy,
             proxy_status,

@@ -7,6 +7,7 @@ mod answers;
 mod api;
 mod dashboard;
 mod debug;
+mod jwks;
 mod prometheus;
 mod provider;
 mod rest;
@@ -20,6 +21,7 @@ use tidegate_providers::Updates;
 use crate::acme::Acme;
 use crate::cluster::Cluster;
 use crate::configuration::Readiness;
+use crate::identity::Announcer;
 use crate::observability::metrics::Metrics;
 use crate::observability::requests::live::Live;
 use crate::observability::{Requests, Statistics};
@@ -52,6 +54,8 @@ pub struct Surroundings {
     pub acme: Acme,
     /// The members of the cluster.
     pub cluster: Cluster,
+    /// What tells servers who the client is.
+    pub announcer: Option<Arc<Announcer>>,
     /// Metrics, if there are any.
     pub metrics: Option<Arc<Metrics>>,
     /// Recent requests, if they are recorded.
@@ -81,6 +85,9 @@ pub fn services(around: &Surroundings) -> BTreeMap<String, Arc<dyn Service>> {
     let senders: Vec<Arc<str>> = around.settings.providers.rest().map(|(name, _)| name.into()).collect();
     if !senders.is_empty() {
         add("rest", Arc::new(rest::RestEndpoint::new(senders, around.updates.clone())));
+    }
+    if let Some(announcer) = around.announcer.as_ref().filter(|one| one.public_keys().is_some()) {
+        add("jwks", Arc::new(jwks::Jwks::new(announcer.clone())));
     }
     if let Some(metrics) = around.metrics.as_ref().filter(|metrics| metrics.is_scraped()) {
         let endpoint = prometheus::PrometheusEndpoint::new(metrics.clone(), around.snapshots.clone());

@@ -26,6 +26,7 @@ pub fn provided(settings: &Settings) -> Provided {
     rest(settings, &mut http);
     api(settings, &mut http);
     prometheus(settings, &mut http);
+    public_keys(settings, &mut http);
     acme(settings, &mut http);
     for (name, point) in &settings.entry_points {
         let redirection = point.http.redirections.as_ref().and_then(|to| to.entry_point.as_ref());
@@ -107,6 +108,15 @@ fn api(settings: &Settings, http: &mut Http) {
     let strip =
         StripPrefix { prefixes: vec!["/dashboard/".into(), "/dashboard".into()], ..StripPrefix::default() };
     http.middlewares.insert("dashboard_stripprefix".into(), Arc::new(Options::stripPrefix(strip).into()));
+}
+
+fn public_keys(settings: &Settings, http: &mut Http) {
+    let Some(token) = settings.identity.as_ref().and_then(|identity| identity.token.as_ref()) else { return };
+    http.services.insert("jwks".into(), Arc::default());
+    if !token.manual_routing {
+        let router = router(&token.entry_point, "Path(`/.well-known/jwks.json`)", "jwks", i64::MAX);
+        http.routers.insert("jwks".into(), Arc::new(router));
+    }
 }
 
 fn prometheus(settings: &Settings, http: &mut Http) {

@@ -38,6 +38,7 @@ pub(super) fn check(settings: &mut Settings, node: &Node) -> Findings {
     for (path, message) in settings.cluster.iter().flat_map(super::Cluster::mistakes) {
         check.problem(&[&["cluster"], path.as_slice()].concat(), &message);
     }
+    check.identity(settings);
     check.providers(settings);
     check.findings
 }
@@ -190,6 +191,22 @@ impl Check<'_> {
             let message = format!("`{code}` is not a status, so 503 is used: expected a number like 503");
             self.warn(&["ping", "terminatingStatusCode"], &message);
             ping.terminating_status_code = Ping::default().terminating_status_code;
+        }
+    }
+
+    fn identity(&mut self, settings: &Settings) {
+        let Some(identity) = &settings.identity else { return };
+        for (path, message) in identity.mistakes() {
+            self.problem(&[&["identity"], path.as_slice()].concat(), &message);
+        }
+        let Some(token) = &identity.token else { return };
+        if !token.manual_routing && !settings.entry_points.contains_key(&token.entry_point) {
+            let message =
+                format!("there is no entry point `{}`, so services cannot get the keys", token.entry_point);
+            self.warn(&["identity", "token", "entryPoint"], &message);
+        }
+        if let Err(error) = crate::identity::check_key(&token.key_file) {
+            self.problem(&["identity", "token", "keyFile"], &format!("`{}`: {error}", token.key_file));
         }
     }
 

@@ -348,7 +348,7 @@ impl Loader {
 
 /// Returns the first parts of all options.
 fn roots() -> impl Iterator<Item = &'static str> {
-    traefik::ROOTS.iter().copied().chain([CONFIG_FILE, STRICT, "cluster"])
+    traefik::ROOTS.iter().copied().chain([CONFIG_FILE, STRICT, "cluster", "identity"])
 }
 
 /// Returns the option that a variable probably meant: its first parts are (`ACCESS_LOG`), or resemble, one.

@@ -9,6 +9,7 @@ mod check;
 mod cluster;
 mod entry_point;
 mod expand;
+mod identity;
 mod load;
 mod logs;
 mod metrics;
@@ -32,6 +33,7 @@ pub use address::{Address, AddressError, Protocol};
 pub use api::{Api, Ping, RecentRequests, Statistics};
 pub use cluster::*;
 pub use entry_point::*;
+pub use identity::{Identity, IdentityHeaders, IdentityToken};
 pub use load::{Loaded, load};
 pub use logs::*;
 pub use metrics::{Datadog, InfluxDb2, Metrics, OtlpMetrics, Prometheus, StatsD};
@@ -73,6 +75,9 @@ pub struct Settings {
     /// The cluster; if absent, this gateway is standalone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Cluster>,
+    /// How servers learn who the client is; they do not if absent. Not in Traefik.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
     /// The log of the process itself.
     pub log: Log,
     /// The access log; disabled if absent.
@@ -91,7 +96,7 @@ pub struct Settings {
 
 impl Settings {
     /// Adds implicit entry points: `http` on `:80` if there are none, and `traefik` on `:8080` if the API,
-    /// `/ping`, `/metrics` or the REST provider uses it.
+    /// `/ping`, `/metrics`, the REST provider or the keys of `identity.token` use it.
     pub(crate) fn complete(&mut self) {
         let on = |address: &str| EntryPoint { address: address.into(), ..EntryPoint::default() };
         if self.entry_points.is_empty() {
@@ -106,7 +111,10 @@ impl Settings {
         let metrics = self
             .prometheus()
             .is_some_and(|options| !options.manual_routing && options.entry_point == INTERNAL_ENTRY_POINT);
-        if api || ping || rest || metrics {
+        let identity = self.identity.as_ref().and_then(|identity| identity.token.as_ref());
+        let keys =
+            identity.is_some_and(|token| !token.manual_routing && token.entry_point == INTERNAL_ENTRY_POINT);
+        if api || ping || rest || metrics || keys {
             self.entry_points.entry(INTERNAL_ENTRY_POINT.into()).or_insert_with(|| on(":8080"));
         }
     }

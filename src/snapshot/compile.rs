@@ -25,6 +25,7 @@ use super::report;
 use super::routers::Rules;
 use super::routes::Router;
 use super::{tcp, udp};
+use crate::identity::Announcer;
 use crate::observability::metrics::Metrics;
 use crate::service::{Registry, Service};
 use crate::settings::Settings;
@@ -55,6 +56,8 @@ pub struct Environment {
     pub default_certificate: DefaultCertificate,
     /// The current directory of consumers, which middlewares read.
     pub consumers: ConsumersHandle,
+    /// What tells servers who the client is.
+    pub announcer: Option<Arc<Announcer>>,
     /// Metrics, if there are any.
     pub metrics: Option<Arc<Metrics>>,
 }

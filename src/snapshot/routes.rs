@@ -26,6 +26,7 @@ use super::routers::{self, MAX_PRIORITY, Rules, check_priority, check_resolver, 
 use super::syntax::syntax_error;
 use super::{Route, Routes, Timeouts, tls_hosts};
 use crate::entrypoint::http::forwarded::append_for;
+use crate::identity::Announcer;
 use crate::observability::metrics::CountedObject;
 use crate::observability::tracing::type_name;
 use crate::router::{Entry, Index, Rule};
@@ -189,7 +190,9 @@ impl<'a, 'b> Router<'a, 'b> {
         // A broken router answers 503 on any connection.
         let tls_options = named.filter(|name| parts.is_some() && self.tls.is_checked(name));
         let (middlewares, service) = parts.unwrap_or_else(|| (Vec::new(), Arc::new(Unavailable)));
-        let (chain, middlewares) = Next::route(middlewares, end(service, above.is_empty()));
+        let announcer = self.builder.environment.announcer.clone();
+        let announcing = announcer.map(|announcer| (announcer, router.service.as_str().into()));
+        let (chain, middlewares) = Next::route(middlewares, end(service, above.is_empty(), announcing));
         let (middleware_types, rule) = self.traced(&middlewares, &router.rule);
         let counted =
             CountedObject::Router { router: name.clone(), service: router.service.as_str().to_owned() };
@@ -401,9 +404,12 @@ impl Handler for ChildRouters {
     }
 }
 
+/// What tells the service who the client is, and the service's name.
+type Announcing = (Arc<Announcer>, Arc<str>);
+
 /// Returns the end of a router's chain. `is_first` is true if the router has no parent.
-pub(crate) fn end(service: Arc<dyn Handler>, is_first: bool) -> Next {
-    Next::service(Arc::new(End { service, is_first }))
+pub(crate) fn end(service: Arc<dyn Handler>, is_first: bool, announcing: Option<Announcing>) -> Next {
+    Next::service(Arc::new(End { service, is_first, announcing }))
 }
 
 /// The end of a router's chain. It records that the service is reached, and appends to `X-Forwarded-For` only
@@ -412,6 +418,7 @@ struct End {
     service: Arc<dyn Handler>,
     /// Whether to append to `X-Forwarded-For`: a parent router has not done so yet.
     is_first: bool,
+    announcing: Option<Announcing>,
 }
 
 impl Handler for End {
@@ -420,6 +427,9 @@ impl Handler for End {
         let span = begin_span(&request, SpanKind::Service);
         if self.is_first {
             append_for(&mut request);
+        }
+        if let Some((announcer, service)) = &self.announcing {
+            announcer.announce(&mut request, service);
         }
         match span {
             None => self.service.call(request),

@@ -39,6 +39,7 @@ mod handover;
 mod http2_attacks;
 mod http3;
 mod http3_limits;
+mod identity;
 mod import_cycles;
 mod jwt;
 mod jwt_attacks;

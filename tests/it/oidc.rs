@@ -70,7 +70,9 @@ fn a_login_identifies_a_consumer() {
         let routes = routes(&options(&provider, ""), &service.url());
         let routes = routes.replace("service: a,", "service: a, access: 'Group(`partners`)',");
         assert!(routes.contains("access"), "{routes}");
-        format!("{routes}  consumers:\n    ann: {{groups: [partners], credentials: {{oidc: [{consumer}]}}}}\n")
+        format!(
+            "{routes}  consumers:\n    ann: {{groups: [partners], credentials: {{oidc: [{consumer}]}}}}\n"
+        )
     };
     let own = format!("{{issuer: '{}', subject: ann}}", provider.url());
     for (consumer, status) in [(own.as_str(), 200), ("{issuer: 'https://other.test', subject: ann}", 403)] {

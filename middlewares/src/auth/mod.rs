@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
+pub(crate) use tidegate_core::aliases::is_same;
 use tidegate_core::{
     Access, AuthMethod, BuildContext, BuildError, ConsumersHandle, Identity, Reason, Request, Response, reply,
 };
@@ -114,13 +115,6 @@ pub(crate) fn replace_exclusively(headers: &mut HeaderMap, name: &HeaderName, va
         Some(value) => drop(headers.insert(name.clone(), value)),
         None => drop(headers.remove(name)),
     }
-}
-
-/// Returns true when services may confuse the two headers.
-pub(crate) fn is_same(a: &HeaderName, b: &HeaderName) -> bool {
-    let plain = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
-    let (a, b) = (a.as_str().as_bytes(), b.as_str().as_bytes());
-    a.len() == b.len() && a.iter().zip(b).all(|(&x, &y)| plain(x) == plain(y))
 }
 
 /// Returns the response to a request without valid credentials.

@@ -422,9 +422,9 @@ impl Guard for ReceivedGuard {
 
 /// Returns how the requests of a client are normalized before they are routed.
 fn prepare(client: &ClientConnection) -> Preparation<'_> {
-    let Listener { target, aliases, forwarded, .. } = &*client.listener;
+    let Listener { target, aliases, own, forwarded, .. } = &*client.listener;
     let framed = client.protocol.is_framed();
-    Preparation { target, aliases: *aliases, forwarded, peer: &client.peer, framed }
+    Preparation { target, aliases: *aliases, own, forwarded, peer: &client.peer, framed }
 }
 
 /// Reserves the memory of a head. Returns `None` if the budget is exhausted.

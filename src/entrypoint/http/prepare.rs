@@ -9,11 +9,14 @@ use crate::entrypoint::http::forwarded::{ForwardedRules, Peer};
 use crate::entrypoint::http::presence::{HTTP2_SETTINGS, Presence};
 use crate::entrypoint::http::target::{TargetRules, refused};
 use crate::entrypoint::http1_2::header_budget::MAX_HEADER_LINES;
+use crate::identity::OwnHeaders;
 
 /// How the requests of a connection are normalized.
 pub(in crate::entrypoint) struct Preparation<'a> {
     pub(in crate::entrypoint) target: &'a TargetRules,
     pub(in crate::entrypoint) aliases: Aliases,
+    /// Removed, as only the gateway may set them.
+    pub(in crate::entrypoint) own: &'a OwnHeaders,
     pub(in crate::entrypoint) forwarded: &'a ForwardedRules,
     pub(in crate::entrypoint) peer: &'a Peer,
     /// Whether the protocol is HTTP/2 or HTTP/3.
@@ -34,6 +37,7 @@ impl Preparation<'_> {
             return Err(refused(StatusCode::EXPECTATION_FAILED, Reason::ExpectationFailed));
         }
         self.aliases.apply(&mut head.headers)?;
+        self.own.remove_from(&mut head.headers);
         if self.framed {
             join_cookies(&mut head.headers);
             head.headers.remove(HTTP2_SETTINGS);

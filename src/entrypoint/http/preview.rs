@@ -11,6 +11,7 @@ use crate::entrypoint::http::forwarded::ForwardedRules;
 use crate::entrypoint::http::prepare::Preparation;
 use crate::entrypoint::http::presence::Presence;
 use crate::entrypoint::http::target::TargetRules;
+use crate::identity::OwnHeaders;
 use crate::settings::{EntryPoint, Settings};
 
 /// How an entry point takes up requests.
@@ -18,6 +19,7 @@ pub(crate) struct Intake {
     name: Arc<str>,
     target: TargetRules,
     aliases: Aliases,
+    own: OwnHeaders,
     forwarded: ForwardedRules,
 }
 
@@ -29,6 +31,7 @@ impl Intake {
             name: name.into(),
             target: TargetRules::new(&options.http),
             aliases: Aliases::new(&options.http)?,
+            own: OwnHeaders::of(settings),
             forwarded: ForwardedRules::new(&options.forwarded_headers, append, None)?,
         })
     }
@@ -46,6 +49,7 @@ impl Intake {
         let preparation = Preparation {
             target: &self.target,
             aliases: self.aliases,
+            own: &self.own,
             forwarded: &self.forwarded,
             peer: &peer,
             framed: false,

@@ -140,7 +140,7 @@ fn gate_with_hosts(
                 service: "s@test".into(),
                 ..RouteInfo::default()
             }),
-            chain: end(service.clone(), true),
+            chain: end(service.clone(), true, None),
             timeouts: None,
             observability: EntryPointObservability::default(),
             tls_options: None,

@@ -20,6 +20,7 @@ mod dns_changes;
 mod docker;
 mod docs;
 mod etcd;
+mod identity;
 mod oidc;
 mod packaging;
 mod problem_locations;
