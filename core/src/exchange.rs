@@ -12,6 +12,7 @@ use http::{HeaderMap, Version};
 
 use crate::append_list::AppendList;
 use crate::attempt::{Attempt, Counters, Failed, ServerInfo, duration, is_set, since};
+use crate::concealed::Concealed;
 use crate::metrics::Counted;
 use crate::{Connection, Identity, Origin, Reason, RequestCounters, Spans, Timing, TraceContext};
 
@@ -47,6 +48,7 @@ pub struct Exchange {
     pages: AppendList<Page>,
     identities: AppendList<Arc<Identity>>,
     users: AppendList<Box<str>>,
+    concealed: AppendList<Arc<Concealed>>,
     received: AtomicU64,
     sent: AtomicU64,
     /// Nanoseconds from `started` until the response began; 0 before.
@@ -144,6 +146,7 @@ impl Exchange {
             pages: AppendList::default(),
             identities: AppendList::default(),
             users: AppendList::default(),
+            concealed: AppendList::default(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
@@ -348,6 +351,16 @@ impl Exchange {
     /// Returns the user name that the client claims.
     pub fn user(&self) -> Option<&str> {
         self.users.last().map(|user| &**user)
+    }
+
+    /// Records where the request's credentials are, so that no log shows them.
+    pub fn conceal(&self, concealed: Arc<Concealed>) {
+        self.concealed.push(concealed);
+    }
+
+    /// Returns where credentials are that must not be shown.
+    pub fn concealed(&self) -> impl Iterator<Item = &Arc<Concealed>> {
+        self.concealed.iter()
     }
 
     /// Sets the identifier of the request (`requestId`). Only the first call has an effect.

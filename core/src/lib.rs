@@ -12,6 +12,7 @@ pub mod building;
 pub mod client_ip;
 mod client_tls;
 pub mod clock;
+pub mod concealed;
 pub mod consumer;
 pub mod consumers;
 pub mod current_request;

@@ -219,6 +219,7 @@ pub struct Line {
 }
 
 /// The original request. Cheap to record, since parts are shared and no text is copied.
+#[derive(Clone)]
 struct Seen {
     at: SystemTime,
     method: Method,
@@ -231,6 +232,25 @@ struct Seen {
     facts: u64,
     /// The same for each rule of the sampling.
     sampling_facts: Box<[u64]>,
+}
+
+impl Seen {
+    /// Returns the request without credentials that must not be shown; `None` if it has none.
+    fn redacted(&self, exchange: &Exchange) -> Option<Self> {
+        let mut all = exchange.concealed().peekable();
+        all.peek()?;
+        let mut seen = self.clone();
+        for concealed in all {
+            if let Some(headers) = &mut seen.headers {
+                concealed.redact_headers(headers);
+            }
+            let target = seen.uri.path_and_query().and_then(|target| concealed.redacted(target.as_str()));
+            if let Some(target) = target.and_then(|target| target.parse().ok()) {
+                seen.uri = target;
+            }
+        }
+        Some(seen)
+    }
 }
 
 /// Who ended a response before it was complete.
@@ -284,8 +304,10 @@ impl Line {
         if !self.log.filters.keep(exchange.status(), summary.retries, duration) {
             return;
         }
+        let redacted = self.seen.redacted(exchange);
+        let seen = redacted.as_ref().unwrap_or(&self.seen);
         let entry = line::Entry {
-            seen: &self.seen,
+            seen,
             exchange,
             summary: &summary,
             headers: self.headers.as_ref(),

@@ -99,7 +99,7 @@ impl Operations for Performing {
 
 impl Middleware for Authenticator {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
-        let looked_up = match self.source.find(&request) {
+        let looked_up = match self.source.take_note(&request) {
             Found::One(text) => match self.look_up(&text, &mut Performing) {
                 LookUp::Slow(hash) => Err((text.into_owned(), hash)),
                 LookUp::Known(holder) => Ok(Ok(holder)),

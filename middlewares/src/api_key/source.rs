@@ -1,10 +1,12 @@
 //! Where a key is in a request, and how it is removed.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use serde::{Deserialize, Serialize};
+use tidegate_core::concealed::Concealed;
 use tidegate_core::{BuildError, BuildErrors, Request};
 use url::form_urlencoded;
 
@@ -39,6 +41,7 @@ pub(super) struct Source {
     scheme: Option<String>,
     cookie: Option<String>,
     query: Option<String>,
+    concealed: Arc<Concealed>,
 }
 
 /// What was found in a request.
@@ -73,12 +76,11 @@ impl Source {
             errors.add(format!("keySource.cookie: invalid cookie name `{}`", options.cookie));
         }
         errors.finish()?;
-        Ok(Self {
-            header: header.ok().flatten(),
-            scheme: known(scheme),
-            cookie: known(&options.cookie),
-            query: known(&options.query),
-        })
+        let header = header.ok().flatten();
+        let (cookie, query) = (known(&options.cookie), known(&options.query));
+        let headers = header.clone().into_iter().chain(cookie.is_some().then_some(COOKIE));
+        let concealed = Concealed { headers: headers.collect(), parameter: query.clone() };
+        Ok(Self { header, scheme: known(scheme), cookie, query, concealed: Arc::new(concealed) })
     }
 
     /// Returns the header that only holds the key.
@@ -89,6 +91,15 @@ impl Source {
     /// Returns the scheme for the challenge of a 401 response.
     pub(super) fn scheme(&self) -> Option<&str> {
         self.scheme.as_deref()
+    }
+
+    /// Searches all places, and keeps what is there out of logs.
+    pub(super) fn take_note<'a>(&self, request: &'a Request) -> Found<'a> {
+        let found = self.find(request);
+        if found != Found::None {
+            request.context.exchange.conceal(self.concealed.clone());
+        }
+        found
     }
 
     /// Searches all places.

@@ -9,6 +9,7 @@ use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderName, HeaderValue, PROXY_A
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Version};
 use smallvec::SmallVec;
+use tidegate_core::concealed::Concealed;
 use tidegate_core::forwarded::X_FORWARDED_FOR;
 use tidegate_core::{Attempt, Exchange, Origin, Reason, RouteInfo, ServerInfo, TraceContext};
 
@@ -208,10 +209,35 @@ impl Record {
         self.sent = exchange.sent();
         self.trace = exchange.trace().copied();
         let keeps_user = redaction.keeps_user();
+        for concealed in exchange.concealed() {
+            self.conceal(concealed);
+        }
         self.push(Text::RequestId, exchange.request_id().unwrap_or("").as_bytes());
         self.push(Text::User, exchange.user().filter(|_| keeps_user).unwrap_or("").as_bytes());
         let subject = exchange.identity().filter(|_| keeps_user).map_or("", |identity| &identity.subject);
         self.push(Text::Subject, subject.as_bytes());
+    }
+
+    /// Masks credentials. Lengths stay, since the texts are parts of one.
+    fn conceal(&mut self, concealed: &Concealed) {
+        let start = usize::from(self.ends[Text::Target as usize - 1]);
+        let mut hidden = concealed.values(self.text(Text::Target));
+        hidden.iter_mut().for_each(|value| *value = start + value.start..start + value.end);
+        let mut line_start = usize::from(self.ends[Text::Headers as usize - 1]);
+        for line in self.text(Text::Headers).split_inclusive('\n') {
+            let (name, value) = line.split_once(": ").unwrap_or((line, ""));
+            let end = line_start + line.len();
+            if concealed.headers.iter().any(|header| header.as_str() == name) {
+                hidden.push(end - value.len()..end - 1);
+            }
+            line_start = end;
+        }
+        for value in hidden.into_iter().filter(|value| value.start < value.end) {
+            let mask = "*".repeat(value.len());
+            if self.text.is_char_boundary(value.start) && self.text.is_char_boundary(value.end) {
+                self.text.replace_range(value, &mask);
+            }
+        }
     }
 
     /// Appends to a text, which must be the last one so far. Texts that are too long are truncated.

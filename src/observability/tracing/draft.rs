@@ -16,6 +16,8 @@ use super::spans::{self, Times};
 
 /// Replaces what is not recorded.
 const REDACTED: &str = "REDACTED";
+/// What the keys of captured request headers begin with.
+const REQUEST_HEADER: &str = "http.request.header.";
 
 /// The unfinished span of a sampled request.
 pub(crate) struct Draft {
@@ -96,6 +98,9 @@ impl Draft {
         }
         if let Some(id) = exchange.request_id() {
             self.attributes.push(text("tidegate.request_id", id));
+        }
+        for name in exchange.concealed().flat_map(|concealed| &concealed.headers) {
+            self.attributes.retain(|one| one.key.strip_prefix(REQUEST_HEADER) != Some(name.as_str()));
         }
         let send = |span: Span| self.capture.sender.send(span);
         let refused = exchange.reason().is_some_and(is_refusal);
