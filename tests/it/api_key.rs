@@ -246,3 +246,27 @@ fn predictions_say_whose_key_it_is_and_count_as_no_use() {
     assert_eq!(last_used(&gateway, "ann"), Value::Null);
     assert_eq!(service.seen().len(), 0);
 }
+
+#[test]
+fn the_example_works() {
+    let service = Backend::echo("a");
+    let folder = crate::docs::root().join("examples/api-keys");
+    let gateway = Gateway::with(&[], "");
+    let consumers = gateway.folder().join("consumers.yml");
+    std::fs::copy(folder.join("consumers.yml"), &consumers).unwrap();
+    let text = std::fs::read_to_string(folder.join("routes.yml")).unwrap();
+    gateway.write("api.yml", &text.replace("http://127.0.0.1:8080", &service.url()));
+    let arguments =
+        ["new", "partner", "--file", "consumers.yml", "--scope", "orders:read", "--expires", "365d"];
+    let key = crate::api_key_commands::done(gateway.folder(), &arguments);
+    let ask = |method: &str, key: &str| {
+        let head =
+            format!("{method} /orders/1 HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nConnection: close\r\n");
+        raw(gateway.web(), format!("{head}Authorization: Bearer {key}\r\n\r\n")).unwrap().status
+    };
+    eventually("the key counts", || ask("GET", &key) == 200);
+    assert_eq!(service.last().header("authorization"), None);
+    assert_eq!((ask("POST", &key), reason(&gateway)), (403, "api_key_scope".into()));
+    assert_eq!(ask("GET", "tg_x"), 401);
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+}

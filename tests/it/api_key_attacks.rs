@@ -205,3 +205,45 @@ fn the_address_cannot_be_claimed() {
     let answer = behind.send("/", &format!("{header}X-Forwarded-For: 198.51.100.1, 192.0.2.1\r\n"));
     assert_eq!(answer.status, 200);
 }
+
+#[test]
+fn secrets_are_in_no_log_and_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("access.log");
+    let flags = [
+        format!("--accessLog.filePath={}", log.display()),
+        "--accessLog.format=json".to_owned(),
+        "--accessLog.fields.headers.defaultMode=keep".to_owned(),
+        "--api.requests.size=100".to_owned(),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let source = "keySource: {header: X-Key, cookie: k, query: q}";
+    let protected = Protected::with(source, &flags, "");
+    let text = protected.key.text.clone();
+    for (target, headers) in [
+        ("/by-header".to_owned(), format!("X-Key: {text}\r\n")),
+        ("/by-cookie".to_owned(), format!("Cookie: a=1; k={text}\r\n")),
+        (format!("/by-query?a=1&q={text}&b=2"), String::new()),
+    ] {
+        assert_eq!(protected.send(&target, &headers).status, 200, "{target}");
+    }
+    // Refused, and still nobody's business.
+    let (unknown, twice) = (Key::new(), format!("/twice?q={text}&%71={text}"));
+    protected.refuses(&format!("/unknown?q={}", unknown.text), "", "api_key_unknown");
+    protected.refuses(&twice, "", "api_key_malformed");
+    let lines = || std::fs::read_to_string(&log).unwrap_or_default();
+    crate::support::eventually("the requests are logged", || lines().contains("/twice"));
+    let shown = [
+        lines(),
+        protected.gateway.api("/api/requests?per_page=100"),
+        protected.gateway.api("/api/rawdata"),
+        protected.gateway.api("/api/http/consumers"),
+        protected.gateway.api("/api/problems"),
+    ];
+    for text in &shown {
+        for secret in [protected.key.secret(), unknown.secret(), &protected.key.sha256] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+    assert!(shown[0].contains("/by-query?a=1&q="), "the rest of the query is kept: {}", shown[0]);
+}

@@ -75,6 +75,25 @@ fn a_key_lives_from_creation_to_revocation() {
 }
 
 #[test]
+fn the_file_of_consumers_is_the_usual_place() {
+    let service = Backend::echo("a");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["c.yml", "c.toml"] {
+        let path = folder.path().join(name);
+        let setting = format!("--providers.consumers.filename={}", path.display());
+        let first = done(folder.path(), &["new", "ann", "--", &setting, "--providers.redis=true"]);
+        let gateway = Gateway::with(&[&setting], &routes("", "    {}\n", &service.url()));
+        let ask = |key: &str| get_with(gateway.web(), "h", "/", &format!("X-API-Key: {key}\r\n")).status;
+        assert_eq!(ask(&first), 200);
+        let next = done(folder.path(), &["rotate", &id(&first), "--grace", "0", "--", &setting]);
+        eventually("the successor counts alone", || (ask(&first), ask(&next)) == (401, 200));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("http"), "{text}");
+        assert_eq!(gateway.problems(), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn comments_and_everything_else_stay() {
     let folder = tempfile::tempdir().unwrap();
     let key = Key::new();

@@ -5,7 +5,7 @@
 //! parsed again and compared: a file that cannot be edited like this stays unchanged.
 
 use serde_json::Value as Json;
-use tidegate_config::formats::{toml, yaml};
+use tidegate_config::formats;
 use tidegate_config::tree::{Node, Value};
 use tidegate_config::{Origin, Problem};
 
@@ -44,40 +44,87 @@ pub(super) enum Format {
 
 impl Format {
     /// Parses a text.
-    pub(super) fn read(self, path: &str, text: &str) -> Result<Node, Problem> {
-        match self {
-            Self::Yaml => yaml::read(path, text.as_bytes()),
-            Self::Toml => toml::read(path, text.as_bytes()),
-        }
+    fn read(self, text: &str) -> Result<Node, Problem> {
+        let name = match self {
+            Self::Yaml => "keys.yml",
+            Self::Toml => "keys.toml",
+        };
+        formats::read_large(name, text.as_bytes())
+    }
+}
+
+/// Returns true for files that have consumers and nothing else, under `consumers` instead of `http.consumers`.
+pub(super) fn is_dedicated(root: &Node) -> bool {
+    root.get(&["consumers"]).is_some()
+}
+
+/// Where the keys of a consumer are.
+struct Keys<'a> {
+    /// `consumers` or `http.consumers`.
+    section: &'static [&'static str],
+    consumer: &'a str,
+}
+
+impl<'a> Keys<'a> {
+    /// Finds the section in a file. An empty file of consumers is `dedicated`.
+    fn new(root: &Node, dedicated: bool, consumer: &'a str) -> Self {
+        let section: &[&str] =
+            if dedicated || is_dedicated(root) { &["consumers"] } else { &["http", "consumers"] };
+        Self { section, consumer }
+    }
+
+    fn path(&self) -> Vec<&str> {
+        let rest = [self.consumer, "credentials", "apiKeys"];
+        self.section.iter().copied().chain(rest).collect()
+    }
+
+    /// Returns the keys.
+    fn list<'n>(&self, root: &'n Node) -> &'n [Node] {
+        root.get(&self.path()).map_or(&[], elements)
+    }
+
+    /// Finds a key.
+    fn item<'n>(&self, root: &'n Node, id: &str) -> Option<(usize, &'n Node)> {
+        let is_it = |item: &Node| item.get(&["id"]).and_then(Node::as_leaf) == Some(id);
+        self.list(root).iter().enumerate().find(|(_, item)| is_it(item))
+    }
+
+    /// Returns the line that a message should name.
+    fn line(&self, root: &Node) -> usize {
+        let whole = self.path();
+        let known = (1..=whole.len()).rev().find_map(|depth| root.get(&whole[..depth]));
+        known.map_or(1, |node| line(node) + 1)
     }
 }
 
 /// Applies a change to a text, and makes sure that nothing else has changed.
-pub(super) fn apply(format: Format, text: &str, change: &Change) -> Result<String, EditError> {
-    let root = format.read("", text).map_err(|problem| EditError::new(1, problem.message))?;
+pub(super) fn apply(
+    format: Format,
+    dedicated: bool,
+    text: &str,
+    change: &Change,
+) -> Result<String, EditError> {
+    let root = format.read(text).map_err(|problem| EditError::new(1, problem.message))?;
+    let (Change::Add { consumer, .. } | Change::Set { consumer, .. }) = change;
+    let keys = Keys::new(&root, dedicated, consumer);
     let edited = match (change, format) {
-        (Change::Add { consumer, fields }, Format::Yaml) => add_to_yaml(text, &root, consumer, fields)?,
-        (Change::Add { consumer, fields }, Format::Toml) => add_to_toml(text, &root, consumer, fields),
-        (Change::Set { consumer, id, fields }, _) => {
-            let (_, item) = item(&root, consumer, id)
+        (Change::Add { fields, .. }, Format::Yaml) => add_to_yaml(text, &root, &keys, fields)?,
+        (Change::Add { fields, .. }, Format::Toml) => add_to_toml(text, &root, &keys, fields),
+        (Change::Set { id, fields, .. }, _) => {
+            let (_, item) = keys
+                .item(&root, id)
                 .ok_or_else(|| EditError::new(1, format!("no key `{id}` of consumer `{consumer}`")))?;
             set(format, text, item, fields)?
         }
     };
-    let next = format.read("", &edited).ok();
-    if next.is_some_and(|next| is_as_intended(&root, &next, change)) {
+    let next = format.read(&edited).ok();
+    if next.is_some_and(|next| is_as_intended(&root, &next, &keys, change)) {
         return Ok(edited);
     }
-    let place = place_of(&root, change);
     Err(EditError::new(
-        place,
+        keys.line(&root),
         "the keys of this consumer are written in a form that cannot be edited: write each option on its own line",
     ))
-}
-
-/// The path of the keys of a consumer.
-fn path(consumer: &str) -> [&str; 5] {
-    ["http", "consumers", consumer, "credentials", "apiKeys"]
 }
 
 /// Returns the elements of a list.
@@ -88,35 +135,16 @@ fn elements(node: &Node) -> &[Node] {
     }
 }
 
-/// Finds a key of a consumer.
-fn item<'a>(root: &'a Node, consumer: &str, id: &str) -> Option<(usize, &'a Node)> {
-    let list = elements(root.get(&path(consumer))?);
-    list.iter().enumerate().find(|(_, item)| item.get(&["id"]).and_then(Node::as_leaf) == Some(id))
-}
-
-/// Returns the line that a message should name.
-fn place_of(root: &Node, change: &Change) -> usize {
-    let (Change::Add { consumer, .. } | Change::Set { consumer, .. }) = change;
-    let whole = path(consumer);
-    let known = (1..=whole.len()).rev().find_map(|depth| root.get(&whole[..depth]));
-    known.map_or(1, |node| line(node) + 1)
-}
-
 /// Compares the trees before and after a change.
-fn is_as_intended(before: &Node, after: &Node, change: &Change) -> bool {
-    let (consumer, index, fields) = match change {
-        Change::Add { consumer, fields } => {
-            let count = before.get(&path(consumer)).map_or(0, |list| elements(list).len());
-            (consumer, count, fields)
-        }
-        Change::Set { consumer, id, fields } => match item(before, consumer, id) {
-            Some((index, _)) => (consumer, index, fields),
+fn is_as_intended(before: &Node, after: &Node, keys: &Keys<'_>, change: &Change) -> bool {
+    let (index, fields) = match change {
+        Change::Add { fields, .. } => (keys.list(before).len(), fields),
+        Change::Set { id, fields, .. } => match keys.item(before, id) {
+            Some((index, _)) => (index, fields),
             None => return false,
         },
     };
-    let Some(now) = after.get(&path(consumer)).and_then(|list| elements(list).get(index)) else {
-        return false;
-    };
+    let Some(now) = keys.list(after).get(index) else { return false };
     let is_set =
         fields.iter().all(|(name, value)| now.get(&[name]).is_some_and(|node| is_value(node, value)));
     let added = now.as_table().map_or(0, |table| table.iter().count());
@@ -124,7 +152,7 @@ fn is_as_intended(before: &Node, after: &Node, change: &Change) -> bool {
         Change::Add { .. } => added == fields.len(),
         Change::Set { .. } => true,
     };
-    let item = format!("http.consumers.{consumer}.credentials.apikeys[{index}]").to_ascii_lowercase();
+    let item = format!("{}[{index}]", keys.path().join(".")).to_ascii_lowercase();
     let others = |node: &Node| -> Vec<(String, String)> {
         let is_other = |(key, value): &(String, String)| {
             let key = key.to_ascii_lowercase();
@@ -231,8 +259,8 @@ fn is_inline(lines: &Lines<'_>, (line, column): (usize, usize)) -> bool {
     front.ends_with(['{', '[', ','])
 }
 
-fn add_to_yaml(text: &str, root: &Node, consumer: &str, fields: &Fields) -> Result<String, EditError> {
-    let (lines, whole) = (Lines::new(text), path(consumer));
+fn add_to_yaml(text: &str, root: &Node, keys: &Keys<'_>, fields: &Fields) -> Result<String, EditError> {
+    let (lines, whole) = (Lines::new(text), keys.path());
     let mut at = root;
     let mut depth = 0;
     while let Some(next) = whole.get(depth).and_then(|key| at.get(&[key])) {
@@ -319,14 +347,14 @@ fn yaml_key(name: &str) -> String {
     if is_plain { name.to_owned() } else { Json::from(name).to_string() }
 }
 
-fn add_to_toml(text: &str, root: &Node, consumer: &str, fields: &Fields) -> String {
-    let lines = Lines::new(text);
+fn add_to_toml(text: &str, root: &Node, keys: &Keys<'_>, fields: &Fields) -> String {
+    let (lines, consumer) = (Lines::new(text), keys.consumer);
     let is_bare = !consumer.is_empty()
         && consumer.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     let name = if is_bare { consumer.to_owned() } else { Json::from(consumer).to_string() };
-    let mut added = vec![String::new(), format!("[[http.consumers.{name}.credentials.apiKeys]]")];
+    let mut added = vec![String::new(), format!("[[{}.{name}.credentials.apiKeys]]", keys.section.join("."))];
     added.extend(fields.iter().map(|(name, value)| format!("{name} = {}", toml_value(value))));
-    let last = root.get(&path(consumer)).and_then(|list| elements(list).last());
+    let last = keys.list(root).last();
     let is_header = |line: &str| line.trim_start().starts_with('[');
     let end = match last.map(line) {
         Some(first) => {
@@ -430,6 +458,8 @@ fn end_of_quoted(value: &str, quote: char) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn fields(pairs: &[(&str, Json)]) -> Fields {
@@ -441,12 +471,12 @@ mod tests {
     }
 
     fn add(format: Format, text: &str, consumer: &str) -> Result<String, EditError> {
-        apply(format, text, &Change::Add { consumer: consumer.into(), fields: new_key() })
+        apply(format, false, text, &Change::Add { consumer: consumer.into(), fields: new_key() })
     }
 
     fn set(format: Format, text: &str, id: &str) -> Result<String, EditError> {
         let fields = fields(&[("state", "grace".into()), ("expires", "2027-01-01".into())]);
-        apply(format, text, &Change::Set { consumer: "ann".into(), id: id.into(), fields })
+        apply(format, false, text, &Change::Set { consumer: "ann".into(), id: id.into(), fields })
     }
 
     const YAML: &str = "\
@@ -528,6 +558,53 @@ http:
             replaced.contains("state: \"grace\" # now\n") && replaced.contains("expires: \"2027-01-01\"\n")
         );
         assert!(set(Format::Yaml, YAML, "k9").unwrap_err().to_string().contains("no key `k9`"));
+    }
+
+    #[test]
+    fn files_of_consumers_have_a_shorter_path() {
+        let change = Change::Add { consumer: "ann".into(), fields: fields(&[("id", "k2".into())]) };
+        for (format, dedicated, text, expected) in [
+            (
+                Format::Yaml,
+                true,
+                "",
+                "consumers:\n  ann:\n    credentials:\n      apiKeys:\n        - id: \"k2\"\n",
+            ),
+            (
+                Format::Yaml,
+                false,
+                "consumers:\n  bob: {}\n",
+                "consumers:\n  bob: {}\n  ann:\n    credentials:\n      apiKeys:\n        - id: \"k2\"\n",
+            ),
+            (Format::Toml, true, "", "\n[[consumers.ann.credentials.apiKeys]]\nid = \"k2\"\n"),
+        ] {
+            assert_eq!(apply(format, dedicated, text, &change).unwrap(), expected);
+        }
+    }
+
+    proptest! {
+        /// Whatever a file looks like, an edit changes the intended key and nothing else, or is refused.
+        #[test]
+        fn an_edit_is_right_or_refused(
+            text in "(http|consumers):( \\{\\}|\n  consumers:)?(\n    (ann|bob|'c d'):( # x| \\{\\}| \\{groups: \\[a\\]\\}|\n      groups:\n      - a|\n      credentials:\n        apiKeys:\n        - id: k1\n          sha256: a))*\n?",
+            consumer in "ann|bob|c d|null|é",
+            sets: bool,
+        ) {
+            let change = match sets {
+                true => Change::Set { consumer, id: "k1".into(), fields: fields(&[("state", "grace".into())]) },
+                false => Change::Add { consumer, fields: new_key() },
+            };
+            if let Ok(edited) = apply(Format::Yaml, false, &text, &change) {
+                let lines = |text: &str| text.lines().filter(|line| line.contains("- a") || line.contains("sha256: a")).count();
+                prop_assert_eq!(lines(&text), lines(&edited), "{}\n{}", text, edited);
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in "[a-c:{}\\[\\],\"'|> \n#=.~é-]{0,60}", toml: bool) {
+            let format = if toml { Format::Toml } else { Format::Yaml };
+            let _ = apply(format, false, &text, &Change::Add { consumer: "a".into(), fields: new_key() });
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use tidegate_config::formats;
 use tidegate_config::tree::Node;
 
 use super::edit::{self, Change, Format};
@@ -13,33 +14,38 @@ use super::error::StoreError;
 pub(super) struct KeyFile {
     pub(super) path: PathBuf,
     format: Format,
+    /// Whether it is that of `providers.consumers`.
+    is_dedicated: bool,
 }
 
 impl KeyFile {
-    pub(super) fn new(path: &Path) -> Result<Self, StoreError> {
+    /// Returns a file. `is_dedicated` is whether it is that of `providers.consumers`.
+    pub(super) fn new(path: &Path, is_dedicated: bool) -> Result<Self, StoreError> {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         let format = match extension {
             "toml" => Format::Toml,
-            "yml" | "yaml" => Format::Yaml,
+            "yml" | "yaml" | "json" => Format::Yaml,
             _ => {
-                let text = format!("{}: unknown kind of file: expected .yml, .yaml or .toml", path.display());
+                let text =
+                    format!("{}: unknown kind of file: expected .yml, .yaml, .json or .toml", path.display());
                 return Err(StoreError::Text(text));
             }
         };
         // What a link points to is replaced, not the link.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        Ok(Self { path, format })
+        Ok(Self { path, format, is_dedicated })
     }
 
     /// Returns the tree and the text; `None` if there is no file yet.
     pub(super) fn read(&self) -> Result<(Node, Option<String>), StoreError> {
         let text = self.text()?;
-        if text.as_deref().is_some_and(|text| text.contains("{{")) {
-            let text = format!("{}: the file is a template, which cannot be edited", self.path.display());
-            return Err(StoreError::Text(text));
-        }
         let path = self.path.display().to_string();
-        let node = self.format.read(&path, text.as_deref().unwrap_or_default());
+        let node = formats::read_large(&path, text.as_deref().unwrap_or_default().as_bytes());
+        let is_template = text.as_deref().is_some_and(|text| text.contains("{{"));
+        let is_dedicated = self.is_dedicated || node.as_ref().is_ok_and(edit::is_dedicated);
+        if is_template && !is_dedicated {
+            return Err(StoreError::Text(format!("{path}: the file is a template, which cannot be edited")));
+        }
         let node = node.map_err(|problem| StoreError::Text(problem.to_string()))?;
         Ok((node, text))
     }
@@ -48,7 +54,7 @@ impl KeyFile {
     pub(super) fn apply(&self, before: Option<&str>, changes: &[Change]) -> Result<(), StoreError> {
         let mut text = before.unwrap_or_default().to_owned();
         for change in changes {
-            text = edit::apply(self.format, &text, change)
+            text = edit::apply(self.format, self.is_dedicated, &text, change)
                 .map_err(|error| StoreError::Text(format!("{}:{error}", self.path.display())))?;
         }
         if self.text()?.as_deref() != before {

@@ -44,7 +44,7 @@ pub(super) struct Place {
     /// File with consumers, in YAML or TOML. It is edited in place; comments are kept.
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
-    /// Provider of the settings: `file`, `consul`, `redis`, or the name of an instance. By default, the only one that
+    /// Provider of the settings: `consumers`, `file`, `consul`, `redis`, or the name of an instance. By default, the only one that
     /// can store keys.
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     provider: Option<String>,

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tidegate_config::consumer::ApiKey;
-use tidegate_config::decode::decode_config;
+use tidegate_config::decode::{decode_config, decode_consumers};
 use tidegate_config::tree::Node;
 use tidegate_config::{Kind, Problem};
 use tidegate_middlewares::api_key;
 use tidegate_providers::Options as ProviderOptions;
 
 use super::KeysError;
-use super::edit::Change;
+use super::edit::{self, Change};
 use super::error::StoreError;
 use super::file::KeyFile;
 use super::kv::{KvContents, KvStore};
@@ -44,7 +44,7 @@ enum Source {
 impl Store {
     /// Returns a file.
     pub(super) fn file(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self::File(KeyFile::new(path)?))
+        Ok(Self::File(KeyFile::new(path, false)?))
     }
 
     /// Returns the place that the settings name.
@@ -52,16 +52,21 @@ impl Store {
         let chosen = settings.providers.chosen();
         let named = chosen.iter().map(|one| (one.name.unwrap_or(one.options.kind()), &one.options));
         let mut able: Vec<_> = named.filter(|(_, options)| can_store(options)).collect();
-        if let Some(name) = name {
-            able.retain(|(own, _)| own.eq_ignore_ascii_case(name));
+        match name {
+            Some(name) => able.retain(|(own, _)| own.eq_ignore_ascii_case(name)),
+            // It has no other purpose.
+            None if able.iter().any(|(_, options)| matches!(options, ProviderOptions::Consumers(_))) => {
+                able.retain(|(_, options)| matches!(options, ProviderOptions::Consumers(_)));
+            }
+            None => {}
         }
         match able[..] {
             [(_, options)] => Self::of_provider(options),
             [] => Err(StoreError::NoPlace(match name {
                 Some(name) => format!(
-                    "provider `{name}` cannot store keys: expected consul, redis, or file with `filename`; for a folder of files, use --file"
+                    "provider `{name}` cannot store keys: expected consumers, consul, redis, or file with `filename`; for a folder of files, use --file"
                 ),
-                None => "no place for keys: use --file, or settings with the provider consul, redis, or file with `filename`".into(),
+                None => "no place for keys: use --file, or settings with the provider consumers, consul, redis, or file with `filename`".into(),
             })),
             _ => {
                 let names: Vec<&str> = able.iter().map(|(name, _)| *name).collect();
@@ -73,6 +78,9 @@ impl Store {
     fn of_provider(options: &ProviderOptions) -> Result<Self, StoreError> {
         match options {
             ProviderOptions::File(file) => Self::file(Path::new(&file.filename)),
+            ProviderOptions::Consumers(file) => {
+                Ok(Self::File(KeyFile::new(Path::new(&file.filename), true)?))
+            }
             ProviderOptions::Consul(consul) => Ok(Self::Kv(Box::new(KvStore::consul(consul)?))),
             ProviderOptions::Redis(redis) => Ok(Self::Kv(Box::new(KvStore::redis(redis)?))),
             _ => Err(StoreError::NoPlace("this provider cannot store keys".into())),
@@ -114,6 +122,7 @@ impl Store {
 fn can_store(options: &ProviderOptions) -> bool {
     match options {
         ProviderOptions::File(file) => !file.filename.is_empty(),
+        ProviderOptions::Consumers(file) => !file.filename.is_empty(),
         ProviderOptions::Consul(_) | ProviderOptions::Redis(_) => true,
         _ => false,
     }
@@ -122,7 +131,10 @@ fn can_store(options: &ProviderOptions) -> bool {
 impl Contents {
     /// Decodes the consumers of a configuration.
     fn new(node: &Node, more: Vec<Problem>, source: Source) -> Self {
-        let mut provided = decode_config(node);
+        let mut provided = match edit::is_dedicated(node) {
+            true => decode_consumers(node),
+            false => decode_config(node),
+        };
         provided.problems.extend(more);
         let consumers = &provided.config.http.consumers;
         let keys = |(name, consumer): (&String, &std::sync::Arc<tidegate_config::consumer::Consumer>)| {
