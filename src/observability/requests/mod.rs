@@ -224,6 +224,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use http::Version;
+    use tidegate_core::concealed::Concealed;
     use tidegate_core::{Connection, Reason};
 
     use super::*;
@@ -305,6 +306,34 @@ mod tests {
         log.fields.names.insert("ClientAddr".into(), "drop".into());
         settings.access_log = Some(log);
         assert_eq!(shown(&settings), ("/p".into(), "x-a: REDACTED\n".into(), false));
+    }
+
+    #[test]
+    fn credentials_are_masked_whatever_bytes_are_around_them() {
+        let mut settings = settings(|_| ());
+        let mut log = AccessLog::default();
+        log.fields.headers.default_mode = "keep".into();
+        settings.access_log = Some(log);
+        // With 13 bytes left, a character of the value is cut.
+        for left in [14, 13] {
+            let requests = Requests::new(&settings, 1).unwrap();
+            let path = "x".repeat(MAX_TEXT / 2 - "/?key=".len() - left);
+            let target = format!("/{path}?key=s%65cret{}", "é".repeat(40));
+            let builder = http::Request::builder().uri(target).header("x-key", &b"secret\xff\xfe"[..]);
+            let builder = builder.header("a", &b"\xff\xff\xff"[..]).header("z", "kept");
+            let head = builder.body(()).unwrap().into_parts().0;
+            let peer = ([192, 0, 2, 1], 4000).into();
+            let exchange = Exchange::begin(Arc::new(Connection::plain(peer)), Version::HTTP_11);
+            let recording = requests.begin(0, &exchange, &head, false);
+            let headers = vec![http::HeaderName::from_static("x-key")];
+            exchange.conceal(Arc::new(Concealed { headers, parameter: Some("key".into()) }));
+            exchange.answer(200, None);
+            recording.end(&exchange, End::Complete, Instant::now());
+            let record = requests.all().remove(0);
+            let (target, headers) = (record.text(Text::Target), record.text(Text::Headers));
+            assert!(target.ends_with(&format!("?key={}", "*".repeat(left))), "{target}");
+            assert!(headers.contains("x-key: ********\n") && headers.contains("z: kept\n"), "{headers}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -220,22 +221,29 @@ impl Record {
 
     /// Masks credentials. Lengths stay, since the texts are parts of one.
     fn conceal(&mut self, concealed: &Concealed) {
-        let start = usize::from(self.ends[Text::Target as usize - 1]);
-        let mut hidden = concealed.values(self.text(Text::Target));
-        hidden.iter_mut().for_each(|value| *value = start + value.start..start + value.end);
-        let mut line_start = usize::from(self.ends[Text::Headers as usize - 1]);
-        for line in self.text(Text::Headers).split_inclusive('\n') {
-            let (name, value) = line.split_once(": ").unwrap_or((line, ""));
-            let end = line_start + line.len();
-            if concealed.headers.iter().any(|header| header.as_str() == name) {
-                hidden.push(end - value.len()..end - 1);
-            }
-            line_start = end;
+        let range = self.range(Text::Target);
+        let target = self.text.get(range.clone()).unwrap_or_default();
+        // A character may be cut at the end.
+        let valid = target.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+        let mut hidden = concealed.values(valid);
+        for value in &mut hidden {
+            let end = if value.end == valid.len() { target.len() } else { value.end };
+            *value = range.start + value.start..range.start + end;
         }
-        for value in hidden.into_iter().filter(|value| value.start < value.end) {
-            let mask = "*".repeat(value.len());
-            if self.text.is_char_boundary(value.start) && self.text.is_char_boundary(value.end) {
-                self.text.replace_range(value, &mask);
+        let range = self.range(Text::Headers);
+        let mut start = range.start;
+        for line in self.text.get(range).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
+            let name = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+            let is_hidden = |header: &HeaderName| line.get(..name) == Some(header.as_str().as_bytes());
+            if concealed.headers.iter().any(is_hidden) {
+                let content = line.strip_suffix(b"\n").unwrap_or(line);
+                hidden.push(start + name + 2..start + content.len());
+            }
+            start += line.len();
+        }
+        for value in hidden {
+            if let Some(value) = self.text.get_mut(value) {
+                value.fill(b'*');
             }
         }
     }
@@ -253,10 +261,15 @@ impl Record {
 
     /// Returns a text; empty if there is none. Clients may send any bytes: those that are not UTF-8 are replaced.
     pub(crate) fn text(&self, text: Text) -> Cow<'_, str> {
+        let bytes = self.text.get(self.range(text));
+        String::from_utf8_lossy(bytes.unwrap_or_default())
+    }
+
+    /// Returns the place of a text.
+    fn range(&self, text: Text) -> Range<usize> {
         let number = text as usize;
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
-        let bytes = self.text.get(usize::from(start)..usize::from(self.ends[number]));
-        String::from_utf8_lossy(bytes.unwrap_or_default())
+        usize::from(start)..usize::from(self.ends[number])
     }
 
     /// Returns true for requests that outlive others: failures of servers or the gateway, incomplete responses, and

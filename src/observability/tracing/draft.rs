@@ -106,7 +106,10 @@ impl Draft {
         let refused = exchange.reason().is_some_and(is_refusal);
         // The innermost span of those that the refusal is in.
         let refused_by = exchange.middlewares_reached().checked_sub(1).filter(|_| refused);
-        for recorded in spans.take() {
+        for mut recorded in spans.take() {
+            for name in exchange.concealed().flat_map(|concealed| &concealed.headers) {
+                recorded.request_headers.remove(name);
+            }
             let query = |url: &str| self.capture.url(url);
             let by = matches!(recorded.kind, SpanKind::Middleware(_, index) if refused_by == Some(index));
             let mut span = spans::inner(&trace, recorded, &times, ended, (&self.user_agent, &query));
