@@ -10,14 +10,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tidegate_core::client_ip::IpRanges;
 use tidegate_core::consumer::{self, KeyHash, KeyState, LastUsed};
 use tidegate_core::consumers::{self, CredentialKind, Entry};
+use tidegate_core::reference::provider_of;
 use tidegate_core::values::is_default;
 use tidegate_core::word::Word;
 use tidegate_core::{BuildError, BuildErrors};
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 
-/// Maximum length in bytes of names, groups and values, which may become headers.
-const MAX_TEXT: usize = 1024;
+use crate::plan::{Plan, text_error};
+
 /// Maximum length in bytes of the id of a key.
 const MAX_ID: usize = 64;
 
@@ -31,7 +32,7 @@ pub struct Consumer {
     /// Further attributes.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Its plan.
+    /// Its plan: `name` of the same provider, or `name@provider`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub plan: String,
     /// What it is recognised by.
@@ -130,13 +131,26 @@ pub struct Certificate {
 }
 
 impl Consumer {
-    /// Validates the options of the consumer with this qualified name. Keys that `previous` also has keep
-    /// when they were last used.
+    /// Returns the qualified name of the plan of the consumer with this qualified name; empty if it has none.
+    pub fn plan_name(&self, name: &str) -> String {
+        if self.plan.is_empty() || self.plan.contains('@') {
+            return self.plan.clone();
+        }
+        format!("{}@{}", self.plan, provider_of(name))
+    }
+
+    /// Validates the options of the consumer with this qualified name. `plan` is its plan, if it is defined. Keys that
+    /// `previous` also has keep when they were last used.
     ///
     /// # Errors
     ///
     /// All mistakes, by option. None contains a hash.
-    pub fn entry(&self, name: &str, previous: Option<&Entry>) -> Result<Entry, BuildError> {
+    pub fn entry(
+        &self,
+        name: &str,
+        plan: Option<&Plan>,
+        previous: Option<&Entry>,
+    ) -> Result<Entry, BuildError> {
         let mut errors = BuildErrors::default();
         let mut check = |path: &str, text: &str| errors.extend(text_error(path, text));
         check("name", name);
@@ -145,14 +159,17 @@ impl Consumer {
             check("labels", label);
             check(&format!("labels.{label}"), value);
         }
-        if !self.plan.is_empty() {
-            check("plan", &self.plan);
+        let plan_name = self.plan_name(name);
+        if !plan_name.is_empty() && plan.is_none() {
+            errors.add(format!("plan: `{plan_name}` is not defined: expected one of `http.plans`"));
         }
+        let of_plan = plan.map(|plan| (&plan.groups, &plan.labels));
+        let (groups, labels) = of_plan.unzip();
         let consumer = Arc::new(consumer::Consumer {
             name: name.into(),
-            groups: self.groups.clone(),
-            labels: self.labels.clone(),
-            plan: self.plan.clone(),
+            groups: self.groups.iter().chain(groups.into_iter().flatten()).cloned().collect(),
+            labels: labels.into_iter().flatten().chain(&self.labels).map(owned).collect(),
+            plan: plan_name,
         });
         let mut credentials = Vec::new();
         for (path, made) in self.credentials.kinds(&consumer, previous) {
@@ -162,6 +179,10 @@ impl Consumer {
         }
         errors.made(Some(Entry { consumer, credentials }))
     }
+}
+
+fn owned((name, value): (&String, &String)) -> (String, String) {
+    (name.clone(), value.clone())
 }
 
 /// A credential with its option, or what is wrong with it; messages continue the name of the option.
@@ -306,18 +327,6 @@ impl Certificate {
     }
 }
 
-/// Returns what is wrong with a text that may become part of a header.
-fn text_error(path: &str, text: &str) -> Option<String> {
-    match text {
-        "" => Some(format!("{path}: is empty")),
-        _ if text.len() > MAX_TEXT => Some(format!("{path}: longer than {MAX_TEXT} bytes")),
-        _ if text.chars().any(char::is_control) => {
-            Some(format!("{path}: control characters are not allowed"))
-        }
-        _ => None,
-    }
-}
-
 /// Returns true for the forms of `htpasswd` that passwords can be checked with.
 fn is_password_hash(text: &str) -> bool {
     ["$2a$", "$2b$", "$2y$", "$apr1$", "$1$", "{SHA}"].iter().any(|form| text.starts_with(form))
@@ -416,7 +425,8 @@ mod tests {
     fn entry(options: &str) -> Result<Entry, BuildError> {
         let provided = decoded(options);
         assert_eq!(provided.problems, []);
-        provided.config.http.consumers["acme"].entry("acme@file", None)
+        let plan = Plan { groups: vec!["paying".into()], labels: [("tier".into(), "1".into())].into() };
+        provided.config.http.consumers["acme"].entry("acme@file", Some(&plan), None)
     }
 
     #[test]
@@ -430,8 +440,12 @@ mod tests {
         ))
         .expect("valid");
         let consumer = &entry.consumer;
-        assert_eq!((&*consumer.name, consumer.short_name(), &*consumer.plan), ("acme@file", "acme", "gold"));
-        assert_eq!((consumer.groups.join(","), &*consumer.labels["team"]), ("ops,dev".into(), "core"));
+        assert_eq!(
+            (&*consumer.name, consumer.short_name(), &*consumer.plan),
+            ("acme@file", "acme", "gold@file")
+        );
+        assert_eq!((consumer.groups.join(","), &*consumer.labels["team"]), ("ops,dev,paying".into(), "core"));
+        assert_eq!(&*consumer.labels["tier"], "1");
         let shown: Vec<String> =
             entry.credentials.iter().map(|one| format!("{}: {}", one.path, one.kind)).collect();
         assert_eq!(
@@ -490,6 +504,18 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_must_be_defined() {
+        let provided = decoded("{plan: gold, labels: {tier: '2'}}");
+        let consumer = &provided.config.http.consumers["acme"];
+        let error = consumer.entry("acme@file", None, None).expect_err("undefined").to_string();
+        assert_eq!(error, "plan: `gold@file` is not defined: expected one of `http.plans`");
+        let plan = Plan { labels: [("tier".into(), "1".into())].into(), ..Plan::default() };
+        let entry = consumer.entry("acme@file", Some(&plan), None).expect("valid");
+        assert_eq!(&*entry.consumer.labels["tier"], "2", "its own label is preferred");
+        assert!(Plan { groups: vec!["a\nb".into()], ..Plan::default() }.check().is_err());
+    }
+
+    #[test]
     fn a_broken_consumer_breaks_only_itself_and_is_not_kept_as_written() {
         for key in ["sha256: s3cret", "sha256: 's3cret'", "sha265: s3cret"] {
             let provided = decoded(&format!("{{credentials: {{apiKeys: [{{id: a, {key}}}]}}}}"));
@@ -517,7 +543,9 @@ mod tests {
         let changed = decoded(&format!(
             "{{plan: gold, credentials: {{apiKeys: [{{id: b, sha256: '{HEX}'}}, {{id: a, sha256: '{HEX}'}}]}}}}"
         ));
-        let next = changed.config.http.consumers["acme"].entry("acme@file", Some(&first)).expect("valid");
+        let next = changed.config.http.consumers["acme"]
+            .entry("acme@file", Some(&Plan::default()), Some(&first))
+            .expect("valid");
         let used: Vec<_> = next
             .credentials
             .iter()

@@ -12,6 +12,7 @@ pub mod locate;
 pub mod merge;
 pub mod middleware;
 pub mod origin;
+pub mod plan;
 pub mod references;
 pub mod restore;
 pub mod route_test;
@@ -71,6 +72,9 @@ pub struct Http {
     /// Clients that the gateway knows. Not in Traefik.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub consumers: Map<consumer::Consumer>,
+    /// What consumers have in common. Not in Traefik.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub plans: Map<plan::Plan>,
 }
 
 /// The complete state of one provider, sent with every change.

@@ -8,6 +8,7 @@ use tidegate_core::reference::{References, Target, has_plain, provider_of, quali
 use tidegate_core::references;
 
 use crate::consumer::Consumer;
+use crate::plan::Plan;
 use crate::router::{Router, RouterTls};
 use crate::section::{ForEachSection, Object, for_each_section};
 use crate::service::{
@@ -125,6 +126,7 @@ impl References for UdpService {
 // Objects without references.
 impl References for ServersTransport {}
 impl References for Consumer {}
+impl References for Plan {}
 impl References for TcpMiddleware {}
 impl References for TcpServersTransport {}
 impl References for TlsOptions {}

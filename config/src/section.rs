@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tidegate_core::reference::References;
 
-use crate::{Config, Map, consumer, middleware, router, service, tcp, tls, transport};
+use crate::{Config, Map, consumer, middleware, plan, router, service, tcp, tls, transport};
 
 /// A named object of a configuration.
 pub trait Object:
@@ -106,6 +106,7 @@ sections! {
     Middleware middleware::Middleware: http middlewares, "http" "middlewares", "middleware";
     ServersTransport transport::ServersTransport: http servers_transports, "http" "serversTransports", "servers transport";
     Consumer consumer::Consumer: http consumers, "http" "consumers", "consumer";
+    Plan plan::Plan: http plans, "http" "plans", "plan";
     TcpRouter tcp::TcpRouter: tcp routers, "tcp" "routers", "TCP router";
     TcpService tcp::TcpService: tcp services, "tcp" "services", "TCP service";
     TcpMiddleware tcp::TcpMiddleware: tcp middlewares, "tcp" "middlewares", "TCP middleware";

@@ -110,11 +110,9 @@ impl Test {
             ("Label", _) => return Err(BuildError::new("Label takes a name and a value")),
             (function, Some(&[text])) => match function {
                 "AuthMethod" => Self::Method(method(text)?),
-                // As elsewhere, a plain name refers to an object of the same provider.
-                "Consumer" if text.contains('@') => Self::Consumer(owned(text)),
-                "Consumer" => Self::Consumer(format!("{text}@{provider}")),
+                "Consumer" => Self::Consumer(qualified(text, provider)),
                 "Group" => Self::Group(owned(text)),
-                "Plan" => Self::Plan(owned(text)),
+                "Plan" => Self::Plan(qualified(text, provider)),
                 "Scope" => Self::Scope(owned(text)),
                 _ => Self::Subject(owned(text)),
             },
@@ -135,6 +133,11 @@ impl Test {
             Self::Subject(name) => identity.subject == *name,
         }
     }
+}
+
+/// As elsewhere, a plain name refers to an object of the same provider.
+fn qualified(name: &str, provider: &str) -> String {
+    if name.contains('@') { name.to_owned() } else { format!("{name}@{provider}") }
 }
 
 fn method(text: &str) -> Result<AuthMethod, BuildError> {
@@ -243,7 +246,7 @@ mod tests {
             name: "acme@file".into(),
             groups: vec!["partners".into()],
             labels,
-            plan: "gold".into(),
+            plan: "gold@file".into(),
         };
         Identity {
             groups: vec!["ops".into()],
@@ -285,6 +288,8 @@ mod tests {
             ("AuthMethod(`apiKey`)", 403),
             ("Plan(`gold`)", 200),
             ("Plan(`free`)", 403),
+            ("Plan(`gold@file`)", 200),
+            ("Plan(`gold@docker`)", 403),
             ("Scope(`read`)", 200),
             ("Scope(`write`)", 403),
         ] {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use crate::support::tls::{Own, ask as ask_over_tls, client_config};
+use crate::support::tls::{Own, ask as ask_over_tls, ask_for, client_config};
 use crate::support::tokens::{ISSUER, OWN, SECRET, claims, signed_by};
 use crate::support::{Backend, Gateway, eventually, get, get_with};
 
@@ -36,6 +36,8 @@ fn the_api_lists_consumers_without_secrets() {
         jwt: [{{issuer: 'https://i.test', subject: s}}]
     broken: {{credentials: {{apiKeys: [{{id: k2, sha256: plain-secret}}]}}}}
     wrong: {{credentials: {{apiKeys: [{{id: k3}}]}}}}
+  plans:
+    gold: {{groups: [paying]}}
 ",
         Gateway::one_service(&backend.url())
     ));
@@ -83,6 +85,8 @@ fn the_api_lists_consumers_without_secrets() {
         )),
         "{problems:?}"
     );
+    let plan = ask(&gateway, "/api/http/plans/gold@file");
+    assert_eq!((&plan["groups"], &plan["status"]), (&json!(["paying"]), &json!("enabled")));
     assert_eq!(get(gateway.web(), "h", "/").status, 200, "everything else is served");
     assert_eq!(get(gateway.address("traefik"), "h", "/api/http/consumers/none@file").status, 404);
 }
@@ -253,6 +257,7 @@ http:
       groups: [ops]
       plan: gold
       credentials: {{basicAuth: [ann], jwt: [{{issuer: '{ISSUER}', subject: ann}}]}}
+  plans: {{gold: {{}}}}
   services:
     a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
 ",
@@ -335,4 +340,54 @@ http:
     );
     assert!(problems.contains("consumers.yml:5: http.routers: ignored"), "{problems}");
     assert_eq!(ask(&gateway, "/api/http/consumers")[0]["provider"], "consumers");
+}
+
+#[test]
+fn the_example_with_client_certificates_works() {
+    let backend = Backend::echo("a");
+    let issuer = {
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        rcgen::CertifiedIssuer::self_signed(parameters, rcgen::KeyPair::generate().unwrap()).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let authority = folder.path().join("partners.pem");
+    std::fs::write(&authority, issuer.pem()).unwrap();
+    let partner = |name: &str, alternative: &str| {
+        let mut parameters = rcgen::CertificateParams::new([alternative.to_owned()]).unwrap();
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let signing_key = rcgen::KeyPair::generate().unwrap();
+        Own { cert: parameters.signed_by(&signing_key, &issuer).unwrap(), signing_key }
+    };
+    let text =
+        std::fs::read_to_string(crate::docs::root().join("examples/mtls-consumer/routes.yml")).unwrap();
+    let text = text.replace("partners.pem", &authority.display().to_string());
+    let gateway =
+        Gateway::with(&["--identity.headers"], &text.replace("http://127.0.0.1:8080", &backend.url()));
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let host = "api.example.com";
+    let status = |who: Option<&Own>, path: &str| {
+        let config = Arc::new(client_config(&[], who));
+        ask_for(gateway.web(), &config, host, host, path).map(|seen| seen.status())
+    };
+    let (acme, umbrella) = (partner("x", "acme.example.com"), partner("umbrella", "u.example.com"));
+    assert_eq!(
+        [status(Some(&acme), "/orders").unwrap(), status(Some(&acme), "/reports").unwrap()],
+        [200, 200]
+    );
+    let seen = backend.last();
+    assert_eq!(seen.header("x-consumer-name"), Some("acme@file"));
+    assert_eq!(
+        (seen.header("x-consumer-groups"), seen.header("x-auth-method")),
+        (Some("partners"), Some("certificate"))
+    );
+    assert_eq!(
+        [status(Some(&umbrella), "/orders").unwrap(), status(Some(&umbrella), "/reports").unwrap()],
+        [200, 403]
+    );
+    let stranger = partner("stranger", "stranger.example.com");
+    assert_eq!(status(Some(&stranger), "/orders").unwrap(), 403);
+    assert!(status(Some(&somebody("acme.example.com")), "/orders").is_err(), "of no authority");
+    assert!(status(None, "/orders").is_err(), "no certificate");
 }

@@ -29,6 +29,7 @@ http:
       labels: {{team: core}}
       plan: gold
       credentials: {{basicAuth: [ann], jwt: [{{issuer: '{ISSUER}', subject: service}}]}}
+  plans: {{gold: {{}}}}
   services:
     a: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}
     b: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}
@@ -74,7 +75,7 @@ fn headers_tell_who_the_client_is_and_cannot_be_forged() {
         assert_eq!(told("/basic", &headers), ["ann", "acme@file", "ops,a%2Cb", "core"]);
         assert_eq!(told("/parent/child", &headers), ["ann", "acme@file", "ops,a%2Cb", "core"]);
     }
-    assert_eq!(backend.last().header("x-consumer-plan"), Some("gold"));
+    assert_eq!(backend.last().header("x-consumer-plan"), Some("gold@file"));
     assert_eq!(backend.last().header("x-auth-method"), None, "it is switched off");
     let bob = format!("{}Authorization: Basic Ym9iOnRlc3Q=\r\n", forged());
     assert_eq!(told("/basic", &bob), ["bob", "", "", ""]);
@@ -160,7 +161,7 @@ fn a_token_tells_who_the_client_is_and_is_verified_by_public_keys() {
             &json!(["ops", "a,b"])
         )
     );
-    assert_eq!((&claims["plan"], &claims["labels"]), (&json!("gold"), &json!({"team": "core"})));
+    assert_eq!((&claims["plan"], &claims["labels"]), (&json!("gold@file"), &json!({"team": "core"})));
     assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 60);
     assert_eq!(token("/basic", ANN).as_deref(), Some(&*first), "it is used again");
     let (claims, _) = verified(&token("/parent/child", ANN).unwrap(), &keys).unwrap();

@@ -32,30 +32,27 @@ pub fn decode_config(node: &Node) -> Provided {
     decoder.out
 }
 
-/// Decodes a file that has consumers and nothing else, under `consumers` or `http.consumers`. Other sections are
-/// reported and have no effect, so that whoever maintains consumers cannot change routes.
+/// Decodes a file that has consumers, their plans and nothing else, under `consumers` and `plans`, or below `http`. Other
+/// sections are reported and have no effect, so that whoever maintains consumers cannot change routes.
 pub fn decode_consumers(node: &Node) -> Provided {
     let mut decoder = ConfigDecoder::default();
-    let (section, part) = Kind::Consumer.keys();
+    let section = Kind::Consumer.keys().0;
     let mut found = Vec::new();
     for (key, node) in decoder.table("", node) {
-        if key.eq_ignore_ascii_case(part) {
-            found.push((part.to_owned(), node));
-        } else if key.eq_ignore_ascii_case(section) {
+        if key.eq_ignore_ascii_case(section) {
             let parts = decoder.table(section, node).into_iter();
-            found.extend(parts.map(|(key, node)| (format!("{section}.{key}"), node)));
+            found.extend(parts.map(|(key, node)| (format!("{section}.{key}"), key, node)));
         } else {
-            found.push((key.to_owned(), node));
+            found.push((key.to_owned(), key, node));
         }
     }
-    let mut is_first = true;
-    for (path, node) in found {
-        let is_consumers = path.eq_ignore_ascii_case(part)
-            || path.split_once('.').is_some_and(|(_, key)| key.eq_ignore_ascii_case(part));
-        if is_consumers && std::mem::take(&mut is_first) {
-            let _ = Kind::Consumer.with_type(Part { decoder: &mut decoder, node });
+    let mut expected = vec![Kind::Consumer, Kind::Plan];
+    for (path, key, node) in found {
+        let place = expected.iter().position(|kind| kind.keys().1.eq_ignore_ascii_case(key));
+        if let Some(place) = place {
+            let _ = expected.remove(place).with_type(Part { decoder: &mut decoder, node });
         } else {
-            let message = format!("{path}: ignored: this file has one section, `{part}`");
+            let message = format!("{path}: ignored: this file has `consumers` and `plans`, each once");
             decoder.problem(&node.origin, None, message);
         }
     }
@@ -442,7 +439,7 @@ mod tests {
             (_, problems) => panic!("{problems}"),
         };
         assert_eq!(names("consumers: {a: {plan: x}, b: {}}"), "a b");
-        assert_eq!(names("http: {consumers: {a: {plan: x}}}"), "a");
+        assert_eq!(names("http: {consumers: {a: {plan: x}}, plans: {x: {groups: [g]}}}"), "a");
         assert_eq!((names(""), names("consumers:")), (String::new(), String::new()));
         let (names, problems) = read(
             "consumers: {a: {}}\nhttp:\n  routers: {r: {rule: Path(`/`)}}\n  consumers: {c: {}}\ntls: {}\n",
@@ -450,8 +447,9 @@ mod tests {
         assert_eq!(names, "a");
         assert_eq!(
             problems,
-            "c.yml:3: http.routers: ignored: this file has one section, `consumers`; c.yml:4: http.consumers: ignored: this \
-             file has one section, `consumers`; c.yml:5: tls: ignored: this file has one section, `consumers`"
+            "c.yml:3: http.routers: ignored: this file has `consumers` and `plans`, each once; c.yml:4: http.consumers: ignored: \
+             this file has `consumers` and `plans`, each once; c.yml:5: tls: ignored: this file has `consumers` and `plans`, each \
+             once"
         );
         let (names, problems) = read("consumers: {a: {plann: x}, b: {}}");
         assert_eq!(names, "b");

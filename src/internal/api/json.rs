@@ -249,9 +249,9 @@ fn consumer(snapshot: &Snapshot, name: &str, options: &Consumer) -> Object {
     object
 }
 
-/// Returns true for kinds that the API lists: those of Traefik's, and consumers.
+/// Returns true for kinds that the API lists: those of Traefik's, consumers and plans.
 pub(super) fn is_listed(kind: Kind) -> bool {
-    kind == Kind::Consumer || LISTED.contains(&kind.keys().1)
+    matches!(kind, Kind::Consumer | Kind::Plan) || LISTED.contains(&kind.keys().1)
 }
 
 /// Serialises an object as configured.
@@ -326,9 +326,8 @@ pub(super) fn type_name(snapshot: &Snapshot, kind: Kind, name: &str) -> Option<S
         Kind::Middleware => {
             config.http.middlewares.get(name).map(|middleware| Some(middleware.kind().to_lowercase()))
         }
-        kind if is_listed(kind) && !kind.is_router() && kind != Kind::Consumer => {
-            kind.with_type(FirstKey { config, name }).flatten()
-        }
+        Kind::Consumer | Kind::Plan => return None,
+        kind if is_listed(kind) && !kind.is_router() => kind.with_type(FirstKey { config, name }).flatten(),
         _ => return None,
     };
     sound.unwrap_or_else(|| first_key(&written(snapshot, kind, name)))

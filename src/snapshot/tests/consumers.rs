@@ -13,7 +13,7 @@ use crate::snapshot::report::Status;
 fn state(consumers: &str) -> Provided {
     let text = format!(
         "http:\n  routers:\n    r: {{rule: Path(`/`), service: s}}\n  services:\n    s: {{loadBalancer: {{servers: \
-         [{{url: 'http://127.0.0.1:1'}}]}}}}\n  consumers:\n{consumers}"
+         [{{url: 'http://127.0.0.1:1'}}]}}}}\n  plans: {{gold: {{}}, free: {{}}}}\n  consumers:\n{consumers}"
     );
     decode_config(&yaml::read("c.yml", text.as_bytes()).unwrap())
 }
@@ -32,14 +32,14 @@ fn a_directory_becomes_current_with_its_effects_and_never_before() {
     let handle = world.environment.consumers.clone();
     let first = world.compile_state(&state("    a: {plan: gold, credentials: {basicAuth: [ann]}}\n"), None);
     let owner = || handle.load().by_basic_user("ann").map(|consumer| consumer.plan.clone());
-    assert_eq!(owner().as_deref(), Some("gold"));
+    assert_eq!(owner().as_deref(), Some("gold@file"));
     let changed = state("    a: {plan: free, credentials: {basicAuth: [ann]}}\n");
     let (draft, effects) = world.draft_state(&changed, Some(&first));
-    assert_eq!(draft.snapshot.consumers.by_basic_user("ann").unwrap().plan, "free");
+    assert_eq!(draft.snapshot.consumers.by_basic_user("ann").unwrap().plan, "free@file");
     drop(effects);
-    assert_eq!(owner().as_deref(), Some("gold"), "a discarded draft changes nothing");
+    assert_eq!(owner().as_deref(), Some("gold@file"), "a discarded draft changes nothing");
     let second = world.compile_state(&changed, Some(&first));
-    assert_eq!(owner().as_deref(), Some("free"));
+    assert_eq!(owner().as_deref(), Some("free@file"));
     // What has not changed is the same object: routes, services and an equal directory.
     assert!(Arc::ptr_eq(&first.snapshot.services["s@file"], &second.snapshot.services["s@file"]));
     let third = world.compile_state(&changed, Some(&second));
@@ -65,9 +65,9 @@ fn two_consumers_with_one_key_are_reported_at_both_places() {
     assert_eq!(
         problems(&compiled),
         [
-            "c.yml:10: consumer a@file: credentials.apiKeys[0]: API key `k` is also that of consumer `b@file` (c.yml:15): it \
+            "c.yml:11: consumer a@file: credentials.apiKeys[0]: API key `k` is also that of consumer `b@file` (c.yml:16): it \
              identifies no one",
-            "c.yml:15: consumer b@file: credentials.apiKeys[1]: API key `k` is also that of consumer `a@file` (c.yml:10): it \
+            "c.yml:16: consumer b@file: credentials.apiKeys[1]: API key `k` is also that of consumer `a@file` (c.yml:11): it \
              identifies no one",
         ]
     );
@@ -84,6 +84,36 @@ fn a_consumer_with_mistakes_identifies_no_one_and_the_others_do() {
     );
     let directory = world.environment.consumers.load();
     assert!(directory.by_basic_user("ann").is_none() && directory.by_basic_user("bob").is_some());
-    assert_eq!(problems(&compiled), ["c.yml:7: consumer a@file: groups[0]: is empty"]);
+    assert_eq!(problems(&compiled), ["c.yml:8: consumer a@file: groups[0]: is empty"]);
     assert_eq!(status_of(&compiled, Kind::Consumer, "a@file"), Status::Disabled);
+}
+
+#[test]
+fn a_consumer_with_an_undefined_plan_identifies_no_one_until_the_plan_is_defined() {
+    let world = World::new(&["web"]);
+    let consumers = "    a: {plan: glod, credentials: {basicAuth: [ann]}}\n    b: {plan: 'gold@file', credentials: {basicAuth: [bob]}}\n";
+    let with = |plans: &str| {
+        let text = format!("http:\n  plans: {plans}\n  consumers:\n{consumers}");
+        decode_config(&yaml::read("c.yml", text.as_bytes()).unwrap())
+    };
+    let first = world.compile_state(&with("{gold: {groups: [paying]}}"), None);
+    assert_eq!(
+        problems(&first),
+        ["c.yml:4: consumer a@file: plan: `glod@file` is not defined: expected one of `http.plans`"]
+    );
+    let groups = |user: &str| {
+        let owner = world.environment.consumers.load().by_basic_user(user);
+        owner.map(|consumer| consumer.groups.join(" "))
+    };
+    assert_eq!((groups("ann"), groups("bob").as_deref()), (None, Some("paying")));
+    // A change of a plan changes its consumers.
+    let second = world.compile_state(&with("{gold: {groups: [rich]}, glod: {}}"), Some(&first));
+    assert_eq!(problems(&second), Vec::<String>::new());
+    assert_eq!((groups("ann").as_deref(), groups("bob").as_deref()), (Some(""), Some("rich")));
+    // A plan with a mistake is none.
+    let third = world.compile_state(&with("{gold: {groups: ['']}, glod: {}}"), Some(&second));
+    assert_eq!(groups("bob"), None);
+    let told = problems(&third).join("; ");
+    assert!(told.contains("c.yml:2: plan gold@file: groups[0]: is empty"), "{told}");
+    assert!(told.contains("consumer b@file: plan: `gold@file` is not defined"), "{told}");
 }

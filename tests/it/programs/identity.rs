@@ -56,6 +56,7 @@ http:
     basic: {{basicAuth: {{users: ['ann:{{SHA}}qUqP5cyxm6YcTAhz05Hph5gvu9M=']}}}}
   consumers:
     acme: {{groups: ['a,b', ops], labels: {{team: core}}, plan: gold, credentials: {{basicAuth: [ann]}}}}
+  plans: {{gold: {{}}}}
   services:
     orders: {{loadBalancer: {{servers: [{{url: 'http://127.0.0.1:{orders}'}}]}}}}
     other: {{loadBalancer: {{servers: [{{url: 'http://127.0.0.1:{other}'}}]}}}}
@@ -79,7 +80,7 @@ http:
         ("consumer", json!("acme@file")),
         ("groups", json!(["a,b", "ops"])),
         ("labels", json!({"team": "core"})),
-        ("plan", json!("gold")),
+        ("plan", json!("gold@file")),
     ] {
         assert_eq!(claims[name], expected, "{name}");
     }
