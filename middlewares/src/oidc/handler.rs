@@ -260,7 +260,11 @@ mod tests {
 
     /// A party of a provider without discovery, which needs no task.
     fn party(options: Oidc) -> Party {
-        let world = World { client: Some(Arc::new(NoClient)), ..World::default() };
+        party_in(World::default(), options)
+    }
+
+    fn party_in(world: World, options: Oidc) -> Party {
+        let world = World { client: Some(Arc::new(NoClient)), ..world };
         let options = Oidc {
             preset: super::super::Preset::GitHub.into(),
             client_id: "c".into(),
@@ -320,6 +324,42 @@ mod tests {
             handler.0.local(&with_cookies(&cookies).head.headers, handler.0.now()).is_some(),
             "it goes on"
         );
+    }
+
+    #[test]
+    fn requests_extend_a_session_up_to_its_absolute_end() {
+        let (world, clock) = World::stopped();
+        let party = party_in(world, Oidc::default());
+        let first = cookies(&party);
+        let middleware: Arc<dyn Middleware> = Arc::new(Handler(Arc::new(party)));
+        // Returns the status, and the cookies that the client has then.
+        let send = |cookies: &str| {
+            let service = Service(|_| Response::new(Body::empty()));
+            let response = block_on(run(&middleware, with_cookies(cookies), &service));
+            let set = response.headers().get("set-cookie").map(|field| field.to_str().unwrap());
+            let own =
+                set.filter(|field| !field.contains("Max-Age=0")).and_then(|field| field.split(';').next());
+            (response.status().as_u16(), own.unwrap_or(cookies).to_owned())
+        };
+        let hours = |hours| clock.advance(Duration::from_hours(hours));
+        hours(2);
+        assert_eq!(send(&first), (200, first.clone()), "a tenth has not passed");
+        hours(21);
+        let (status, mut latest) = send(&first);
+        assert!(status == 200 && latest != first);
+        hours(2);
+        assert_eq!(send(&first).0, 401, "it was not extended");
+        // 25 hours are over, of 168.
+        for _ in 0..6 {
+            hours(21);
+            let (status, next) = send(&latest);
+            assert_eq!(status, 200);
+            latest = next;
+        }
+        hours(16);
+        assert_eq!(send(&latest).0, 200);
+        hours(1);
+        assert_eq!(send(&latest).0, 401, "it lasts seven days at most");
     }
 
     /// The cost of the check for a request with a session, printed in microseconds.
