@@ -113,6 +113,12 @@ fn one_login_serves_the_hosts_of_a_domain() {
     for host in ["wiki.home.localhost", "photos.home.localhost", "home.localhost"] {
         assert_eq!(login.moved(address, host).open("/").status, 200, "{host}");
     }
+    // Without the domain, only the host of the login can start one.
+    let single = Guarded::new(redirect);
+    let answer = Browser::at(single.gateway.web(), "wiki.home.localhost").open("/");
+    assert!(answer.status == 400 && answer.text().contains("does not belong"));
+    let mut login = Browser::at(single.gateway.web(), "login.home.localhost");
+    assert_eq!(login.sign_in(&single.provider, "/").status, 200);
     // A host that does not get the cookies would never get in.
     let answer = Browser::at(address, "other.localhost").open("/");
     assert_eq!(answer.status, 400);
@@ -316,6 +322,8 @@ fn wrong_options_are_reported() {
             "session.store.redis.endpoints",
         ),
         (format!("{base}, leeway: 1h"), "leeway: "),
+        (format!("{base}, authParams: {{state: a}}"), "authParams: `state` is set by the gateway"),
+        (format!("{base}, session: {{path: a}}"), "session.path: invalid path `a`"),
     ] {
         let gateway = Gateway::serve(&routes(&options, &service.url()));
         let problems = gateway.problems();

@@ -22,6 +22,17 @@ use crate::jwt::token::Claims;
 pub(super) const CHOICE: &str = "tidegate-login";
 /// Query parameter of `loginUrl` with the path that users return to.
 pub(super) const RETURN: &str = "return";
+/// Parameters of the authorization request that are not options.
+pub(super) const PARAMETERS: [&str; 8] = [
+    "response_type",
+    "client_id",
+    "redirect_uri",
+    "scope",
+    "state",
+    "nonce",
+    "code_challenge",
+    "code_challenge_method",
+];
 /// Length of the part of a state that its cookie's name has.
 const STATE_NAME: usize = 8;
 /// Maximum number of logins that have begun in a browser; the oldest are given up.
@@ -117,7 +128,12 @@ impl Party {
         if self.is_secure && !origin.keeps_secure_cookies() {
             return Err(Refusal::Insecure);
         }
-        if !self.domain.is_empty() && !origin.is_within(&self.domain) {
+        // Cookies must reach both this host and that of the provider's answer.
+        let is_reached = match self.domain.as_str() {
+            "" => self.places.redirect.is_on(&origin),
+            domain => origin.is_within(domain),
+        };
+        if !is_reached {
             return Err(Refusal::OtherDomain);
         }
         Ok(origin)
@@ -170,17 +186,19 @@ impl Party {
             expiry: self.now().saturating_add(self.state_lifetime.saturating_mul(1_000)),
         };
         let mut url = metadata.authorization.clone();
-        let parameters = [
-            ("response_type", "code"),
-            ("client_id", &provider.client_id),
-            ("redirect_uri", &pending.redirect_uri),
-            ("scope", &provider.scopes),
-            ("state", &pending.state),
-            ("nonce", &pending.nonce),
-            ("code_challenge", &seal::sha256(&pending.verifier)),
-            ("code_challenge_method", "S256"),
+        let values = [
+            "code",
+            &provider.client_id,
+            &pending.redirect_uri,
+            &provider.scopes,
+            &pending.state,
+            &pending.nonce,
+            &seal::sha256(&pending.verifier),
+            "S256",
         ];
-        url.query_pairs_mut().extend_pairs(parameters).extend_pairs(&provider.auth_params);
+        url.query_pairs_mut()
+            .extend_pairs(PARAMETERS.into_iter().zip(values))
+            .extend_pairs(&provider.auth_params);
         let plain = serde_json::to_vec(&pending).map_err(|_| seal::NoRandomness)?;
         let sealed = self.ring.seal(&self.purpose("state"), &plain)?;
         let mut response = redirect(url.as_str());

@@ -302,6 +302,10 @@ impl Oidc {
         if options.client_id.is_empty() {
             return Err(wrong("clientId: required".to_owned()));
         }
+        if let Some(name) = options.auth_params.keys().find(|name| login::PARAMETERS.contains(&name.as_str()))
+        {
+            return Err(wrong(format!("authParams: `{name}` is set by the gateway")));
+        }
         let client_secret = match (options.client_secret.is_empty(), options.client_secret_file.as_str()) {
             (_, "") => options.client_secret.clone(),
             (true, path) => Secret::from(String::from_utf8_lossy(&context.file(path)?).trim()),

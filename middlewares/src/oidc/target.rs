@@ -34,7 +34,17 @@ impl Place {
     pub(super) fn matches(&self, request: &Request) -> bool {
         match self {
             Self::Path(path) => request.path() == path,
-            Self::Url(url) => request.path() == url.path() && is_host(url, request),
+            Self::Url(url) => {
+                request.path() == url.path() && request.host().eq_ignore_ascii_case(host_of(url))
+            }
+        }
+    }
+
+    /// Returns true if it is on the host of this origin.
+    pub(super) fn is_on(&self, origin: &Origin) -> bool {
+        match self {
+            Self::Path(_) => true,
+            Self::Url(url) => origin.host.eq_ignore_ascii_case(host_of(url)),
         }
     }
 
@@ -47,9 +57,9 @@ impl Place {
     }
 }
 
-fn is_host(url: &Url, request: &Request) -> bool {
-    let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
-    request.host().eq_ignore_ascii_case(host)
+/// Returns host and port, without the scheme's own port.
+fn host_of(url: &Url) -> &str {
+    &url[url::Position::BeforeHost..url::Position::AfterPort]
 }
 
 /// Scheme and host of a request.
