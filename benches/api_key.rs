@@ -90,7 +90,7 @@ fn load(text: &str) -> Consumers {
         formats::read_large("consumers.yml", text.as_bytes()).unwrap_or_else(|problem| panic!("{problem}"));
     let provided = decode_config(&node);
     let entry = |(name, consumer): (&String, &Arc<tidegate_config::consumer::Consumer>)| {
-        let entry = consumer.entry(&format!("{name}@file"), None);
+        let entry = consumer.entry(&format!("{name}@file"), None, None);
         Arc::new(entry.unwrap_or_else(|error| panic!("{error}")))
     };
     let entries: Vec<_> = provided.config.http.consumers.iter().map(entry).collect();
