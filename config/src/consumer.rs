@@ -504,6 +504,41 @@ mod tests {
     }
 
     #[test]
+    fn labels_and_keys_say_the_same_as_a_file() {
+        let file = decoded(&format!(
+            "{{groups: [a, b], credentials: {{apiKeys: [{{id: k, sha256: '{HEX}', allowedCIDRs: [10.0.0.0/8]}}]}}}}"
+        ));
+        let written = [
+            ("groups", "a,b"),
+            ("credentials.apikeys[0].id", "k"),
+            ("credentials.apikeys[0].sha256", HEX),
+            ("credentials.apikeys[0].allowedcidrs", "10.0.0.0/8"),
+        ];
+        let names = written.map(|(key, _)| format!("tidegate.http.consumers.acme.{key}"));
+        let pairs = names.iter().map(String::as_str).zip(written.map(|(_, value)| value));
+        let (node, problems) =
+            crate::formats::labels::read(pairs, &["tidegate"], |_| crate::Origin::Internal);
+        assert_eq!(problems, []);
+        let labels = decode_config(&node);
+        assert_eq!(labels.problems, []);
+        let keys = names.map(|name| name.replace(['.', '['], "/").replace(']', ""));
+        let pairs = keys.iter().zip(written).map(|(key, (_, value))| (key.as_str(), Ok(value.as_bytes())));
+        let read = crate::formats::keys::read(pairs, &["tidegate"]);
+        let keys = decode_config(&read.node);
+        assert_eq!((read.problems, &keys.problems), (Vec::new(), &Vec::new()));
+        let acme = |provided: &Provided| provided.config.http.consumers["acme"].clone();
+        assert_eq!((acme(&labels), acme(&keys)), (acme(&file), acme(&file)));
+        // A mistake in a label breaks the consumer that it names.
+        let wrong = [("tidegate.http.consumers.acme.credentials.apikeys[0].sha256", "s3cret")];
+        let origin = |key: &str| crate::Origin::Label { container: "c".into(), label: key.into() };
+        let (node, _) = crate::formats::labels::read(wrong, &["tidegate"], origin);
+        let broken = decode_config(&node);
+        assert!(broken.config.http.consumers.is_empty());
+        let told = broken.problems[0].to_string();
+        assert!(told.starts_with("container c, label tidegate.http.consumers.acme.credentials.apikeys[0].sha256: consumer acme: "), "{told}");
+    }
+
+    #[test]
     fn a_plan_must_be_defined() {
         let provided = decoded("{plan: gold, labels: {tier: '2'}}");
         let consumer = &provided.config.http.consumers["acme"];

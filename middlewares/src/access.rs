@@ -163,9 +163,9 @@ enum Refusal<'a> {
     /// No one has said who the client is.
     Anonymous,
     /// `allow` does not hold.
-    NotAllowed(&'a Identity, &'a Permission),
+    NotAllowed(&'a Permission),
     /// `deny` holds.
-    Denied(&'a Identity, &'a Permission),
+    Denied(&'a Permission),
 }
 
 impl Refusal<'_> {
@@ -177,32 +177,31 @@ impl Refusal<'_> {
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
                 response
             }
-            Self::NotAllowed(..) | Self::Denied(..) => {
+            Self::NotAllowed(_) | Self::Denied(_) => {
                 reply::status_text(StatusCode::FORBIDDEN, Reason::Forbidden)
             }
         }
     }
 
+    /// Does not name the client, whose name is a part of its credentials.
     fn description(&self) -> String {
         match self {
             Self::Anonymous => "the client has no identity".to_owned(),
-            Self::NotAllowed(identity, allow) => {
-                format!("`{}` is not permitted: {} does not hold", identity.subject, allow.text)
+            Self::NotAllowed(allow) => {
+                format!("the client is not permitted: {} does not hold", allow.text)
             }
-            Self::Denied(identity, deny) => {
-                format!("`{}` is not permitted: {} holds", identity.subject, deny.text)
-            }
+            Self::Denied(deny) => format!("the client is not permitted: {} holds", deny.text),
         }
     }
 }
 
 impl Decider {
-    fn decide<'a>(&'a self, identity: Option<&'a Identity>) -> Result<&'a Identity, Refusal<'a>> {
+    fn decide(&self, identity: Option<&Identity>) -> Result<(), Refusal<'_>> {
         let identity = identity.ok_or(Refusal::Anonymous)?;
         match (&self.deny, &self.allow) {
-            (Some(deny), _) if deny.holds(identity) => Err(Refusal::Denied(identity, deny)),
-            (_, Some(allow)) if !allow.holds(identity) => Err(Refusal::NotAllowed(identity, allow)),
-            _ => Ok(identity),
+            (Some(deny), _) if deny.holds(identity) => Err(Refusal::Denied(deny)),
+            (_, Some(allow)) if !allow.holds(identity) => Err(Refusal::NotAllowed(allow)),
+            _ => Ok(()),
         }
     }
 }
@@ -210,17 +209,14 @@ impl Decider {
 impl Middleware for Decider {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         match self.decide(request.context.identity.as_deref()) {
-            Ok(_) => next.run(request),
+            Ok(()) => next.run(request),
             Err(refusal) => crate::ready(refusal.response()),
         }
     }
 
     fn predict(&self, request: Request) -> Prediction {
         match self.decide(request.context.identity.as_deref()) {
-            Ok(identity) => {
-                let note = format!("`{}` is permitted", identity.subject);
-                Prediction::passes(request).note(note)
-            }
+            Ok(()) => Prediction::passes(request).note("the client is permitted"),
             Err(refusal) => Prediction::responds(refusal.response()).note(refusal.description()),
         }
     }
@@ -316,7 +312,7 @@ mod tests {
             identity.into_iter().for_each(|identity| request.context.identify(identity));
             middleware.predict(request).notes.join("")
         };
-        assert_eq!(note(Some(ann())), "`ann` is not permitted: Group(`guests`) does not hold");
+        assert_eq!(note(Some(ann())), "the client is not permitted: Group(`guests`) does not hold");
         assert_eq!(note(None), "the client has no identity");
     }
 

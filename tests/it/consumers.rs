@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
 use serde_json::{Value, json};
 
 use crate::support::tls::{Own, ask as ask_over_tls, ask_for, client_config};
@@ -279,6 +280,27 @@ http:
     };
     assert_eq!([status("/any", &token("ann")), status("/any", &token("eve"))], [200, 401]);
     assert_eq!([status("/any", bob), status("/any", "")], [200, 401], "basicAuth admits as well");
+    // What is explained is what happens.
+    for (login, status, note) in [
+        ("ann:test", 200, "the client is permitted"),
+        ("bob:test", 403, "the client is not permitted: Group(`ops`) does not hold"),
+    ] {
+        let credentials = base64::prelude::BASE64_STANDARD.encode(login);
+        let header = format!("Authorization%3A%20Basic%20{}", credentials.replace('=', "%3D"));
+        let text = gateway.api(&format!("/api/explain?url=http%3A%2F%2Fh%2Frouter&header={header}"));
+        let explained: Value = serde_json::from_str(&text).unwrap();
+        let decision = &explained["routing"][0]["router"]["middlewares"][1];
+        assert_eq!((&decision["kind"], &decision["notes"][0]), (&json!("access"), &json!(note)), "{text}");
+        if status == 403 {
+            let response = &explained["result"]["response"];
+            assert_eq!(
+                (&response["status"], &response["reason"]),
+                (&json!(403), &json!("forbidden")),
+                "{text}"
+            );
+        }
+        assert!(!text.contains(&login[..3]) || login.starts_with("ann"), "{text}");
+    }
     // Mistakes break their routers, and no others.
     for path in ["/typo", "/misused", "/empty"] {
         assert_eq!(status(path, ann), 503, "{path}");
