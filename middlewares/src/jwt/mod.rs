@@ -6,6 +6,8 @@ pub(crate) mod keys;
 mod refusal;
 pub(crate) mod remote;
 pub(crate) mod token;
+#[cfg(test)]
+mod wycheproof;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
