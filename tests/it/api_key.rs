@@ -209,7 +209,9 @@ fn conditions_know_groups_and_consumers() {
         "http:
   routers:
     all: {{rule: 'PathPrefix(`/`)', service: a, middlewares: [key, ops]}}
+    own: {{rule: 'PathPrefix(`/ann`)', service: a, middlewares: [key, only]}}
   middlewares:
+    only: {{access: {{allow: 'Consumer(`ann`) && AuthMethod(`apiKey`)'}}}}
     key: {{apiKey: {{}}}}
     ops: {{when: 'Group(`anns`)', headers: {{customRequestHeaders: {{X-Ops: 'yes'}}}}}}
   services:
@@ -225,6 +227,8 @@ fn conditions_know_groups_and_consumers() {
     for (key, expected) in [(&ann, Some("yes")), (&bob, None)] {
         assert_eq!(get_with(gateway.web(), "h", "/", &key.header()).status, 200);
         assert_eq!(service.last().header("x-ops"), expected);
+        let status = if expected.is_some() { 200 } else { 403 };
+        assert_eq!(get_with(gateway.web(), "h", "/ann", &key.header()).status, status);
     }
 }
 

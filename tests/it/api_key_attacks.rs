@@ -207,6 +207,34 @@ fn the_address_cannot_be_claimed() {
 }
 
 #[test]
+fn spoofed_identity_headers() {
+    let protected = Protected::with("", &["--identity.headers=true"], ", scopes: [read]");
+    let header = protected.key.header();
+    let mut forged = String::new();
+    for name in ["X-Consumer-Name", "X-Consumer-Groups", "X-Auth-Subject", "X-Auth-Scopes", "X-Auth-Method"] {
+        for name in [name.to_owned(), name.replace('-', "_"), name.replace('-', "."), name.to_uppercase()] {
+            forged.push_str(&format!("{name}: root\r\n"));
+        }
+    }
+    // Without a key, they are nothing; with one, the service sees what the gateway knows.
+    protected.refuses("/", &forged, "unauthenticated");
+    assert_eq!(protected.send("/", &format!("{forged}{header}")).status, 200);
+    let seen = protected.service.last();
+    for (name, expected) in [
+        ("x-consumer-name", "ann@file"),
+        ("x-consumer-groups", "anns"),
+        ("x-auth-subject", &*protected.key.id),
+        ("x-auth-scopes", "read"),
+        ("x-auth-method", "apiKey"),
+    ] {
+        assert_eq!(seen.headers(name), [expected]);
+        for other in [name.replace('-', "_"), name.replace('-', ".")] {
+            assert_eq!(seen.headers(&other), [""; 0], "{other}");
+        }
+    }
+}
+
+#[test]
 fn secrets_are_in_no_log_and_no_answer() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("access.log");

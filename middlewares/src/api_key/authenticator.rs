@@ -13,7 +13,7 @@ use tidegate_core::{
     AuthMethod, BoxFuture, Clock, Identity, Middleware, Next, Prediction, Request, Response, boxed,
 };
 
-use super::foreign::ForeignKeys;
+use super::foreign::{ForeignKeys, MAX_WORK};
 use super::key::{ApiKey, KeyFormatError, SecretHash, sha256};
 use super::refusal::Refusal;
 use super::source::{Found, Source};
@@ -135,7 +135,7 @@ impl Middleware for Authenticator {
             Found::None => Err(Refusal::Missing),
             Found::Unusable => Err(Refusal::Malformed),
         };
-        match result.and_then(|holder| self.permit(&mut request, &holder).map(|()| holder)) {
+        match result.and_then(|holder| self.permit(&mut request, &holder, self.now()).map(|()| holder)) {
             Ok(holder) => {
                 let mut prediction = Prediction::passes(request).note(holder.description());
                 if let Holder::Consumer(key) = &holder
@@ -164,11 +164,12 @@ impl Authenticator {
             Ok(holder) => holder,
             Err(refusal) => return crate::ready(refusal.response(&self.challenge)),
         };
-        if let Err(refusal) = self.permit(&mut request, &holder) {
+        let now = self.now();
+        if let Err(refusal) = self.permit(&mut request, &holder, now) {
             return crate::ready(refusal.response(&self.challenge));
         }
         let Holder::Consumer(key) = holder else { return next.run(request) };
-        key.last_used.record(self.now());
+        key.last_used.record(now);
         if key.state != KeyState::Grace {
             return next.run(request);
         }
@@ -183,7 +184,7 @@ impl Authenticator {
     }
 
     /// Checks whether the holder of a key may use it here and now, removes the key, and records who the client is.
-    fn permit(&self, request: &mut Request, holder: &Holder) -> Result<(), Refusal> {
+    fn permit(&self, request: &mut Request, holder: &Holder, now: i64) -> Result<(), Refusal> {
         let identity = match holder {
             Holder::Options(identity) => {
                 request.context.exchange.claim(&identity.subject);
@@ -191,7 +192,7 @@ impl Authenticator {
             }
             Holder::Consumer(key) => {
                 request.context.exchange.claim(key.consumer.short_name());
-                self.check_validity(request, key)?;
+                self.check_validity(request, key, now)?;
                 Arc::new(self.identity(key))
             }
         };
@@ -203,8 +204,7 @@ impl Authenticator {
         Ok(())
     }
 
-    fn check_validity(&self, request: &Request, key: &StoredKey) -> Result<(), Refusal> {
-        let now = self.now();
+    fn check_validity(&self, request: &Request, key: &StoredKey, now: i64) -> Result<(), Refusal> {
         if key.state == KeyState::Revoked {
             return Err(Refusal::Revoked);
         }
@@ -291,7 +291,7 @@ impl Authenticator {
         }
     }
 
-    /// Tries the slow hashes on another thread. Returns `None` when too many checks are queued.
+    /// Tries the slow hashes on another thread. Returns `None` when too many checks are queued, or one takes too long.
     async fn check_slowly(&self, text: &[u8], hash: SecretHash) -> Option<Result<Holder, Refusal>> {
         let directory = self.consumers.as_ref().map(|consumers| Arc::downgrade(&*consumers.load()));
         // Concurrent requests with the same key share one check.
@@ -299,6 +299,9 @@ impl Authenticator {
             Ok(holder) => Some(Ok(holder)),
             Err(place) => {
                 let trial = self.trial(text);
+                if trial.work() > MAX_WORK {
+                    return None;
+                }
                 let found = slow::run(move || trial.run()).await?;
                 match found {
                     Some(holder) => {

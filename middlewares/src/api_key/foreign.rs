@@ -15,7 +15,7 @@ use crate::auth::{self, UserEntry};
 type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// Maximum time for trying all slow hashes, in microseconds: every unknown key costs it.
-const MAX_WORK: u64 = 10_000_000;
+pub(super) const MAX_WORK: u64 = 10_000_000;
 /// Number of bytes of a hash that name a key without a name.
 const NAME_LEN: usize = 4;
 

@@ -326,6 +326,20 @@ fn authenticator(options: &ApiKey, world: &World) -> Authenticator {
     options.authenticator(&BuildContext::new("m@file", world)).unwrap()
 }
 
+#[test]
+fn hashes_that_take_too_long_are_not_tried() {
+    let world = World::default();
+    let hash =
+        |number: usize| format!("$2y$16$D4SPFxzfWKcx1OXfVhRbvOTH/QB0Lm6AXTk8.NOmU4rPLX2t6UU{number:02}");
+    store(&world, (0..6).map(|number| foreign(KeyHash::Password(hash(number).into()))).collect());
+    let middleware = build_in(&world, ApiKey::default()).unwrap();
+    let begun = std::time::Instant::now();
+    let Outcome { response, seen } = ask(&middleware, with_key("unknown"));
+    assert_eq!(response.status(), 503);
+    assert_eq!(response.reason, Some(Reason::AuthenticationUnavailable));
+    assert!(seen.is_none() && begun.elapsed() < Duration::from_secs(10));
+}
+
 /// Counts what is done for a key.
 #[derive(Debug, Default, PartialEq)]
 struct Counting {
