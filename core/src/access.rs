@@ -39,8 +39,8 @@ impl Access {
         self
     }
 
-    /// Adds how the middleware removes credentials that services must not see, such as sessions. It does so itself, and
-    /// `conceal` is for requests that bypass it.
+    /// Adds how the middleware removes credentials that services must not see, such as sessions and keys. It does so
+    /// itself, and `conceal` is for requests that another member of `anyOf` admits.
     #[must_use]
     pub fn concealing(mut self, conceal: impl Fn(&mut HeaderMap) + Send + Sync + 'static) -> Self {
         self.conceals.push(Arc::new(conceal));
@@ -58,7 +58,7 @@ impl Access {
         all.into_iter().fold(Self::default(), join)
     }
 
-    /// Removes credentials from a request that bypasses the middleware.
+    /// Removes the credentials for the middleware.
     pub fn conceal(&self, headers: &mut HeaderMap) {
         self.conceals.iter().for_each(|conceal| conceal(headers));
     }

@@ -203,6 +203,30 @@ fn any_of_accepts_it_and_still_removes_the_key() {
 }
 
 #[test]
+fn a_key_passes_middlewares_that_do_not_apply() {
+    let (service, key) = (Backend::echo("a"), Key::new());
+    let text = format!(
+        "http:
+  routers:
+    all: {{rule: 'PathPrefix(`/`)', service: a, middlewares: [one, two]}}
+  middlewares:
+    one: {{when: 'Path(`/one`)', apiKey: {{scopes: [none]}}}}
+    two: {{when: 'Path(`/two`)', apiKey: {{}}}}
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+  consumers:
+{}",
+        service.url(),
+        key.consumer("ann", "")
+    );
+    let gateway = Gateway::serve(&text);
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let ask = |path: &str| get_with(gateway.web(), "h", path, &key.header()).status;
+    assert_eq!((ask("/one"), ask("/two")), (403, 200));
+    assert_eq!(service.last().header("x-api-key"), None);
+}
+
+#[test]
 fn conditions_know_groups_and_consumers() {
     let (service, ann, bob) = (Backend::echo("a"), Key::new(), Key::new());
     let text = format!(

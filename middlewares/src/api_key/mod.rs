@@ -60,7 +60,11 @@ impl Build for ApiKey {
         let source = Source::new(&self.key_source.clone().unwrap_or_default()).ok()?;
         // If another member of `anyOf` admits a request, the key is still not for the service.
         let header = source.own_header().cloned();
-        Some(Access::by_head().vouching(move |name| header.as_ref() == Some(name)))
+        Some(Access::by_head().concealing(move |headers| {
+            if let Some(header) = &header {
+                headers.remove(header);
+            }
+        }))
     }
 }
 
