@@ -35,7 +35,8 @@ fn routes(url: &str) -> String {
   middlewares:
     deny: {{ipAllowList: {{sourceRange: [192.0.2.1]}}}}
     outer: {{headers: {{customRequestHeaders: {{x-a: b}}}}}}
-    inner: {{chain: {{middlewares: [outer]}}}}
+    inner: {{chain: {{middlewares: [member]}}}}
+    member: {{headers: {{customRequestHeaders: {{x-c: d}}}}}}
   services:
     a: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}
     none: {{loadBalancer: {{servers: []}}}}
@@ -134,7 +135,7 @@ fn server_timing_is_for_holders_of_the_token() {
     let names: Vec<&str> = found.iter().map(|(name, _, _)| name.as_str()).collect();
     assert_eq!(names, ["route", "middleware1", "middleware2", "queue", "first-byte", "total"], "{header}");
     let described: Vec<&str> = found.iter().map(|(_, _, description)| description.as_str()).collect();
-    assert_eq!(described[..3], ["chained@file", "outer@file", "inner@file"]);
+    assert_eq!(described[..3], ["chained@file", "outer@file", "member@file"]);
     assert_eq!(described[4], backend.url());
     let (total, parts) = found.split_last().unwrap();
     assert!(parts.iter().map(|(_, time, _)| time).sum::<f64>() <= total.1 + 0.01, "{header}");
