@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT,
@@ -10,6 +12,7 @@ use http::header::{
 use http::{Method, StatusCode, Uri};
 use tidegate_core::building::ClientTls;
 use tidegate_core::{Body, BodyError, CollectError, Connection, Context, HttpClient, Request, UpstreamError};
+use url::form_urlencoded;
 
 /// Maximum length of a response in bytes.
 const MAX_RESPONSE: u64 = 1024 * 1024;
@@ -48,7 +51,7 @@ pub(crate) enum ApiError {
 impl ApiClient {
     /// Gets a document. Any status but 200 is an error.
     pub(crate) async fn get(&self, uri: &Uri) -> Result<ApiResponse, ApiError> {
-        self.expect(self.send(Method::GET, uri, None, None).await?)
+        self.expect(self.send(Method::GET, uri, HeaderMap::new(), None).await?)
     }
 
     /// Gets a document with an `Authorization` field. Any status but 200 is an error.
@@ -57,7 +60,7 @@ impl ApiClient {
         uri: &Uri,
         authorization: HeaderValue,
     ) -> Result<ApiResponse, ApiError> {
-        self.expect(self.send(Method::GET, uri, Some(authorization), None).await?)
+        self.expect(self.send(Method::GET, uri, authorized(Some(authorization)), None).await?)
     }
 
     /// Posts a form, and returns a response with any status.
@@ -67,7 +70,17 @@ impl ApiClient {
         authorization: Option<HeaderValue>,
         form: String,
     ) -> Result<ApiResponse, ApiError> {
-        self.send(Method::POST, uri, authorization, Some(form)).await
+        self.post_form_with(uri, authorized(authorization), form).await
+    }
+
+    /// Posts a form with further headers, which replace the usual ones.
+    pub(crate) async fn post_form_with(
+        &self,
+        uri: &Uri,
+        headers: HeaderMap,
+        form: String,
+    ) -> Result<ApiResponse, ApiError> {
+        self.send(Method::POST, uri, headers, Some(form)).await
     }
 
     fn expect(&self, response: ApiResponse) -> Result<ApiResponse, ApiError> {
@@ -81,11 +94,11 @@ impl ApiClient {
         &self,
         method: Method,
         uri: &Uri,
-        authorization: Option<HeaderValue>,
+        headers: HeaderMap,
         form: Option<String>,
     ) -> Result<ApiResponse, ApiError> {
         let exchange = async {
-            let request = request(method, uri, authorization, form);
+            let request = request(method, uri, headers, form);
             let response = self.client.send(request, &self.tls, self.timeout).await?;
             let (head, body) = response.into_parts();
             let body = body.collect(MAX_RESPONSE).await.map_err(|error| match error {
@@ -98,7 +111,12 @@ impl ApiClient {
     }
 }
 
-fn request(method: Method, uri: &Uri, authorization: Option<HeaderValue>, form: Option<String>) -> Request {
+/// Returns a field `Authorization`, if there is one.
+fn authorized(authorization: Option<HeaderValue>) -> HeaderMap {
+    authorization.into_iter().map(|value| (AUTHORIZATION, value)).collect()
+}
+
+fn request(method: Method, uri: &Uri, more: HeaderMap, form: Option<String>) -> Request {
     let mut head = http::Request::new(()).into_parts().0;
     head.method = method;
     head.uri = uri.clone();
@@ -108,9 +126,11 @@ fn request(method: Method, uri: &Uri, authorization: Option<HeaderValue>, form: 
     }
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(USER_AGENT, HeaderValue::from_static("tidegate"));
-    if let Some(mut authorization) = authorization {
-        authorization.set_sensitive(true);
-        headers.insert(AUTHORIZATION, authorization);
+    for (name, mut value) in more {
+        value.set_sensitive(true);
+        if let Some(name) = name {
+            headers.insert(name, value);
+        }
     }
     let body = match form {
         Some(form) => {
@@ -122,6 +142,13 @@ fn request(method: Method, uri: &Uri, authorization: Option<HeaderValue>, form: 
     };
     let connection = Connection::plain(([127, 0, 0, 1], 0).into());
     Request::new(head, body, Context::new(Arc::new(connection)))
+}
+
+/// Returns the client's credentials (RFC 6749 section 2.3.1).
+pub(crate) fn basic(id: &str, secret: &str) -> Option<HeaderValue> {
+    let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let pair = BASE64_STANDARD.encode(format!("{}:{}", encoded(id), encoded(secret)));
+    HeaderValue::from_str(&format!("Basic {pair}")).ok()
 }
 
 /// Reads an absolute http or https URL without user and password.

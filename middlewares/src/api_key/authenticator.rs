@@ -16,9 +16,9 @@ use tidegate_core::{
 use super::foreign::{ForeignKeys, MAX_WORK};
 use super::key::{ApiKey, KeyFormatError, SecretHash, sha256};
 use super::refusal::Refusal;
-use super::source::{Found, Source};
 use crate::auth::password::Hash;
 use crate::auth::slow;
+use crate::auth::source::{Found, Source};
 
 /// Tells clients that their key has been replaced.
 pub(super) const DEPRECATION: HeaderName = HeaderName::from_static("x-api-key-deprecation");

@@ -4,7 +4,6 @@ mod authenticator;
 mod foreign;
 pub mod key;
 mod refusal;
-mod source;
 #[cfg(test)]
 mod tests;
 
@@ -17,16 +16,22 @@ use tidegate_core::values::is_default;
 use tidegate_core::{Access, Build, BuildContext, BuildError, BuildErrors, Middleware};
 
 use crate::auth;
+pub use crate::auth::source::KeySource;
+use crate::auth::source::{Source, SourceKind};
 use authenticator::{Authenticator, Checked};
 use foreign::ForeignKeys;
-pub use source::KeySource;
-use source::Source;
+
+/// Maximum length of a key in bytes.
+const MAX_KEY: usize = 1024;
+/// Where keys are.
+const SOURCE: SourceKind =
+    SourceKind { option: "keySource", header: "X-API-Key", scheme: "", max_length: MAX_KEY };
 
 /// Traefik Hub's `apiKey`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ApiKey {
-    /// Where clients put their keys.
+    /// Where clients put their keys. By default, in the header `X-API-Key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_source: Option<KeySource>,
     /// Hashes of keys that others have issued: bcrypt, MD5 and SHA-1 as htpasswd writes them, SHA-256. Each may have a
@@ -57,7 +62,7 @@ impl Build for ApiKey {
     }
 
     fn access(&self, _: &BuildContext<'_>) -> Option<Access> {
-        let source = Source::new(&self.key_source.clone().unwrap_or_default()).ok()?;
+        let source = Source::new(&self.key_source.clone().unwrap_or_default(), SOURCE).ok()?;
         // If another member of `anyOf` admits a request, the key is still not for the service.
         let header = source.own_header().cloned();
         Some(Access::by_head().concealing(move |headers| {
@@ -70,7 +75,7 @@ impl Build for ApiKey {
 
 impl ApiKey {
     fn authenticator(&self, context: &BuildContext<'_>) -> Result<Authenticator, BuildError> {
-        let source = Source::new(&self.key_source.clone().unwrap_or_default());
+        let source = Source::new(&self.key_source.clone().unwrap_or_default(), SOURCE);
         let is_base64 = !self.secret_non_base64_encoded;
         let foreign = ForeignKeys::read(&self.secret_values, &self.secret_values_file, is_base64, context);
         let client_ip = self.ip_strategy.as_ref().map(ClientIp::new).transpose();

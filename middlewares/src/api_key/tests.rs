@@ -14,8 +14,7 @@ use tidegate_core::{AuthMethod, Body, BuildContext, Consumer, Middleware, Reason
 
 use super::authenticator::{Authenticator, LookUp, Operations};
 use super::key::{NewKey, SecretHash, sha256};
-use super::source::MAX_KEY;
-use super::{ApiKey, KeySource};
+use super::{ApiKey, KeySource, MAX_KEY};
 use crate::testing::{self, Service, World, block_on, build_in, request};
 
 /// A key that is stored, with its text.

@@ -1,7 +1,9 @@
 //! Shared by the authentication middlewares: user lists, the 401 response, and passing the identity on.
 
+pub(crate) mod bearer;
 pub(crate) mod password;
 pub(crate) mod slow;
+pub(crate) mod source;
 
 use std::sync::Arc;
 

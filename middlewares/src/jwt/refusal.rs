@@ -1,10 +1,8 @@
 //! Why a request is refused, and the response that says so (RFC 6750).
 
-use http::StatusCode;
-use http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use tidegate_core::{Reason, Response, reply};
+use tidegate_core::Response;
 
-use crate::auth;
+use crate::auth::bearer::{self, Code};
 
 /// All refusals in one table: the error code of RFC 6750, and its description, which is sent to the client. It contains
 /// nothing of the token.
@@ -31,18 +29,6 @@ macro_rules! refusals {
             }
         }
     };
-}
-
-/// What is wrong, in RFC 6750's terms.
-#[derive(Clone, Copy)]
-enum Code {
-    /// No token, which is not an error.
-    Missing,
-    InvalidRequest,
-    InvalidToken,
-    InsufficientScope,
-    /// Not the client's fault.
-    Unavailable,
 }
 
 refusals! {
@@ -89,35 +75,6 @@ refusals! {
 impl Refusal {
     /// Returns the response to the client.
     pub(crate) fn response(self) -> Response {
-        let (status, error, reason) = match self.code() {
-            Code::Missing => return auth::unauthorized(HeaderValue::from_static("Bearer realm=\"traefik\"")),
-            Code::InvalidRequest => (StatusCode::BAD_REQUEST, "invalid_request", Reason::Unauthenticated),
-            Code::InvalidToken => (StatusCode::UNAUTHORIZED, "invalid_token", Reason::Unauthenticated),
-            Code::InsufficientScope => (StatusCode::FORBIDDEN, "insufficient_scope", Reason::Forbidden),
-            Code::Unavailable => return unavailable(),
-        };
-        let challenge = format!(
-            "Bearer realm=\"{}\", error=\"{error}\", error_description=\"{}\"",
-            auth::DEFAULT_REALM,
-            self.description()
-        );
-        let mut response = match HeaderValue::from_str(&challenge) {
-            Ok(challenge) if status == StatusCode::UNAUTHORIZED => return auth::unauthorized(challenge),
-            Ok(challenge) => {
-                let mut response = reply::status_text(status, reason);
-                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-                response
-            }
-            // Descriptions are literals without control characters.
-            Err(_) => reply::status_text(status, reason),
-        };
-        *response.status_mut() = status;
-        response
+        bearer::refusal(self.code(), self.description())
     }
-}
-
-fn unavailable() -> Response {
-    let mut response = reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::AuthenticationUnavailable);
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
-    response
 }

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use http::{HeaderValue, Uri};
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,7 +11,7 @@ use tidegate_core::building::Task;
 use tidegate_core::values::Secret;
 use url::{Url, form_urlencoded};
 
-use crate::api_client::{ApiClient, ApiError, ApiResponse};
+use crate::api_client::{self, ApiClient, ApiError, ApiResponse};
 use crate::jwt::keys::{KeySet, Verdict};
 use crate::jwt::remote::{Fetch, FetchError, Fetched, Remote, fetch_keys, published};
 use crate::jwt::token::{Claims, Rules, Token};
@@ -257,7 +255,7 @@ impl Provider {
             }
             None
         } else {
-            basic(&self.client_id, secret)
+            api_client::basic(&self.client_id, secret)
         };
         (authorization, body.finish())
     }
@@ -383,11 +381,4 @@ fn read<T: serde::de::DeserializeOwned>(response: &ApiResponse) -> Result<T, Pro
         return Err(ProviderError::Refused(format!("status {}", response.status.as_u16())));
     }
     serde_json::from_slice(&response.body).map_err(|_| ProviderError::Invalid("tokens that are not JSON"))
-}
-
-/// Returns the client's credentials (RFC 6749 section 2.3.1).
-fn basic(id: &str, secret: &str) -> Option<HeaderValue> {
-    let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-    let pair = BASE64_STANDARD.encode(format!("{}:{}", encoded(id), encoded(secret)));
-    HeaderValue::from_str(&format!("Basic {pair}")).ok()
 }

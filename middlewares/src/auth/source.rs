@@ -1,4 +1,4 @@
-//! Where a key is in a request, and how it is removed.
+//! Where a key or a token is in a request, and how it is removed.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,17 +10,12 @@ use tidegate_core::concealed::Concealed;
 use tidegate_core::{BuildError, BuildErrors, Request};
 use url::form_urlencoded;
 
-/// The header by default.
-const HEADER: &str = "X-API-Key";
-/// Maximum length of a key in bytes. Longer ones are refused without being hashed.
-pub(super) const MAX_KEY: usize = 1024;
-
-/// Where clients put their keys: Traefik Hub's `keySource`. Several places are searched in this order; a request must
-/// not have keys in two of them.
+/// Where clients put their keys or tokens: Traefik Hub's `keySource` and `tokenSource`. Several places are searched in
+/// this order; a request must not have keys in two of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct KeySource {
-    /// Header with the key. `X-API-Key` if no place is given.
+    /// Header with the key.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub header: String,
     /// Scheme in front of the key, such as `Bearer` in `Authorization`.
@@ -34,9 +29,23 @@ pub struct KeySource {
     pub query: String,
 }
 
+/// What distinguishes the sources of one middleware from those of another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SourceKind {
+    /// Name of the option.
+    pub(crate) option: &'static str,
+    /// The header if no place is given.
+    pub(crate) header: &'static str,
+    /// Its scheme, if it has one.
+    pub(crate) scheme: &'static str,
+    /// Maximum length in bytes. What is longer is refused without being hashed.
+    pub(crate) max_length: usize,
+}
+
 /// A validated [`KeySource`].
 #[derive(Debug)]
-pub(super) struct Source {
+pub(crate) struct Source {
+    max_length: usize,
     header: Option<HeaderName>,
     scheme: Option<String>,
     cookie: Option<String>,
@@ -46,7 +55,7 @@ pub(super) struct Source {
 
 /// What was found in a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found<'a> {
+pub(crate) enum Found<'a> {
     None,
     One(Cow<'a, [u8]>),
     /// More than one, or one too long to be read.
@@ -54,47 +63,50 @@ pub(super) enum Found<'a> {
 }
 
 impl Source {
-    pub(super) fn new(options: &KeySource) -> Result<Self, BuildError> {
+    /// Checks the options.
+    pub(crate) fn new(options: &KeySource, kind: SourceKind) -> Result<Self, BuildError> {
         let mut errors = BuildErrors::default();
+        let SourceKind { option, .. } = kind;
         let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let is_default =
             [&options.header, &options.cookie, &options.query].iter().all(|text| text.is_empty());
-        let header = if is_default { HEADER } else { &options.header };
+        let header = if is_default { kind.header } else { &options.header };
         let header = (!header.is_empty()).then(|| header.parse()).transpose();
         if header.is_err() {
-            errors.add(format!("keySource.header: invalid header name `{}`", options.header));
+            errors.add(format!("{option}.header: invalid header name `{}`", options.header));
         }
-        let scheme = &options.header_auth_scheme;
-        if options.header.is_empty() && !scheme.is_empty() {
+        let scheme = if is_default { kind.scheme } else { &options.header_auth_scheme };
+        if options.header.is_empty() && !options.header_auth_scheme.is_empty() {
             errors
-                .add("keySource.headerAuthScheme: requires keySource.header, such as `Authorization`".into());
+                .add(format!("{option}.headerAuthScheme: requires {option}.header, such as `Authorization`"));
         }
         if !scheme.bytes().all(is_token) {
-            errors.add(format!("keySource.headerAuthScheme: invalid scheme `{scheme}`"));
+            errors.add(format!("{option}.headerAuthScheme: invalid scheme `{scheme}`"));
         }
         if !options.cookie.bytes().all(is_token) {
-            errors.add(format!("keySource.cookie: invalid cookie name `{}`", options.cookie));
+            errors.add(format!("{option}.cookie: invalid cookie name `{}`", options.cookie));
         }
         errors.finish()?;
         let header = header.ok().flatten();
         let (cookie, query) = (known(&options.cookie), known(&options.query));
         let headers = header.clone().into_iter().chain(cookie.is_some().then_some(COOKIE));
         let concealed = Concealed { headers: headers.collect(), parameter: query.clone() };
-        Ok(Self { header, scheme: known(scheme), cookie, query, concealed: Arc::new(concealed) })
+        let (max_length, concealed) = (kind.max_length, Arc::new(concealed));
+        Ok(Self { max_length, header, scheme: known(scheme), cookie, query, concealed })
     }
 
     /// Returns the header that only holds the key.
-    pub(super) fn own_header(&self) -> Option<&HeaderName> {
+    pub(crate) fn own_header(&self) -> Option<&HeaderName> {
         self.header.as_ref().filter(|_| self.scheme.is_none())
     }
 
     /// Returns the scheme for the challenge of a 401 response.
-    pub(super) fn scheme(&self) -> Option<&str> {
+    pub(crate) fn scheme(&self) -> Option<&str> {
         self.scheme.as_deref()
     }
 
     /// Searches all places, and keeps what is there out of logs.
-    pub(super) fn take_note<'a>(&self, request: &'a Request) -> Found<'a> {
+    pub(crate) fn take_note<'a>(&self, request: &'a Request) -> Found<'a> {
         let found = self.find(request);
         if found != Found::None {
             request.context.exchange.conceal(self.concealed.clone());
@@ -103,16 +115,16 @@ impl Source {
     }
 
     /// Searches all places.
-    pub(super) fn find<'a>(&self, request: &'a Request) -> Found<'a> {
+    pub(crate) fn find<'a>(&self, request: &'a Request) -> Found<'a> {
         let mut found = Found::None;
         let headers = &request.head.headers;
         if let Some(name) = &self.header {
             for value in headers.get_all(name) {
                 match &self.scheme {
-                    None => found.add(Cow::Borrowed(value.as_bytes().trim_ascii())),
+                    None => found.add(self.max_length, Cow::Borrowed(value.as_bytes().trim_ascii())),
                     Some(scheme) => {
                         if let Some(key) = after_scheme(value.as_bytes(), scheme.as_bytes()) {
-                            found.add(Cow::Borrowed(key));
+                            found.add(self.max_length, Cow::Borrowed(key));
                         }
                     }
                 }
@@ -126,23 +138,24 @@ impl Source {
         if let Some(name) = &self.cookie {
             for pair in headers.get_all(COOKIE).iter().flat_map(|field| pairs(field.as_bytes())) {
                 if let Some(value) = value_of(pair, name) {
-                    found.add(Cow::Borrowed(value));
+                    found.add(self.max_length, Cow::Borrowed(value));
                 }
             }
         }
         if let (Some(name), Some(query)) = (&self.query, request.head.uri.query()) {
             for (_, value) in form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name) {
-                found.add(match value {
+                let value = match value {
                     Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
                     Cow::Owned(text) => Cow::Owned(text.into_bytes()),
-                });
+                };
+                found.add(self.max_length, value);
             }
         }
         found
     }
 
     /// Removes the key, and nothing else.
-    pub(super) fn remove(&self, request: &mut Request) {
+    pub(crate) fn remove(&self, request: &mut Request) {
         if let Some(name) = &self.header {
             let headers = &mut request.head.headers;
             let is_key = match (&self.scheme, headers.get(name)) {
@@ -164,9 +177,9 @@ impl Source {
 }
 
 impl<'a> Found<'a> {
-    fn add(&mut self, key: Cow<'a, [u8]>) {
+    fn add(&mut self, max_length: usize, key: Cow<'a, [u8]>) {
         *self = match self {
-            Self::None if key.len() <= MAX_KEY => Self::One(key),
+            Self::None if key.len() <= max_length => Self::One(key),
             _ => Self::Unusable,
         };
     }
