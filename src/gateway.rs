@@ -20,6 +20,7 @@ use crate::configuration::{Compiler, FirstStates, LastStates, Loop, QUEUE, Readi
 use crate::entrypoint::{self, EntryPoints};
 use crate::identity::{Announcer, KeyError};
 use crate::internal::{self, Surroundings};
+use crate::observability::AuditLog;
 use crate::observability::access_log::AccessLog;
 use crate::observability::metrics::{Metrics, push};
 use crate::observability::requests::live::Live;
@@ -52,6 +53,9 @@ pub enum StartError {
     /// The access log could not be opened.
     #[error("access log: {0}")]
     AccessLog(io::Error),
+    /// The audit log could not be opened.
+    #[error("audit log: {0}")]
+    AuditLog(io::Error),
     /// The key that signs identities cannot be used.
     #[error("identity.token: {0}")]
     Identity(#[from] KeyError),
@@ -79,6 +83,7 @@ pub struct Gateway {
     updates: Updates,
     providers: Vec<providers::Handle>,
     access_log: Option<Arc<AccessLog>>,
+    audit: Option<Arc<AuditLog>>,
     live: Option<Arc<Live>>,
     tracer: Option<Arc<Tracer>>,
     pushes: push::Pushes,
@@ -100,8 +105,7 @@ impl Gateway {
         let (updates, incoming) = mpsc::channel(QUEUE);
         let around = surroundings(&settings, &sources, &updates, workers)?;
         let environment = environment(&around, workers, control.handle());
-        let client = environment.client.clone();
-        let states = initial_states(&settings);
+        let (client, states) = (environment.client.clone(), initial_states(&settings));
         let (compiler, effects) = Compiler::new(environment, &states);
         let snapshots = SnapshotHandle::new(compiler.snapshot());
         effects.apply();
@@ -147,6 +151,7 @@ impl Gateway {
             updates,
             providers,
             access_log,
+            audit: around.audit,
             live: around.live,
             tracer,
             pushes,
@@ -164,9 +169,12 @@ impl Gateway {
         }
     }
 
-    /// Reopens the access log's file after it was moved away.
+    /// Reopens the files of the access log and the audit log after they were moved away.
     pub fn reopen_log(&self) {
         if let Some(log) = &self.access_log {
+            log.reopen();
+        }
+        if let Some(log) = &self.audit {
             log.reopen();
         }
     }
@@ -263,7 +271,7 @@ fn surroundings(
     sources: &[Source],
     updates: &Updates,
     workers: usize,
-) -> Result<Surroundings, KeyError> {
+) -> Result<Surroundings, StartError> {
     // The threads of HTTP/3 count as one more worker.
     let requests = Requests::new(settings, workers + 1);
     Ok(Surroundings {
@@ -276,6 +284,7 @@ fn surroundings(
         acme: Acme::default(),
         cluster: Cluster::default(),
         announcer: Announcer::new(settings)?,
+        audit: settings.audit_log.as_ref().map(AuditLog::open).transpose().map_err(StartError::AuditLog)?,
         metrics: Metrics::new(settings, workers + 1),
         live: requests.clone().map(Live::new),
         requests,
@@ -330,6 +339,7 @@ fn entry_options(
     entrypoint::Options {
         workers,
         log,
+        audit: around.audit.clone(),
         metrics: around.metrics.clone(),
         tracer,
         requests: around.requests.clone(),
@@ -459,6 +469,7 @@ pub(crate) fn compile_once(
         acme: Acme::default(),
         cluster: Cluster::default(),
         announcer: Announcer::new(settings).ok().flatten(),
+        audit: None,
         metrics: Metrics::new(settings, 1),
         runtimes: Arc::default(),
         requests: None,
@@ -493,6 +504,7 @@ fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::
         default_certificate: crate::tls::DefaultCertificate::generate(time::OffsetDateTime::now_utc()),
         consumers: ConsumersHandle::default(),
         announcer: around.announcer.clone(),
+        audit: around.audit.clone(),
         metrics: around.metrics.clone(),
     }
 }

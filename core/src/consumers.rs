@@ -164,6 +164,11 @@ impl Consumers {
         self.keys.get(id)?.as_ref()
     }
 
+    /// Returns the API keys that have an id and are not contested.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<ApiKey>> {
+        self.keys.values().flatten()
+    }
+
     /// Returns the API key issued elsewhere that has this SHA-256.
     pub fn foreign_key(&self, sha256: &[u8; 32]) -> Option<&Arc<ApiKey>> {
         self.foreign_keys.get(sha256)?.as_ref()

@@ -12,6 +12,7 @@ use http::{HeaderMap, Version};
 
 use crate::append_list::AppendList;
 use crate::attempt::{Attempt, Counters, Failed, ServerInfo, duration, is_set, since};
+use crate::audit::{Audit, AuditEvent};
 use crate::concealed::Concealed;
 use crate::metrics::Counted;
 use crate::{Connection, Identity, Origin, Reason, RequestCounters, Spans, Timing, TraceContext};
@@ -57,6 +58,7 @@ pub struct Exchange {
     /// A [`Reason`] plus 1, or 0 if a server responded.
     reason: AtomicU8,
     request_id: OnceLock<Box<str>>,
+    audit: OnceLock<Box<Audit>>,
     trace: OnceLock<TraceContext>,
     spans: Option<Arc<Spans>>,
     timing: Option<Arc<Timing>>,
@@ -153,6 +155,7 @@ impl Exchange {
             status: AtomicU16::new(0),
             reason: AtomicU8::new(0),
             request_id: OnceLock::new(),
+            audit: OnceLock::new(),
             trace: OnceLock::new(),
             spans: None,
             timing: None,
@@ -361,6 +364,16 @@ impl Exchange {
     /// Returns where credentials are that must not be shown.
     pub fn concealed(&self) -> impl Iterator<Item = &Arc<Concealed>> {
         self.concealed.iter()
+    }
+
+    /// Records an event for the audit log. Only the first call has an effect.
+    pub fn note(&self, event: AuditEvent, subject: &str) {
+        let _ = self.audit.set(Box::new(Audit { event, subject: subject.to_owned() }));
+    }
+
+    /// Returns the event for the audit log, if there is one.
+    pub fn audit(&self) -> Option<&Audit> {
+        self.audit.get().map(|audit| &**audit)
     }
 
     /// Sets the identifier of the request (`requestId`). Only the first call has an effect.

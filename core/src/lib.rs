@@ -7,6 +7,7 @@ pub mod access;
 pub mod aliases;
 mod append_list;
 pub mod attempt;
+pub mod audit;
 pub mod body;
 pub mod building;
 pub mod client_ip;
@@ -42,6 +43,7 @@ pub mod word;
 
 pub use access::Access;
 pub use attempt::{Attempt, Opened, ServerInfo};
+pub use audit::{Audit, AuditEvent};
 pub use body::{
     Body, BodyError, BodyErrorKind, CollectError, Collected, End, Frames, Guard, Polled, Tee, Teed,
 };

@@ -165,6 +165,28 @@ reasons! {
     ClientTimeout = "client_timeout", Client;
 }
 
+impl Reason {
+    /// Returns true if the client was refused for who it is, or because that is not known.
+    pub fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Self::Unauthenticated
+                | Self::ApiKeyMalformed
+                | Self::ApiKeyUnknown
+                | Self::ApiKeyNotYetValid
+                | Self::ApiKeyExpired
+                | Self::ApiKeyRevoked
+                | Self::ApiKeyAddress
+                | Self::ApiKeyScope
+                | Self::Forbidden
+                | Self::SignInRefused
+                | Self::AuthenticationAnswer
+                | Self::AuthenticationUnavailable
+                | Self::AddressDenied
+        )
+    }
+}
+
 impl From<&UpstreamError> for Reason {
     fn from(error: &UpstreamError) -> Self {
         match error {

@@ -284,6 +284,7 @@ mod tests {
             default_certificate: crate::tls::DefaultCertificate::generate(time::OffsetDateTime::now_utc()),
             consumers: tidegate_core::ConsumersHandle::default(),
             announcer: None,
+            audit: None,
             metrics: None,
         };
         let (compiled, _) =

@@ -88,6 +88,7 @@ pub(super) struct Listener {
     /// Whether `/ping` and `/ready` are served before that.
     pub(super) early: bool,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
+    pub(super) audit: Option<Arc<crate::observability::AuditLog>>,
     pub(super) meter: Option<Arc<EntryPointMeter>>,
     pub(super) tracer: Option<Arc<Tracer>>,
     /// Recent requests, if they are recorded.
@@ -141,6 +142,7 @@ pub(super) struct Shared {
     pub(super) snapshots: SnapshotHandle,
     pub(super) opening: Arc<Opening>,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
+    pub(super) audit: Option<Arc<crate::observability::AuditLog>>,
     pub(super) metrics: Option<Arc<Metrics>>,
     pub(super) tracer: Option<Arc<Tracer>>,
     pub(super) requests: Option<Arc<Requests>>,
@@ -222,6 +224,7 @@ impl Listener {
                 .as_ref()
                 .is_some_and(|ping| !ping.manual_routing && ping.entry_point == name),
             log: shared.log.clone(),
+            audit: shared.audit.clone(),
             requests: shared.requests.clone(),
             statistics: shared.statistics.clone(),
             observability: options.observability.clone(),

@@ -81,6 +81,8 @@ pub struct Options {
     pub workers: usize,
     /// The access log.
     pub log: Option<Arc<crate::observability::access_log::AccessLog>>,
+    /// The audit log.
+    pub audit: Option<Arc<crate::observability::AuditLog>>,
     /// Metrics, if there are any.
     pub metrics: Option<Arc<Metrics>>,
     /// Traces requests, if there is tracing.
@@ -118,6 +120,7 @@ impl EntryPoints {
         let shared = Shared {
             snapshots,
             log: options.log,
+            audit: options.audit,
             metrics: options.metrics,
             tracer: options.tracer,
             requests: options.requests,

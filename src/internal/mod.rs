@@ -24,7 +24,7 @@ use crate::configuration::Readiness;
 use crate::identity::Announcer;
 use crate::observability::metrics::Metrics;
 use crate::observability::requests::live::Live;
-use crate::observability::{Requests, Statistics};
+use crate::observability::{AuditLog, Requests, Statistics};
 use crate::service::Service;
 use crate::settings::Settings;
 use crate::snapshot::WeakSnapshotHandle;
@@ -58,6 +58,8 @@ pub struct Surroundings {
     pub announcer: Option<Arc<Announcer>>,
     /// Metrics, if there are any.
     pub metrics: Option<Arc<Metrics>>,
+    /// The audit log, if there is one.
+    pub audit: Option<Arc<AuditLog>>,
     /// Recent requests, if they are recorded.
     pub requests: Option<Arc<Requests>>,
     /// Who reads requests as they end.

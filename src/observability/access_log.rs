@@ -17,7 +17,6 @@ mod remote;
 mod sampling;
 mod stamp;
 mod template;
-mod writer;
 
 use std::io;
 use std::sync::Arc;
@@ -30,6 +29,7 @@ use tidegate_core::forwarded::X_FORWARDED_FOR;
 use tidegate_core::{BodyErrorKind, End, Exchange, Request};
 use tokio::runtime::Handle;
 
+use super::line_writer::LineWriter;
 use super::log_file::Rotation;
 use crate::settings::{self, AccessLogFormat as Format};
 pub use error::{ExpressionError, SamplingError, TemplateError};
@@ -41,7 +41,6 @@ pub(crate) use redaction::Redaction;
 use remote::{Record, Remote};
 use sampling::Sampling;
 use template::Template;
-use writer::Writer;
 
 /// An open access log.
 pub struct AccessLog {
@@ -55,7 +54,7 @@ pub struct AccessLog {
     add_internals: bool,
     requests: AtomicU64,
     /// The file or standard output; `None` if lines are only sent to a collector.
-    writer: Option<Writer>,
+    writer: Option<LineWriter>,
     remote: Option<Remote>,
 }
 
@@ -174,7 +173,7 @@ impl AccessLog {
 
     /// Returns the number of lines lost because the disk or the collector could not keep up.
     pub fn lost(&self) -> u64 {
-        self.writer.as_ref().map_or(0, Writer::lost) + self.remote.as_ref().map_or(0, Remote::lost)
+        self.writer.as_ref().map_or(0, LineWriter::lost) + self.remote.as_ref().map_or(0, Remote::lost)
     }
 
     /// Writes the line of a request, and sends it.
@@ -204,10 +203,10 @@ impl AccessLog {
 }
 
 /// Opens the file or standard output.
-fn writer(settings: &settings::AccessLog) -> io::Result<Writer> {
+fn writer(settings: &settings::AccessLog) -> io::Result<LineWriter> {
     let settings::AccessLog { max_size, max_age, max_backups, compress, .. } = *settings;
     let rotation = Rotation::new(max_size, max_age, max_backups, compress);
-    Writer::start(&settings.file_path, rotation, settings.buffering_size)
+    LineWriter::start("access log", &settings.file_path, rotation, settings.buffering_size)
 }
 
 /// The unfinished line of an open exchange.

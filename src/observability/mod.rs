@@ -1,7 +1,9 @@
-//! The access log and the process log, metrics, and the record of recent requests.
+//! The access log, the audit log and the process log, metrics, and the record of recent requests.
 
 pub mod access_log;
+pub mod audit;
 mod enter;
+pub(crate) mod line_writer;
 pub mod log;
 mod log_event;
 mod log_export;
@@ -14,6 +16,7 @@ pub mod statistics;
 pub mod tracing;
 
 pub use access_log::AccessLog;
+pub use audit::AuditLog;
 pub(crate) use observers::Observers;
 pub use requests::Requests;
 pub use statistics::Statistics;

@@ -6,6 +6,7 @@ use http::HeaderMap;
 use tidegate_core::{End, Exchange};
 
 use super::access_log::{Aborted, Line};
+use super::audit::Audited;
 use super::metrics::Meter;
 use super::requests::Recording;
 use super::statistics::Counting;
@@ -22,6 +23,8 @@ pub(crate) struct Observers {
     pub(crate) trace: Option<Box<Draft>>,
     /// Records it for the API.
     pub(crate) recording: Option<Recording>,
+    /// Records it in the audit log.
+    pub(crate) audited: Option<Box<Audited>>,
     /// Counts it for the statistics of the API.
     pub(crate) counting: Option<Counting>,
 }
@@ -47,9 +50,9 @@ impl Observers {
 
     /// Lets each observer read the exchange, which has ended. Further calls do nothing.
     pub(crate) fn finish(&mut self, exchange: &Exchange, end: End) {
-        let Self { line, meter, trace, recording, counting } = std::mem::take(self);
+        let Self { line, meter, trace, recording, audited, counting } = std::mem::take(self);
         let is_observed = meter.is_some() || recording.is_some() || counting.is_some();
-        if !is_observed && line.is_none() && trace.is_none() {
+        if !is_observed && line.is_none() && trace.is_none() && audited.is_none() {
             return;
         }
         let now = Instant::now();
@@ -61,6 +64,9 @@ impl Observers {
         }
         if let Some(recording) = recording {
             recording.end(exchange, end, now);
+        }
+        if let Some(audited) = audited {
+            audited.end(exchange);
         }
         if let Some(line) = line {
             line.write(exchange, Aborted::by(end), now);

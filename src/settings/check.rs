@@ -31,6 +31,7 @@ pub(super) fn check(settings: &mut Settings, node: &Node) -> Findings {
     check.otlp_logs(settings);
     check.logs(settings);
     check.access_log_file(settings);
+    check.audit_log(settings);
     check.metrics(settings);
     check.tracing(settings);
     check.entry_points(settings);
@@ -278,6 +279,14 @@ impl Check<'_> {
         } else {
             settings.access_log = None;
             self.warn(&at, &format!("{message}: no access log is written"));
+        }
+    }
+
+    /// Whoever wants an audit log does not want to serve without one.
+    fn audit_log(&mut self, settings: &Settings) {
+        let path = settings.audit_log.as_ref().map_or("", |log| &log.file_path);
+        if let Some(message) = unusable(path) {
+            self.problem(&["auditLog", "filePath"], &message);
         }
     }
 

@@ -188,6 +188,22 @@ impl Default for AccessLog {
     }
 }
 
+/// `auditLog`: refusals, sign-ins and changes of keys, as JSON lines. Not in Traefik.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct AuditLog {
+    /// File to write to instead of standard output.
+    pub file_path: String,
+    /// Maximum size of the file in megabytes; with 0, 100 if another option of the rotation is set.
+    pub max_size: i64,
+    /// Number of days after which rotated files are removed; 0 for never.
+    pub max_age: i64,
+    /// Number of rotated files that are kept; 0 for all.
+    pub max_backups: i64,
+    /// Compresses rotated files.
+    pub compress: bool,
+}
+
 /// The format of an access-log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessLogFormat {

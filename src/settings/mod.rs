@@ -83,6 +83,9 @@ pub struct Settings {
     /// The access log; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLog>,
+    /// The audit log; disabled if absent. Not in Traefik.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_log: Option<AuditLog>,
     /// Metrics; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,

@@ -26,6 +26,7 @@ use super::routers::Rules;
 use super::routes::Router;
 use super::{tcp, udp};
 use crate::identity::Announcer;
+use crate::observability::AuditLog;
 use crate::observability::metrics::Metrics;
 use crate::service::{Registry, Service};
 use crate::settings::Settings;
@@ -58,6 +59,8 @@ pub struct Environment {
     pub consumers: ConsumersHandle,
     /// What tells servers who the client is.
     pub announcer: Option<Arc<Announcer>>,
+    /// The audit log, if there is one.
+    pub audit: Option<Arc<AuditLog>>,
     /// Metrics, if there are any.
     pub metrics: Option<Arc<Metrics>>,
 }

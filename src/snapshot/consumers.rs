@@ -10,6 +10,7 @@ use tidegate_core::{BuildError, Consumers, ConsumersHandle};
 
 use super::Environment;
 use super::diagnostics::Diagnostics;
+use crate::observability::AuditLog;
 
 /// A directory, and what the next one can reuse.
 #[derive(Default)]
@@ -61,7 +62,11 @@ impl Directory {
 
     /// Returns the change that makes it the current directory.
     pub(super) fn publication(&self, environment: &Environment) -> Publication {
-        Publication { handle: environment.consumers.clone(), next: self.consumers.clone() }
+        Publication {
+            handle: environment.consumers.clone(),
+            next: self.consumers.clone(),
+            audit: environment.audit.clone(),
+        }
     }
 
     /// Reports consumers with mistakes, and credentials that identify no one because several consumers have
@@ -121,12 +126,19 @@ fn is_same<T: PartialEq>(before: Option<&Arc<T>>, now: Option<&Arc<T>>) -> bool 
 pub(super) struct Publication {
     handle: ConsumersHandle,
     next: Arc<Consumers>,
+    audit: Option<Arc<AuditLog>>,
 }
 
 impl Publication {
     pub(super) fn apply(self) {
-        if !Arc::ptr_eq(&self.handle.load(), &self.next) {
-            self.handle.store(self.next);
+        let before = Arc::clone(&self.handle.load());
+        if Arc::ptr_eq(&before, &self.next) {
+            return;
+        }
+        self.handle.store(self.next.clone());
+        // The first directory is no change.
+        if let Some(audit) = self.audit.filter(|_| before.version() != 0) {
+            audit.keys_changed(&before, &self.next);
         }
     }
 }

@@ -46,6 +46,7 @@ impl World {
             default_certificate: DefaultCertificate::generate(OffsetDateTime::now_utc()),
             consumers: tidegate_core::ConsumersHandle::default(),
             announcer: None,
+            audit: None,
             metrics: None,
         };
         Self { runtime, environment }

@@ -17,6 +17,7 @@ mod api;
 mod api_key;
 mod api_key_attacks;
 mod api_key_commands;
+mod audit_log;
 mod bad_input;
 mod balance;
 mod client_identity;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, LOCATION, REFERRER_POLICY, SET_COOKIE};
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
-use tidegate_core::{Reason, Response, reply};
+use tidegate_core::{AuditEvent, Reason, Response, reply};
 
 use super::cookies;
 use super::page;
@@ -223,14 +223,13 @@ impl Party {
 
     /// Answers the request with which the provider sends the user back.
     pub(super) async fn callback(&self, request: &Asked) -> Response {
-        let headers = &request.headers;
         let query = &*request.query;
         let again = request.origin.as_ref().map(|origin| format!("{origin}/"));
         let pending = match self.pending(request, query) {
             Ok(pending) => pending,
             Err(refusal) => return self.refused(refusal, again.as_deref()),
         };
-        let done = self.complete(&pending, query, headers).await;
+        let done = self.complete(&pending, query, request).await;
         let mut response = match done {
             Ok(cookies) => {
                 let mut response = redirect(&pending.target);
@@ -276,7 +275,7 @@ impl Party {
         &self,
         pending: &Pending,
         query: &str,
-        request: &HeaderMap,
+        request: &Asked,
     ) -> Result<Vec<HeaderValue>, Refusal> {
         let provider = self.providers.iter().find(|provider| provider.key == pending.provider);
         let provider = provider.ok_or(Refusal::State)?;
@@ -302,7 +301,7 @@ impl Party {
             Unusable::NoName => Refusal::NoName,
             Unusable::Unsendable => Refusal::Unsendable,
         })?;
-        let cookies = self.keep(&live.session, request).await.map_err(|error| {
+        let cookies = self.keep(&live.session, &request.headers).await.map_err(|error| {
             tracing::error!(middleware = &*self.name, %error, "oidc: the session cannot be kept");
             if matches!(error, KeepError::Store(_)) { Refusal::NoStore } else { Refusal::TooLong }
         })?;
@@ -312,6 +311,7 @@ impl Party {
             user = live.identity.subject,
             "oidc: signed in"
         );
+        request.exchange.note(AuditEvent::SignedIn, &live.identity.subject);
         Ok(cookies)
     }
 

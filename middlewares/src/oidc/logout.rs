@@ -4,7 +4,7 @@
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
 use serde_json::Value;
-use tidegate_core::{Reason, Request, Response, reply};
+use tidegate_core::{AuditEvent, Reason, Request, Response, reply};
 use url::form_urlencoded;
 
 use super::login::{add_cookies, redirect};
@@ -35,6 +35,7 @@ impl Party {
                 return self.store_failed(&error);
             }
             tracing::info!(middleware = &*self.name, user = live.identity.subject, "oidc: signed out");
+            request.exchange.note(AuditEvent::SignedOut, &live.identity.subject);
             url = self.end_session_url(live, after.as_deref()).or(url);
         }
         let mut response = match url {
@@ -85,11 +86,11 @@ impl Party {
     }
 
     async fn end_by_token(&self, request: Request) -> Result<(), Failure> {
+        let (body, exchange) = (request.body, request.context.exchange);
         if request.head.method != Method::POST {
             return Err(Failure::Request("the method is not POST"));
         }
-        let body =
-            request.body.collect(MAX_BODY).await.map_err(|_| Failure::Request("the body is not readable"))?;
+        let body = body.collect(MAX_BODY).await.map_err(|_| Failure::Request("the body is not readable"))?;
         let mut tokens = form_urlencoded::parse(&body.bytes).filter(|(name, _)| name == "logout_token");
         let token = tokens.next().ok_or(Failure::Request("no logout token"))?.1;
         let mut reason = "the logout token is invalid";
@@ -120,6 +121,7 @@ impl Party {
                 provider = provider.name,
                 "oidc: sessions ended by the provider"
             );
+            exchange.note(AuditEvent::SignedOut, text("sub").unwrap_or_default());
             return Ok(());
         }
         Err(Failure::Request(reason))
@@ -147,6 +149,7 @@ impl Party {
             if let Err(error) = self.end(&live.session).await {
                 return self.store_failed(&error);
             }
+            request.exchange.note(AuditEvent::SignedOut, &live.identity.subject);
             add_cookies(&mut response, self.removal(headers));
         }
         response

@@ -1,9 +1,11 @@
 //! URLs that users are sent to, and URLs that belong to the middleware.
 
+use std::sync::Arc;
+
 use http::header::HOST;
 use http::{HeaderMap, Method, Request as HttpRequest};
 use percent_encoding::percent_decode_str;
-use tidegate_core::Request;
+use tidegate_core::{Exchange, Request};
 use url::Url;
 
 /// Maximum length of a URL that is remembered for the time after a login.
@@ -121,6 +123,7 @@ pub(super) struct Asked {
     pub(super) query: String,
     /// `None` if the host is not a plain one.
     pub(super) origin: Option<Origin>,
+    pub(super) exchange: Arc<Exchange>,
     /// Whether a browser shows the response.
     pub(super) is_navigation: bool,
     /// The target as the client sent it.
@@ -135,6 +138,7 @@ impl Asked {
             headers: request.head.headers.clone(),
             query: request.head.uri.query().unwrap_or_default().to_owned(),
             origin: Origin::of(request),
+            exchange: request.context.exchange.clone(),
             is_navigation: is_navigation(request),
             target: request.original_target().to_owned(),
         }

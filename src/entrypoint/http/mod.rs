@@ -387,8 +387,10 @@ fn begin_exchange(
         .requests
         .as_ref()
         .map(|requests| requests.begin(listener.index, &exchange, &request.head, presence.forwarded_for));
+    let audited = listener.audit.as_ref();
+    let audited = audited.map(|log| Box::new(log.begin(&request.head, presence.forwarded_for)));
     let counting = begin_counting(listener, &request.head);
-    let observers = Observers { line, meter, trace: trace.flatten(), recording, counting };
+    let observers = Observers { line, meter, trace: trace.flatten(), recording, audited, counting };
     Closing::observed(exchange, observers)
 }
 

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::observability::log_file::{LogFile, Rotation};
+use super::log_file::{LogFile, Rotation};
 
 /// Minimum number of lines that the queue holds; `bufferingSize` may be larger.
 const MIN_QUEUE: usize = 8192;
@@ -24,15 +24,20 @@ enum Message {
 }
 
 /// The queue of the writer thread. The thread ends when this is dropped and all lines are written.
-pub(super) struct Writer {
+pub(crate) struct LineWriter {
     queue: Option<SyncSender<Message>>,
     thread: Option<JoinHandle<()>>,
     lost: Arc<AtomicU64>,
 }
 
-impl Writer {
-    /// Opens the file (standard output for an empty path) and starts the thread.
-    pub(super) fn start(path: &str, rotation: Option<Rotation>, buffering: usize) -> io::Result<Self> {
+impl LineWriter {
+    /// Opens the file (standard output for an empty path) and starts the thread. `what` names the log in messages.
+    pub(super) fn start(
+        what: &'static str,
+        path: &str,
+        rotation: Option<Rotation>,
+        buffering: usize,
+    ) -> io::Result<Self> {
         let target = match path {
             "" => Target::Stdout,
             path => Target::File(LogFile::open(Path::new(path), rotation)?),
@@ -41,8 +46,8 @@ impl Writer {
         let lost = Arc::new(AtomicU64::new(0));
         let counter = lost.clone();
         let thread = std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || target.run(&messages, &counter))?;
+            .name(what.replace(' ', "-"))
+            .spawn(move || target.run(what, &messages, &counter))?;
         Ok(Self { queue: Some(queue), thread: Some(thread), lost })
     }
 
@@ -73,7 +78,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for LineWriter {
     fn drop(&mut self) {
         self.queue = None;
         if let Some(thread) = self.thread.take() {
@@ -89,7 +94,7 @@ enum Target {
 
 impl Target {
     /// Writes lines in batches until the queue is closed.
-    fn run(mut self, messages: &Receiver<Message>, lost: &AtomicU64) {
+    fn run(mut self, what: &str, messages: &Receiver<Message>, lost: &AtomicU64) {
         let mut batch = Vec::new();
         let mut reported = 0;
         while let Ok(first) = messages.recv() {
@@ -101,29 +106,29 @@ impl Target {
                 match message {
                     Message::Line(line) => batch.extend_from_slice(&line),
                     Message::Reopen => {
-                        self.write(&mut batch);
-                        self.reopen();
+                        self.write(what, &mut batch);
+                        self.reopen(what);
                     }
                     Message::Flush(done) => {
-                        self.write(&mut batch);
+                        self.write(what, &mut batch);
                         let _ = done.send(());
                     }
                 }
                 if batch.len() >= BATCH {
-                    self.write(&mut batch);
+                    self.write(what, &mut batch);
                 }
                 next = messages.try_recv().ok();
             }
-            self.write(&mut batch);
+            self.write(what, &mut batch);
             let now = lost.load(Ordering::Relaxed);
             if now > reported {
-                tracing::warn!(lines = now - reported, "access log: the disk is too slow: lines were lost");
+                tracing::warn!(lines = now - reported, "{what}: the disk is too slow: lines were lost");
                 reported = now;
             }
         }
     }
 
-    fn write(&mut self, batch: &mut Vec<u8>) {
+    fn write(&mut self, what: &str, batch: &mut Vec<u8>) {
         if batch.is_empty() {
             return;
         }
@@ -135,17 +140,17 @@ impl Target {
             Self::File(file) => file.write_all(batch).and_then(|()| file.flush()),
         };
         if let Err(error) = written {
-            tracing::error!(%error, "access log: cannot write");
+            tracing::error!(%error, "{what}: cannot write");
         }
         batch.clear();
         batch.shrink_to(2 * BATCH);
     }
 
-    fn reopen(&mut self) {
+    fn reopen(&mut self, what: &str) {
         let Self::File(file) = self else { return };
         if let Err(error) = file.reopen() {
             let path = file.path().display();
-            tracing::error!(%error, %path, "access log: cannot reopen: keeping the old file");
+            tracing::error!(%error, %path, "{what}: cannot reopen: keeping the old file");
         }
     }
 }

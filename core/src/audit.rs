@@ -1,0 +1,29 @@
+//! What a request means for the audit log, apart from being refused.
+
+/// An event that the audit log has with the request that caused it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditEvent {
+    /// A session began.
+    SignedIn,
+    /// A session ended because its user wanted it to.
+    SignedOut,
+}
+
+impl AuditEvent {
+    /// Returns the name in the audit log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SignedIn => "signed_in",
+            Self::SignedOut => "signed_out",
+        }
+    }
+}
+
+/// An event, and whom it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// What happened.
+    pub event: AuditEvent,
+    /// The name of the user.
+    pub subject: String,
+}
