@@ -97,12 +97,25 @@ pub enum AuthMethod {
     Certificate,
     /// An API key (`apiKey`).
     ApiKey,
+    /// A token that its issuer vouches for (`oAuthIntrospection`, RFC 7662).
+    Introspection,
+    /// A signed request (`hmac`, RFC 9421).
+    Signature,
 }
 
 impl AuthMethod {
     /// All methods.
-    pub const ALL: &[Self] =
-        &[Self::Basic, Self::Digest, Self::Forward, Self::Jwt, Self::Certificate, Self::ApiKey, Self::Oidc];
+    pub const ALL: &[Self] = &[
+        Self::Basic,
+        Self::Digest,
+        Self::Forward,
+        Self::Jwt,
+        Self::Certificate,
+        Self::ApiKey,
+        Self::Oidc,
+        Self::Introspection,
+        Self::Signature,
+    ];
 
     /// Returns the name in expressions, in logs and in the API.
     pub fn name(self) -> &'static str {
@@ -114,6 +127,8 @@ impl AuthMethod {
             Self::Oidc => "oidc",
             Self::Certificate => "certificate",
             Self::ApiKey => "apiKey",
+            Self::Introspection => "introspection",
+            Self::Signature => "signature",
         }
     }
 }

@@ -27,6 +27,7 @@ pub mod forward_auth;
 pub mod grpc_web;
 pub mod headers;
 pub mod in_flight_req;
+pub mod introspection;
 pub mod ip_allow_list;
 pub mod ip_white_list;
 pub mod jwt;
@@ -78,6 +79,7 @@ registry! {
     ipAllowList: ip_allow_list::IpAllowList,
     ipWhiteList: ip_white_list::IpWhiteList,
     jwt: jwt::Jwt,
+    oAuthIntrospection: introspection::Introspection,
     oidc: oidc::Oidc,
     passTLSClientCert: pass_tls_client_cert::PassTlsClientCert,
     rateLimit: rate_limit::RateLimit,

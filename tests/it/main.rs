@@ -42,6 +42,7 @@ mod http3;
 mod http3_limits;
 mod identity;
 mod import_cycles;
+mod introspection;
 mod jwt;
 mod jwt_attacks;
 mod metrics;

@@ -105,7 +105,7 @@ pub(crate) fn claim<'a>(claims: &'a Claims, name: &str) -> Option<&'a Value> {
 }
 
 /// Returns the texts of a list, or a single text.
-pub(super) fn texts(value: &Value) -> impl Iterator<Item = &str> {
+pub(crate) fn texts(value: &Value) -> impl Iterator<Item = &str> {
     let list = value.as_array().into_iter().flatten();
     list.filter_map(Value::as_str).chain(value.as_str())
 }

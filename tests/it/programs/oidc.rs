@@ -385,3 +385,47 @@ fn without_redis_no_session_counts_and_none_is_lost() {
     eventually("logins begin", || browser.clone().open("/").status == 302);
     assert_eq!(browser.sign_in(&provider, "/").status, 200);
 }
+
+#[test]
+#[ignore = "needs oidc-provider"]
+fn an_opaque_token_is_accepted_until_it_is_revoked() {
+    let mut provider = Provider::new();
+    let machine = |id: &str, secret: &str| {
+        json!({
+            "client_id": id, "client_secret": secret, "grant_types": ["client_credentials"], "redirect_uris": [],
+            "response_types": [],
+        })
+    };
+    provider.start(json!([machine("shop", "secret"), machine("gate way", "s+cr/t")]), 300);
+    let url = provider.url();
+    let service = Backend::echo("a");
+    let options = format!(
+        "{{oAuthIntrospection: {{clientConfig: {{url: '{url}/token/introspection', auth: {{kind: basic, secret: 'gate way:s+cr/t'}}}}, \
+         issuer: '{url}', usernameClaim: client_id, forwardHeaders: {{X-Client: client_id}}, cacheTTL: 0}}}}"
+    );
+    let router = "    all: {rule: 'PathPrefix(`/`)', service: a, middlewares: [m]}\n";
+    let gateway = Gateway::serve(&routes(router, &[("m", options)], &service.url()));
+    let post = |path: &str, form: &str| {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{0}\r\nAuthorization: Basic c2hvcDpzZWNyZXQ=\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {1}\r\nConnection: close\r\n\r\n{form}",
+            provider.port,
+            form.len()
+        );
+        crate::support::raw(([127, 0, 0, 1], provider.port).into(), request.as_bytes()).unwrap()
+    };
+    let answer = post("/token", "grant_type=client_credentials").text();
+    let token = serde_json::from_str::<Value>(&answer).unwrap()["access_token"].as_str().unwrap().to_owned();
+    assert!(!token.contains('.'), "an opaque token");
+    let send = |token: &str| {
+        let bearer = format!("Authorization: Bearer {token}\r\n");
+        crate::support::get_with(gateway.web(), "h", "/", &bearer).status
+    };
+    assert_eq!(send(&token), 200);
+    assert_eq!(service.last().header("x-client"), Some("shop"));
+    assert_eq!(send(&format!("{token}x")), 401);
+    assert_eq!(post("/token/revocation", &format!("token={token}")).status, 200);
+    assert_eq!(send(&token), 401);
+    provider.kill();
+    assert_eq!(send("other"), 503);
+}
