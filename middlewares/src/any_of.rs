@@ -42,11 +42,11 @@ impl Build for AnyOf {
             match context.access(name) {
                 Some(access) if !access.reads_body => Ok(Member { middleware: member, access }),
                 Some(_) => Err(BuildError::new(format!(
-                    "anyOf: middleware \"{name}\" reads the request body (forwardBody), which the other members could then no longer read",
+                    "anyOf: middleware \"{name}\" reads the request body (forwardBody, validateDigest), which the other members could then no longer read",
                 ))),
                 None => Err(BuildError::new(format!(
                     "anyOf: middleware \"{}\" does not decide who may pass: expected access, apiKey, basicAuth, digestAuth, \
-                     forwardAuth, jwt, oAuthIntrospection, oidc, ipAllowList, anyOf, or a chain of those",
+                     forwardAuth, hmac, jwt, oAuthIntrospection, oidc, ipAllowList, anyOf, or a chain of those",
                     name
                 ))),
             }

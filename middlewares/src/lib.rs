@@ -26,6 +26,7 @@ pub mod errors;
 pub mod forward_auth;
 pub mod grpc_web;
 pub mod headers;
+pub mod hmac;
 pub mod in_flight_req;
 pub mod introspection;
 pub mod ip_allow_list;
@@ -75,6 +76,7 @@ registry! {
     forwardAuth: forward_auth::ForwardAuth,
     grpcWeb: grpc_web::GrpcWeb,
     headers: headers::Headers,
+    hmac: hmac::Hmac,
     inFlightReq: in_flight_req::InFlightReq,
     ipAllowList: ip_allow_list::IpAllowList,
     ipWhiteList: ip_white_list::IpWhiteList,

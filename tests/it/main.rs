@@ -37,6 +37,7 @@ mod forwarded_for;
 mod graceful_shutdown;
 mod grpc_health;
 mod handover;
+mod hmac;
 mod http2_attacks;
 mod http3;
 mod http3_limits;

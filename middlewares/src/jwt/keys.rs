@@ -123,6 +123,11 @@ impl KeySet {
         self.digest == other.digest
     }
 
+    /// Returns true if a key may be used with an algorithm.
+    pub(crate) fn allows(&self, algorithm: Algorithm) -> bool {
+        self.keys.iter().any(|key| key.algorithms.contains(&algorithm))
+    }
+
     /// Verifies the signature of `message` with the keys that have this identifier and allow this algorithm.
     pub(crate) fn verify(
         &self,
@@ -256,6 +261,15 @@ fn from_info(info: &SubjectPublicKeyInfo<'_>) -> Result<Key, KeyError> {
                 (Some("1.3.132.0.34"), 97) => key(Algorithm::ES384, DecodingKey::from_ec_der(bytes)),
                 _ => Err(KeyError::Unsupported),
             }
+        }
+        // RSA keys that are only for PSS (RFC 4055).
+        _ if info.algorithm.algorithm.to_id_string() == "1.2.840.113549.1.1.10" => {
+            let parsed = x509_parser::public_key::RSAPublicKey::from_der(bytes);
+            let (_, parsed) = parsed.map_err(|_| KeyError::Unsupported)?;
+            let key = rsa(parsed.modulus, bytes)?;
+            let is_pss =
+                |one: &Algorithm| matches!(one, Algorithm::PS256 | Algorithm::PS384 | Algorithm::PS512);
+            Ok(Key { algorithms: key.algorithms.into_iter().filter(is_pss).collect(), ..key })
         }
         _ if info.algorithm.algorithm.to_id_string() == "1.3.101.112" && bytes.len() == 32 => {
             key(Algorithm::EdDSA, DecodingKey::from_ed_der(bytes))

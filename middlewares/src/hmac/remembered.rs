@@ -1,0 +1,99 @@
+//! Signatures that have been used, for as long as they could be used again.
+
+use std::time::Duration;
+
+use foldhash::{HashSet, HashSetExt as _};
+use parking_lot::Mutex;
+
+use super::refusal::Refusal;
+
+/// Number of parts, each with its own lock.
+const SHARDS: usize = 64;
+
+/// What identifies a used signature: half of a SHA-256.
+pub(super) type Mark = [u8; 16];
+
+/// Used signatures. They outlive changes of the options.
+pub(super) struct Remembered([Mutex<Shard>; SHARDS]);
+
+/// Two generations: what is added now, and what was added before.
+struct Shard {
+    current: HashSet<Mark>,
+    previous: HashSet<Mark>,
+    /// Uptime at which the current generation began.
+    since: Duration,
+}
+
+impl Remembered {
+    pub(super) fn new() -> Self {
+        Self(std::array::from_fn(|_| {
+            let (current, previous) = (HashSet::new(), HashSet::new());
+            Mutex::new(Shard { current, previous, since: Duration::ZERO })
+        }))
+    }
+
+    fn shard(&self, mark: &Mark) -> &Mutex<Shard> {
+        // The remainder is less than the number of shards.
+        &self.0[usize::from(mark[0]) % SHARDS]
+    }
+
+    /// Returns true if a signature has been used.
+    pub(super) fn contains(&self, mark: &Mark) -> bool {
+        let shard = self.shard(mark).lock();
+        shard.current.contains(mark) || shard.previous.contains(mark)
+    }
+
+    /// Records a use for at least `window`. Fails if it is not the first, or if there are `capacity` others.
+    pub(super) fn add(
+        &self,
+        mark: Mark,
+        now: Duration,
+        window: Duration,
+        capacity: usize,
+    ) -> Result<(), Refusal> {
+        let mut shard = self.shard(&mark).lock();
+        let age = now.saturating_sub(shard.since);
+        if age >= window {
+            shard.previous = std::mem::take(&mut shard.current);
+            if age >= window.saturating_mul(2) {
+                shard.previous = HashSet::new();
+            }
+            shard.since = now;
+        }
+        if shard.current.contains(&mark) || shard.previous.contains(&mark) {
+            return Err(Refusal::Replayed);
+        }
+        if shard.current.len() >= capacity.div_ceil(SHARDS) {
+            return Err(Refusal::Full);
+        }
+        shard.current.insert(mark);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_are_remembered_for_the_window_and_within_the_capacity() {
+        let (remembered, window) = (Remembered::new(), Duration::from_secs(10));
+        let add = |mark: u8, second: u64| {
+            // All in one shard.
+            remembered.add(
+                [0, mark, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                Duration::from_secs(second),
+                window,
+                2 * SHARDS,
+            )
+        };
+        assert_eq!([add(1, 9), add(1, 18), add(2, 19)], [Ok(()), Err(Refusal::Replayed), Ok(())]);
+        assert_eq!(
+            [add(1, 19), add(3, 19), add(4, 19)],
+            [Err(Refusal::Replayed), Ok(()), Err(Refusal::Full)]
+        );
+        // The first is forgotten, the second is not.
+        assert_eq!([add(4, 29), add(1, 29), add(2, 29)], [Ok(()), Ok(()), Err(Refusal::Replayed)]);
+        assert_eq!([add(2, 100), add(4, 100)], [Ok(()), Ok(())]);
+    }
+}
