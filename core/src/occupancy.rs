@@ -1,4 +1,6 @@
-//! What limits hold at the moment, for metrics.
+//! What limits hold at the moment, for metrics and the API.
+
+use std::sync::Arc;
 
 /// A middleware that limits its clients.
 pub trait Limit {
@@ -7,6 +9,45 @@ pub trait Limit {
 
     /// Returns what it holds. Called when metrics are read.
     fn occupancy(&self) -> Occupancy;
+
+    /// Returns what its named policies have counted. Called when metrics or the API are read.
+    fn policies(&self) -> Vec<PolicyState> {
+        Vec::new()
+    }
+}
+
+/// What a named policy of a limit has counted since it exists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyState {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether it only counts.
+    pub is_shadow: bool,
+    /// Number of keys that it tracks in this process.
+    pub keys: u64,
+    /// Number of requests that wait.
+    pub waiting: u64,
+    /// Number of requests that it had tokens for, and that no other policy refused.
+    pub admitted: u64,
+    /// Number of requests that it refused.
+    pub refused: u64,
+    /// Number of requests that it would have refused (shadow mode).
+    pub shadowed: u64,
+    /// Number of requests that waited.
+    pub queued: u64,
+    /// Number of requests that are exempt.
+    pub exempted: u64,
+    /// The keys that were refused most often, in that order. Contains no values of headers.
+    pub offenders: Vec<Offender>,
+}
+
+/// A key that a policy refused, or would have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offender {
+    /// The key.
+    pub key: String,
+    /// How often, at most. Too high for keys that took the place of others.
+    pub refused: u64,
 }
 
 /// What a limit holds at the moment. `None` for what it never holds.

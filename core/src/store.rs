@@ -55,6 +55,106 @@ pub enum Turn {
     Over(Duration),
 }
 
+/// How fast tokens are taken from a level: one token per `interval`, up to `burst`, with costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Allowance {
+    /// Time between two tokens.
+    pub interval: Duration,
+    /// Maximum number of tokens.
+    pub burst: u64,
+    /// How long a request may wait for tokens that are promised to it.
+    pub ahead: Duration,
+    /// Maximum number of tokens that count as used. Beyond `burst`, they are debts.
+    pub most: f64,
+}
+
+/// How many tokens of a bucket were used, as of a time. The time is the caller's, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Level {
+    /// Tokens in use.
+    pub used: f64,
+    /// When that was.
+    pub at: f64,
+}
+
+/// What is asked of one of several buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Takes the tokens if all enforced buckets have theirs.
+    Enforce,
+    /// Takes the tokens if they are there and all enforced buckets have theirs. Refuses nothing.
+    Shadow,
+    /// Takes the tokens even if that leaves a debt.
+    Charge,
+}
+
+/// A request for tokens of one of several buckets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// The key of the bucket.
+    pub key: String,
+    /// Its rate.
+    pub allowance: Allowance,
+    /// Number of tokens. A request that costs more than `burst` needs a full bucket, and leaves a debt.
+    pub cost: u64,
+    /// How they are asked for.
+    pub demand: Demand,
+}
+
+/// The outcome of a [`Draw`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drawn {
+    /// Whether the bucket has the tokens. They were only taken if no enforced bucket is over.
+    pub turn: Turn,
+    /// Number of tokens left.
+    pub left: u64,
+    /// Time until the bucket is full again.
+    pub full_in: Duration,
+}
+
+impl Level {
+    /// Returns the level at a later time, after tokens have come back.
+    #[must_use]
+    pub fn at(self, now: f64, allowance: &Allowance) -> Self {
+        let elapsed = (now - self.at).max(0.0);
+        let used = (self.used - elapsed / allowance.interval_micros()).clamp(0.0, allowance.most.max(0.0));
+        Self { used, at: now }
+    }
+
+    /// Returns whether `cost` tokens are there now, or how long that takes.
+    pub fn turn(&self, cost: u64, allowance: &Allowance) -> Turn {
+        let need = cost.min(allowance.burst) as f64;
+        let wait = (self.used + need - allowance.burst as f64) * allowance.interval_micros();
+        // Less than a microsecond is an error of rounding.
+        let wait = if wait < 1.0 { Duration::ZERO } else { micros(wait) };
+        if wait <= allowance.ahead { Turn::In(wait) } else { Turn::Over(wait) }
+    }
+
+    /// Returns the level after `cost` tokens were taken.
+    #[must_use]
+    pub fn taking(self, cost: u64, allowance: &Allowance) -> Self {
+        Self { used: (self.used + cost as f64).min(allowance.most), ..self }
+    }
+
+    /// Returns the outcome at this level.
+    pub fn drawn(&self, turn: Turn, allowance: &Allowance) -> Drawn {
+        let left = (allowance.burst as f64 - self.used + 1e-6).max(0.0) as u64;
+        Drawn { turn, left, full_in: micros(self.used * allowance.interval_micros()) }
+    }
+}
+
+impl Allowance {
+    /// Returns the time between two tokens in microseconds.
+    pub fn interval_micros(&self) -> f64 {
+        (self.interval.as_nanos() as f64 / 1e3).max(1e-3)
+    }
+}
+
+/// Returns a time in whole microseconds, rounded up, of at most a hundred years.
+fn micros(time: f64) -> Duration {
+    Duration::from_micros(time.clamp(0.0, 3.2e15).ceil() as u64)
+}
+
 /// Why the store did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -89,6 +189,14 @@ pub trait SharedStore: Send + Sync {
         bucket: &'a Bucket,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Turn, StoreError>>;
+
+    /// Asks several buckets at once, by the store's clock, within `deadline`: if an enforced one is over, no token of
+    /// any is taken. Keys of one call have one hash tag (`{…}`), so that a cluster has them on one server.
+    fn draw<'a>(
+        &'a self,
+        draws: &'a [Draw],
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Drawn>, StoreError>>;
 
     /// Returns the value of this key; `None` if there is none or it has expired. A value longer than
     /// [`MAX_VALUE`] is an error: it was not written by us.

@@ -1,6 +1,8 @@
 //! Limits the request rate of each source; requests beyond it get 429.
 
 mod buckets;
+pub mod policies;
+mod shard;
 mod shared;
 
 use std::num::NonZeroU32;
@@ -14,15 +16,17 @@ use governor::{Quota, RateLimiter};
 use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{ClientIp, Source, SourceCriterion};
-use tidegate_core::occupancy::{self, Occupancy};
+use tidegate_core::occupancy::{self, Occupancy, PolicyState};
 use tidegate_core::store::{Bucket, Turn};
 use tidegate_core::values::{Duration, is_default};
+use tidegate_core::word::Word;
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Middleware, Next, Prediction, Reason,
-    Request, Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Member, Middleware, Next, Prediction,
+    Reason, Request, Response, boxed, reply,
 };
 
 use buckets::{BucketStore, Buckets, Ticket};
+use policies::{HeaderForm, Policy};
 pub use shared::Redis;
 use shared::{Shared, StoreUnavailable};
 
@@ -46,11 +50,29 @@ pub struct RateLimit {
     /// Shares buckets between gateways through Redis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
+    /// Limits with names, which decide together after the one above. Not in Traefik.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<Policy>,
+    /// Which fields tell clients about the policies. Not in Traefik.
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub headers: Word<HeaderForm>,
+    /// Whether policies refuse requests with `application/problem+json` (RFC 9457). Not in Traefik.
+    #[serde(skip_serializing_if = "is_default")]
+    pub problem: bool,
 }
 
 impl Default for RateLimit {
     fn default() -> Self {
-        Self { average: 0, period: Duration::from_secs(1), burst: 1, source_criterion: None, redis: None }
+        Self {
+            average: 0,
+            period: Duration::from_secs(1),
+            burst: 1,
+            source_criterion: None,
+            redis: None,
+            policies: Vec::new(),
+            headers: Word::EMPTY,
+            problem: false,
+        }
     }
 }
 
@@ -58,6 +80,29 @@ impl Build for RateLimit {
     const PER_ROUTER: bool = true;
 
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        if self.policies.is_empty() {
+            if !self.headers.is_empty() || self.problem {
+                return Err(BuildError::new("headers and problem need `policies`"));
+            }
+            return self.build_plain(context).map(|limiter| limiter as Arc<dyn Middleware>);
+        }
+        let policies = policies::build(self, context);
+        if self.average == 0 {
+            return policies;
+        }
+        let (plain, policies) = BuildErrors::both(self.build_plain(context), policies)?;
+        let name: Arc<str> = Arc::from(context.name);
+        Ok(Arc::new(Both {
+            members: [(name.clone(), plain.clone()), (name, policies.clone())],
+            plain,
+            policies,
+        }))
+    }
+}
+
+impl RateLimit {
+    /// Builds Traefik's limit.
+    fn build_plain(&self, context: &BuildContext<'_>) -> Result<Arc<Limiter>, BuildError> {
         let source = Source::new(self.source_criterion.as_ref(), Source::Ip(ClientIp::default()))
             .map_err(|error| error.map(|text| format!("getting source extractor: {text}")));
         let limit = match &self.redis {
@@ -70,6 +115,43 @@ impl Build for RateLimit {
         };
         let (limit, source) = BuildErrors::both(limit, source)?;
         Ok(Arc::new(Limiter { source, limit, waiting: AtomicU64::new(0) }))
+    }
+}
+
+/// Traefik's limit, and then policies.
+struct Both {
+    members: [Member; 2],
+    plain: Arc<Limiter>,
+    policies: Arc<dyn Middleware>,
+}
+
+impl Middleware for Both {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
+        let next = Next::new(self.members.iter().map(|(_, member)| member.clone()), next.clone());
+        boxed(move || async move { next.run(request).await })
+    }
+
+    fn members(&self) -> Option<&[Member]> {
+        Some(&self.members)
+    }
+
+    fn limit(&self) -> Option<&dyn occupancy::Limit> {
+        Some(self)
+    }
+}
+
+impl occupancy::Limit for Both {
+    fn kind(&self) -> &'static str {
+        "rateLimit"
+    }
+
+    fn occupancy(&self) -> Occupancy {
+        let policies = self.policies.limit().map(occupancy::Limit::occupancy).unwrap_or_default();
+        occupancy::Limit::occupancy(&*self.plain).plus(policies)
+    }
+
+    fn policies(&self) -> Vec<PolicyState> {
+        self.policies.limit().map(occupancy::Limit::policies).unwrap_or_default()
     }
 }
 

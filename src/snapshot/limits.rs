@@ -1,9 +1,9 @@
-//! The limits of a snapshot, for metrics.
+//! The limits of a snapshot, for metrics and the API.
 
 use std::sync::Arc;
 
 use tidegate_core::Middleware;
-use tidegate_core::occupancy::{Limit, Occupancy};
+use tidegate_core::occupancy::{Limit, Occupancy, PolicyState};
 
 use super::builder::Instances;
 use crate::tcp;
@@ -23,6 +23,15 @@ enum Instance {
 }
 
 impl RouterLimit {
+    /// Returns what its named policies have counted.
+    pub fn policies(&self) -> Vec<PolicyState> {
+        match &self.instance {
+            Instance::Http(middleware) => middleware.limit().map(Limit::policies),
+            Instance::Tcp(middleware) => middleware.limit().map(Limit::policies),
+        }
+        .unwrap_or_default()
+    }
+
     /// Returns its kind, and what it holds.
     pub fn occupancy(&self) -> Option<(&'static str, Occupancy)> {
         let read = |limit: &dyn Limit| (limit.kind(), limit.occupancy());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
 use tidegate_clients::redis::{Cmd, Value, cmd};
-use tidegate_core::store::{Bucket, MAX_KEY, MAX_VALUE, Turn};
+use tidegate_core::store::{Bucket, Demand, Draw, Drawn, MAX_KEY, MAX_VALUE, Turn};
 
 use super::error::CommandError;
 
@@ -24,6 +24,8 @@ struct Script {
 
 static TAKE: Script =
     Script { text: include_str!("bucket.lua"), digest: LazyLock::new(|| digest(include_str!("bucket.lua"))) };
+static DRAW: Script =
+    Script { text: include_str!("draw.lua"), digest: LazyLock::new(|| digest(include_str!("draw.lua"))) };
 static COMPARE_AND_SET: Script = Script {
     text: include_str!("compare_and_set.lua"),
     digest: LazyLock::new(|| digest(include_str!("compare_and_set.lua"))),
@@ -36,6 +38,7 @@ fn digest(script: &str) -> String {
 /// An operation on a key.
 pub(super) enum Operation<'a> {
     Take(&'a Bucket),
+    Draw(&'a [Draw]),
     Get,
     Set { value: &'a [u8], expiry: Duration },
     CompareAndSet { expected: Option<&'a [u8]>, value: &'a [u8], expiry: Duration },
@@ -46,7 +49,7 @@ impl Operation<'_> {
     pub(super) fn check(&self, key: &str) -> Result<(), CommandError> {
         let (value, expiry) = match self {
             // Keys of buckets are always short.
-            Self::Take(_) => return Ok(()),
+            Self::Take(_) | Self::Draw(_) => return Ok(()),
             Self::Get => (None, None),
             Self::Set { value, expiry } | Self::CompareAndSet { value, expiry, .. } => {
                 (Some(value), Some(expiry))
@@ -77,7 +80,7 @@ impl Operation<'_> {
     /// Returns the description of a failure.
     pub(super) fn failure(&self) -> &'static str {
         match self {
-            Self::Take(_) => "limits in Redis cannot be counted",
+            Self::Take(_) | Self::Draw(_) => "limits in Redis cannot be counted",
             Self::Get => "values in Redis cannot be read",
             Self::Set { .. } | Self::CompareAndSet { .. } => "values in Redis cannot be written",
         }
@@ -101,6 +104,7 @@ impl Operation<'_> {
                 let tolerance = micros(bucket.interval, bucket.burst.saturating_sub(1));
                 run(&TAKE).arg(interval).arg(tolerance).arg(ahead).take()
             }
+            Self::Draw(draws) => encode_draws(draws, whole),
             // Read at most one byte more than a valid value, to detect longer ones.
             Self::Get => cmd("GETRANGE").arg(key).arg(0).arg(MAX_VALUE).take(),
             Self::Set { value, expiry } => {
@@ -113,6 +117,26 @@ impl Operation<'_> {
                 .take(),
         }
     }
+}
+
+/// Encodes a request to several buckets.
+fn encode_draws(draws: &[Draw], whole: bool) -> Cmd {
+    let (verb, script) = if whole { ("EVAL", DRAW.text) } else { ("EVALSHA", DRAW.digest.as_str()) };
+    let mut command = Cmd::with_capacity(3 + draws.len() * 7, script.len() + draws.len() * 160);
+    command.arg(verb).arg(script).arg(draws.len());
+    for draw in draws {
+        command.arg(&draw.key);
+    }
+    for Draw { allowance, cost, demand, .. } in draws {
+        let demand = match demand {
+            Demand::Shadow => 0,
+            Demand::Enforce => 1,
+            Demand::Charge => 2,
+        };
+        command.arg(allowance.interval_micros().to_string()).arg(allowance.burst).arg(*cost);
+        command.arg(allowance.ahead.as_micros().to_string()).arg(allowance.most.to_string()).arg(demand);
+    }
+    command
 }
 
 fn millis(expiry: Duration) -> u128 {
@@ -130,6 +154,27 @@ pub(super) fn decode_turn(reply: Value) -> Result<Turn, CommandError> {
         [Value::Int(0), Value::Int(wait)] => Ok(Turn::Over(time(*wait))),
         _ => Err(CommandError::UnexpectedReply("a request for a token")),
     }
+}
+
+/// Decodes the reply to a request to several buckets: four numbers for each.
+pub(super) fn decode_drawn(reply: Value, buckets: usize) -> Result<Vec<Drawn>, CommandError> {
+    const UNEXPECTED: CommandError = CommandError::UnexpectedReply("a request for tokens");
+    let Value::Array(parts) = reply else { return Err(UNEXPECTED) };
+    let number = |part: &Value| match part {
+        Value::Int(number) => Ok(u64::try_from(*number).unwrap_or(0)),
+        _ => Err(UNEXPECTED),
+    };
+    let numbers = parts.iter().map(number).collect::<Result<Vec<u64>, _>>()?;
+    let one = |numbers: &[u64]| match *numbers {
+        [is_in, wait, left, full_in] => {
+            let wait = Duration::from_micros(wait);
+            let turn = if is_in == 1 { Turn::In(wait) } else { Turn::Over(wait) };
+            Ok(Drawn { turn, left, full_in: Duration::from_micros(full_in) })
+        }
+        _ => Err(UNEXPECTED),
+    };
+    let drawn = numbers.chunks(4).map(one).collect::<Result<Vec<_>, _>>()?;
+    if drawn.len() == buckets { Ok(drawn) } else { Err(UNEXPECTED) }
 }
 
 /// Decodes the reply to a read. Values are never empty.

@@ -11,7 +11,7 @@ use tidegate_clients::connect::Tls;
 use tidegate_clients::redis::{ServerError, ServerErrorKind, Value, connector, error_text, redirection};
 use tidegate_core::BoxFuture;
 use tidegate_core::building::ClientTls;
-use tidegate_core::store::{Bucket, SharedStore, StoreError, StoreOptions, Turn};
+use tidegate_core::store::{Bucket, Draw, Drawn, SharedStore, StoreError, StoreOptions, Turn};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -178,6 +178,16 @@ impl SharedStore for RedisStore {
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Turn, StoreError>> {
         Box::pin(self.run_and_decode(key, Operation::Take(bucket), deadline, command::decode_turn))
+    }
+
+    fn draw<'a>(
+        &'a self,
+        draws: &'a [Draw],
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Drawn>, StoreError>> {
+        let Some(first) = draws.first() else { return Box::pin(std::future::ready(Ok(Vec::new()))) };
+        let decode = |reply| command::decode_drawn(reply, draws.len());
+        Box::pin(self.run_and_decode(&first.key, Operation::Draw(draws), deadline, decode))
     }
 
     fn get<'a>(

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::backend::unused_address;
 use crate::support::streams::{Server, connect, take};
-use crate::support::{Backend, Client, Gateway, eventually, get};
+use crate::support::{Backend, Client, Gateway, eventually, get, get_with};
 
 /// Returns the value of a series.
 fn value(gateway: &Gateway, series: &str) -> Option<f64> {
@@ -84,6 +84,33 @@ fn limits_show_what_they_hold() {
         }
         eventually("they have ended", || held("m") == [Some(0.0); 2]);
     }
+}
+
+#[test]
+fn policies_show_what_they_have_decided() {
+    let backend = Backend::echo("a");
+    let limit = "rateLimit: {policies: [{name: few, average: 1, period: 1h, burst: 2, key: [host, 'header(X-Key)']}, \
+                 {name: trial, average: 1, period: 1h, mode: shadow}]}";
+    let gateway = Gateway::with(FLAGS, &limited(&backend.url(), limit));
+    let statuses: Vec<u16> = (0..4).map(|_| get(gateway.web(), "h.test", "/").status).collect();
+    assert_eq!(statuses, [200, 200, 429, 429]);
+    let count = |policy: &str, outcome: &str| {
+        let labels =
+            format!("{{middleware=\"m@file\",outcome=\"{outcome}\",policy=\"{policy}\",router=\"a@file\"}}");
+        value(&gateway, &format!("tidegate_rate_limit_requests_total{labels}"))
+    };
+    assert_eq!((count("few", "admitted"), count("few", "refused")), (Some(2.0), Some(2.0)));
+    assert_eq!((count("trial", "admitted"), count("trial", "shadow")), (Some(1.0), Some(3.0)));
+    let spoofed = get_with(gateway.web(), "h.test", "/", "X-Key: hunter2\r\nX-Forwarded-For: 10.0.0.1\r\n");
+    assert_eq!(spoofed.status, 200, "another key");
+    let shown = gateway.api("/api/limits");
+    assert!(!shown.contains("hunter2"), "{shown}");
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let policies = &shown[0]["policies"];
+    assert_eq!((&policies[0]["name"], &policies[0]["keys"]), (&"few".into(), &2.into()));
+    let offenders = serde_json::json!([{"key": "h.test|", "refused": 2}]);
+    assert_eq!(policies[0]["offenders"], offenders);
+    assert_eq!(policies[1]["offenders"], serde_json::json!([{"key": "127.0.0.1", "refused": 4}]));
 }
 
 #[test]

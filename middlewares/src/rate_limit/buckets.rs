@@ -4,7 +4,6 @@
 //! nothing, then one that was not used recently (CLOCK). Memory stays bounded even with a million sources.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +14,10 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tidegate_core::store::Bucket;
 
-/// Maximum number of sources (as in Traefik).
-const MAX_SOURCES: usize = 65_536;
-const SHARDS: usize = 64;
+use super::shard::{SHARDS, Shard};
+
 /// Longer keys are hashed, so that long header values do not fill the memory.
-const MAX_KEY_LEN: usize = 64;
+pub(super) const MAX_KEY_LEN: usize = 64;
 
 /// A request for a token.
 #[derive(Clone, Debug, Eq)]
@@ -65,7 +63,7 @@ impl Hash for Ticket {
 /// For each source, the uptime at which its bucket is full again (GCRA's theoretical arrival time).
 #[derive(Debug)]
 pub(super) struct Buckets {
-    shards: [Mutex<Shard>; SHARDS],
+    shards: [Mutex<Shard<Nanos>>; SHARDS],
     hasher: foldhash::fast::RandomState,
 }
 
@@ -81,19 +79,18 @@ impl Buckets {
         let copy = Self::default();
         let hash = self.hasher.hash_one(source);
         let shard = self.shards[hash as usize % SHARDS].lock();
-        let slot = shard.index.get(source).and_then(|place| shard.slots.get(*place));
-        let full_at = slot.map(|slot| slot.full_at);
+        let full_at = shard.peek(source).copied();
         drop(shard);
         if let Some(full_at) = full_at {
             let place = copy.hasher.hash_one(source) as usize % SHARDS;
-            copy.shards[place].lock().insert(source, full_at, Nanos::default());
+            copy.shards[place].lock().insert(source, full_at, |_| false);
         }
         (copy, full_at.map(Duration::from))
     }
 
     /// Returns the number of sources.
     pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().slots.len()).sum()
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 }
 
@@ -139,13 +136,14 @@ impl StateStore for BucketStore {
             // A new source starts with a full bucket: after this request it is full again one interval from
             // now.
             let now = full_at.saturating_sub(self.interval);
-            shard.insert(&key.source, self.begin + full_at, self.begin + now);
+            let now = self.begin + now;
+            shard.insert(&key.source, self.begin + full_at, |full_at| *full_at <= now);
             return Ok(outcome);
         };
-        let mut old = slot.full_at.saturating_sub(self.begin);
+        let mut old = slot.saturating_sub(self.begin);
         let refusal = match f(Some(old)) {
             Ok((outcome, full_at)) => {
-                slot.full_at = self.begin + full_at;
+                *slot = self.begin + full_at;
                 return Ok(outcome);
             }
             Err(refusal) => refusal,
@@ -156,12 +154,12 @@ impl StateStore for BucketStore {
         let empty = next + self.tolerance + self.ahead;
         if old > empty {
             // Under earlier options the bucket was emptier than it can be now.
-            (old, slot.full_at) = (empty, self.begin + empty);
+            (old, *slot) = (empty, self.begin + empty);
         }
         if self.ahead != Nanos::default()
             && let Ok((outcome, _)) = f(Some(old.saturating_sub(self.ahead)))
         {
-            slot.full_at = self.begin + old + self.interval;
+            *slot = self.begin + old + self.interval;
             key.delay.set(old.saturating_sub(self.tolerance).saturating_sub(now).into());
             return Ok(outcome);
         }
@@ -169,56 +167,8 @@ impl StateStore for BucketStore {
     }
 }
 
-#[derive(Debug, Default)]
-struct Shard {
-    index: HashMap<Arc<str>, usize, foldhash::fast::RandomState>,
-    slots: Vec<Slot>,
-    hand: usize,
-}
-
-#[derive(Debug)]
-struct Slot {
-    source: Arc<str>,
-    full_at: Nanos,
-    used: bool,
-}
-
-impl Shard {
-    fn find(&mut self, source: &str) -> Option<&mut Slot> {
-        let slot = self.slots.get_mut(*self.index.get(source)?)?;
-        slot.used = true;
-        Some(slot)
-    }
-
-    fn insert(&mut self, source: &str, full_at: Nanos, now: Nanos) {
-        let source: Arc<str> = Arc::from(source);
-        let slot = Slot { source: source.clone(), full_at, used: false };
-        if self.slots.len() < MAX_SOURCES / SHARDS {
-            self.index.insert(source, self.slots.len());
-            self.slots.push(slot);
-            return;
-        }
-        let place = self.evict(now);
-        self.index.remove(&self.slots[place].source);
-        self.index.insert(source, place);
-        self.slots[place] = slot;
-    }
-
-    /// Returns the next slot whose bucket is full again, or that was not used since the hand last passed it.
-    fn evict(&mut self, now: Nanos) -> usize {
-        loop {
-            let place = self.hand;
-            self.hand = (self.hand + 1) % self.slots.len();
-            let slot = &mut self.slots[place];
-            if slot.full_at <= now || !slot.used {
-                return place;
-            }
-            slot.used = false;
-        }
-    }
-}
-
-fn hashed(source: &str) -> String {
+/// Returns a short text that stands for a long one.
+pub(super) fn hashed(source: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(Sha256::digest(source.as_bytes()))
 }
@@ -232,6 +182,7 @@ mod tests {
     use tidegate_core::{Clock, ManualClock};
 
     use super::super::Uptime;
+    use super::super::shard::MAX_SOURCES;
 
     type Limiter = RateLimiter<Ticket, BucketStore, Uptime, NoOpMiddleware<Duration>>;
 
@@ -322,8 +273,7 @@ mod tests {
         }
         let buckets = world.buckets;
         assert_eq!(buckets.len(), MAX_SOURCES);
-        let indexed: usize = buckets.shards.iter().map(|shard| shard.lock().index.len()).sum();
-        assert_eq!(indexed, MAX_SOURCES);
+        assert!(buckets.shards.iter().all(|shard| shard.lock().is_consistent()));
     }
 
     #[test]

@@ -113,6 +113,16 @@ impl Vocabulary for FailureMode {
 }
 
 impl Redis {
+    /// Returns how long a request waits for Redis, and what happens while it is unavailable.
+    pub(super) fn behaviour(&self) -> Result<(StdDuration, FailureMode), BuildError> {
+        let mode = self.on_failure.meaning();
+        let mode = mode.map_err(|error| BuildError::new(format!("redis.onFailure: {error}")))?;
+        if self.deadline.is_zero() {
+            return Err(BuildError::new("redis.deadline: expected a time longer than zero"));
+        }
+        Ok((self.deadline.0.min(MAX_TIMEOUT), mode.unwrap_or(FailureMode::Deny)))
+    }
+
     /// Returns how to connect.
     pub(crate) fn store_options(&self, context: &BuildContext<'_>) -> Result<StoreOptions, BuildError> {
         if self.endpoints.is_empty() {
@@ -210,21 +220,17 @@ impl Shared {
         redis: &Redis,
         context: &BuildContext<'_>,
     ) -> Result<Self, BuildError> {
-        let mode = redis.on_failure.meaning();
-        let mode = mode.map_err(|error| BuildError::new(format!("redis.onFailure: {error}")))?;
-        let on_failure = match mode.unwrap_or(FailureMode::Deny) {
+        let (deadline, mode) = redis.behaviour()?;
+        let on_failure = match mode {
             FailureMode::Deny => OnFailure::Deny,
             FailureMode::Allow => OnFailure::Allow,
             FailureMode::Local => OnFailure::Local(Local::new(options, context)?),
         };
-        if redis.deadline.is_zero() {
-            return Err(BuildError::new("redis.deadline: expected a time longer than zero"));
-        }
         Ok(Self {
             store: context.store(&redis.store_options(context)?)?,
             prefix: format!("{PREFIX}{}:", context.name),
             bucket: bucket(options),
-            deadline: redis.deadline.0.min(MAX_TIMEOUT),
+            deadline,
             on_failure,
         })
     }
@@ -250,7 +256,7 @@ impl Shared {
 mod tests {
     use std::sync::Mutex;
 
-    use tidegate_core::store::StoreError;
+    use tidegate_core::store::{Draw, Drawn, StoreError};
     use tidegate_core::{Body, BoxFuture, Middleware, Response};
 
     use super::*;
@@ -277,6 +283,14 @@ mod tests {
             self.asked.lock().unwrap().push((key.to_owned(), *bucket, deadline));
             let answer = self.answers.lock().unwrap().pop();
             Box::pin(async move { answer.unwrap_or_else(unreachable) })
+        }
+
+        fn draw<'a>(
+            &'a self,
+            _: &'a [Draw],
+            _: StdDuration,
+        ) -> BoxFuture<'a, Result<Vec<Drawn>, StoreError>> {
+            Box::pin(async { unreachable() })
         }
 
         fn get<'a>(

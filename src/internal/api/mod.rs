@@ -4,6 +4,7 @@ mod certificates;
 mod cluster;
 mod explain;
 mod json;
+mod limits;
 mod list;
 mod overview;
 mod requests;
@@ -131,6 +132,7 @@ impl Question<'_> {
             "cluster" => {
                 body(&cluster::cluster(&self.api.around.cluster.view(), &self.api.around.acme.leadership()))
             }
+            "limits" => body(&limits::limits(&self.snapshot)),
             "problems" => body(&overview::problems(&self.snapshot, &self.api.around.acme.rows())),
             "rawdata" => body(&self.raw_data()),
             "entrypoints" => {

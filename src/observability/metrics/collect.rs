@@ -94,6 +94,7 @@ pub(super) fn collect(
     connections(out, metrics);
     state::connections(out, metrics);
     state::limits(out, snapshot, view.levels.routers);
+    state::policies(out, snapshot, view.levels.routers);
     state::stores(out);
     if view.levels.services {
         retries(out, shown);

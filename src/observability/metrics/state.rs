@@ -1,9 +1,10 @@
 //! Collects the state of what the gateway holds: connections, limits, stores.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tidegate_clients::peer_state::{Observed, System, observed};
-use tidegate_core::occupancy::Occupancy;
+use tidegate_core::occupancy::{Occupancy, PolicyState};
 
 use super::metric::{Metric, Type, Value, Writer};
 use super::{ConnectionStates, Metrics};
@@ -54,6 +55,47 @@ pub(super) fn limits(out: &mut dyn Writer, snapshot: &Snapshot, by_router: bool)
             let labels = [("middleware", *middleware), ("router", *router), ("type", *kind)];
             let shown = labels.iter().copied().filter(|(label, _)| by_router || *label != "router");
             out.series(&shown.collect::<Vec<_>>(), Value::Count(number));
+        }
+    }
+}
+
+/// A way to read one number of a policy: the value of the label `outcome`, and the number.
+type PolicyCount = (&'static str, fn(&PolicyState) -> u64);
+
+const OUTCOMES: [PolicyCount; 5] = [
+    ("admitted", |counted| counted.admitted),
+    ("exempt", |counted| counted.exempted),
+    ("queued", |counted| counted.queued),
+    ("refused", |counted| counted.refused),
+    ("shadow", |counted| counted.shadowed),
+];
+
+/// Writes what named policies have counted: those of each router, or else the sum of all routers.
+pub(super) fn policies(out: &mut dyn Writer, snapshot: &Snapshot, by_router: bool) {
+    let mut counted: BTreeMap<(&str, &str, Arc<str>), [u64; OUTCOMES.len()]> = BTreeMap::new();
+    for limit in &snapshot.limits {
+        let router = if by_router { limit.router.as_str() } else { "" };
+        for policy in limit.policies() {
+            let sums = counted.entry((limit.middleware.as_str(), router, policy.name.clone())).or_default();
+            sums.iter_mut().zip(OUTCOMES).for_each(|(sum, (_, count))| *sum += count(&policy));
+        }
+    }
+    if counted.is_empty() {
+        return;
+    }
+    let help = "Number of requests that a policy of a rate limit has decided on, by outcome.";
+    let name = "tidegate_rate_limit_requests_total";
+    out.metric(Metric { kind: Type::Counter, ..Metric::gauge(name, help) });
+    for ((middleware, router, policy), sums) in &counted {
+        for ((outcome, _), sum) in OUTCOMES.iter().zip(sums) {
+            let labels = [
+                ("middleware", *middleware),
+                ("outcome", *outcome),
+                ("policy", &**policy),
+                ("router", *router),
+            ];
+            let shown = labels.iter().copied().filter(|(label, _)| by_router || *label != "router");
+            out.series(&shown.collect::<Vec<_>>(), Value::Count(*sum));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::rate_limit_redis::{SLOW, routes};
 use crate::support::backend::unused_address;
 use crate::support::outside::{Redis, certificates, cluster};
-use crate::support::{Answer, Backend, Gateway, eventually, get, pause_for};
+use crate::support::{Answer, Backend, Client, Gateway, eventually, get, pause_for};
 
 /// Long enough for a machine that has much else to do.
 const PATIENT: &str = "deadline: 20s";
@@ -94,6 +94,88 @@ fn three_gateways_under_load_share_one_limit() {
         assert!(admitted as f64 >= least * 0.95, "{admitted} of {least}");
     }
     assert!(refused > 0);
+}
+
+/// Asks from this many connections for this long, each as one of these tenants, and returns when requests were admitted.
+fn ask_as(
+    targets: &[SocketAddr],
+    host: &str,
+    tenants: &[&str],
+    connections: usize,
+    time: Duration,
+) -> Vec<Instant> {
+    let begun = Instant::now();
+    let asking: Vec<_> = (0..connections)
+        .map(|n| {
+            let (target, tenant) = (targets[n % targets.len()], tenants[n % tenants.len()]);
+            let request = format!("GET /a HTTP/1.1\r\nHost: {host}\r\nX-Tenant: {tenant}\r\n\r\n");
+            std::thread::spawn(move || {
+                let mut client = Client::patient(target, Duration::from_secs(60));
+                let mut admitted = Vec::new();
+                while begun.elapsed() < time {
+                    client.send(&request);
+                    let answer = client.read().unwrap();
+                    assert!([200, 429].contains(&answer.status), "{}", answer.status);
+                    if answer.status == 200 {
+                        admitted.push(Instant::now());
+                    }
+                    pause_for(Duration::from_millis(20));
+                }
+                admitted
+            })
+        })
+        .collect();
+    let mut admitted: Vec<Instant> = asking.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    admitted.sort();
+    admitted
+}
+
+#[test]
+#[ignore = "needs redis-server"]
+fn two_policies_on_three_gateways_admit_what_their_rates_say() {
+    let redis = Redis::start(&[]);
+    let backend = Backend::echo("one");
+    let policies = "policies: [{name: wide, average: 100, burst: 50, key: [host, method]}, \
+                    {name: narrow, average: 40, burst: 20, key: ['header(X-Tenant)', 'path.prefix(1)']}]";
+    let routes =
+        routes(&backend, policies, &at(&redis)).replace(", sourceCriterion: {requestHost: true}", "");
+    let gateways: Vec<Gateway> = (0..3).map(|_| Gateway::serve(&routes)).collect();
+    let targets: Vec<SocketAddr> = gateways.iter().map(Gateway::web).collect();
+    // Four tenants want more than `wide` has for their host, and one more than `narrow` has for it.
+    for (host, tenants, rate, burst) in
+        [("many.test", &["a", "b", "c", "d"][..], 100.0, 50.0), ("one.test", &["e"][..], 40.0, 20.0)]
+    {
+        let admitted = ask_as(&targets, host, tenants, 64, Duration::from_secs(10));
+        let took = (*admitted.last().unwrap() - admitted[0]).as_secs_f64();
+        let expected = rate * took + burst;
+        let off = (admitted.len() as f64 - expected) / expected * 100.0;
+        eprintln!("{host}: {} admitted in {took:.2} s, {expected:.0} expected, {off:+.2} %", admitted.len());
+        assert!(off.abs() <= 2.0, "{off}");
+    }
+    let keys = redis.command(&["KEYS", "*"]);
+    assert!(keys.contains("tidegate:rate:{limit@file}:wide:one.test|GET"), "{keys}");
+}
+
+#[test]
+#[ignore = "needs redis-server"]
+fn a_response_is_charged_on_all_gateways_and_a_refused_request_takes_nothing() {
+    let redis = Redis::start(&[]);
+    let backend = Backend::echo("one");
+    let policies = "policies: [{name: few, average: 1, period: 1h, burst: 3, key: [host]}, \
+                    {name: bytes, average: 1, period: 1h, burst: 2, key: [method], responseCost: 'Bytes()'}]";
+    let routes =
+        routes(&backend, policies, &at(&redis)).replace(", sourceCriterion: {requestHost: true}", "");
+    let (one, two) = (Gateway::serve(&routes), Gateway::serve(&routes));
+    let first = get(one.web(), "h.test", "/a");
+    assert_eq!(first.status, 200);
+    assert_eq!(first.header("ratelimit"), Some("\"few\";r=2;t=3600, \"bytes\";r=1;t=3600"));
+    eventually("the bytes are charged", || get(two.web(), "h.test", "/a").status == 429);
+    let refused = get(one.web(), "h.test", "/a");
+    let limit = refused.header("ratelimit").unwrap();
+    assert!(limit.starts_with("\"few\";r=2;t=") || limit.starts_with("\"few\";r=1;t="), "{limit}");
+    assert!(limit.contains("\"bytes\";r=0"), "{limit}");
+    let again = get(two.web(), "h.test", "/a");
+    assert_eq!(again.header("ratelimit").unwrap()[..10], limit[..10], "refused requests take nothing");
 }
 
 #[test]
