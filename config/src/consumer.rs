@@ -170,6 +170,7 @@ impl Consumer {
             groups: self.groups.iter().chain(groups.into_iter().flatten()).cloned().collect(),
             labels: labels.into_iter().flatten().chain(&self.labels).map(owned).collect(),
             plan: plan_name,
+            quota: plan.and_then(Plan::quota),
         });
         let mut credentials = Vec::new();
         for (path, made) in self.credentials.kinds(&consumer, previous) {
@@ -425,7 +426,8 @@ mod tests {
     fn entry(options: &str) -> Result<Entry, BuildError> {
         let provided = decoded(options);
         assert_eq!(provided.problems, []);
-        let plan = Plan { groups: vec!["paying".into()], labels: [("tier".into(), "1".into())].into() };
+        let (groups, labels) = (vec!["paying".into()], [("tier".into(), "1".into())].into());
+        let plan = Plan { groups, labels, quota: None };
         provided.config.http.consumers["acme"].entry("acme@file", Some(&plan), None)
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::client_ip::IpRanges;
+use crate::plan::Quota;
 use crate::word::Vocabulary;
 
 /// A client that the configuration knows (`http.consumers.<name>`), however it authenticates.
@@ -18,6 +19,8 @@ pub struct Consumer {
     pub labels: BTreeMap<String, String>,
     /// Its plan; empty if it has none.
     pub plan: String,
+    /// How much its plan lets it use; `None` for no limit.
+    pub quota: Option<Quota>,
 }
 
 impl Consumer {

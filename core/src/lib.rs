@@ -27,6 +27,7 @@ pub mod message;
 pub mod metrics;
 pub mod middleware;
 pub mod occupancy;
+pub mod plan;
 pub mod prediction;
 pub mod reason;
 pub mod reference;

@@ -10,10 +10,34 @@ pub trait Limit {
     /// Returns what it holds. Called when metrics are read.
     fn occupancy(&self) -> Occupancy;
 
+    /// Returns what was used of quotas, in no order. Called when the API is read.
+    fn usage(&self) -> Vec<Usage> {
+        Vec::new()
+    }
+
     /// Returns what its named policies have counted. Called when metrics or the API are read.
     fn policies(&self) -> Vec<PolicyState> {
         Vec::new()
     }
+}
+
+/// What was used of a quota.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Usage {
+    /// Where it is counted.
+    pub store: Arc<str>,
+    /// Qualified name of the consumer.
+    pub consumer: String,
+    /// The key, user or subject, if each has its own quota; otherwise empty.
+    pub key: String,
+    /// What is counted: `requests`, `bytes` or `cost`.
+    pub unit: &'static str,
+    /// Number of units used.
+    pub used: u64,
+    /// When the period began, in seconds since 1970.
+    pub start: i64,
+    /// When it ends.
+    pub end: i64,
 }
 
 /// What a named policy of a limit has counted since it exists.

@@ -125,6 +125,8 @@ reasons! {
     HostDenied = "host_denied", Middleware;
     /// The rate exceeds the limit.
     RateLimited = "rate_limited", Middleware;
+    /// The quota of the consumer's plan is used up.
+    QuotaExceeded = "quota_exceeded", Middleware;
     /// The number of concurrent requests exceeds the limit.
     TooManyInFlight = "too_many_in_flight", Middleware;
     /// The store of a shared limit is unavailable.

@@ -243,6 +243,7 @@ mod tests {
             groups: vec!["partners".into()],
             labels,
             plan: "gold@file".into(),
+            quota: None,
         };
         Identity {
             groups: vec!["ops".into()],

@@ -38,6 +38,7 @@ pub mod pass_tls_client_cert;
 mod path;
 pub mod pattern;
 mod peek;
+pub mod plan;
 #[cfg(test)]
 mod predictions;
 pub mod rate_limit;
@@ -84,6 +85,7 @@ registry! {
     oAuthIntrospection: introspection::Introspection,
     oidc: oidc::Oidc,
     passTLSClientCert: pass_tls_client_cert::PassTlsClientCert,
+    plan: plan::Plan,
     rateLimit: rate_limit::RateLimit,
     redirectRegex: redirect_regex::RedirectRegex,
     redirectScheme: redirect_scheme::RedirectScheme,

@@ -5,6 +5,7 @@ pub mod policies;
 mod shard;
 mod shared;
 
+use std::borrow::Cow;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -157,6 +158,11 @@ impl occupancy::Limit for Both {
 
 /// Maximum time between two tokens: keeps sums of nanoseconds far below the limit of 64 bits.
 const MAX_INTERVAL: StdDuration = StdDuration::from_secs(365 * 24 * 3600);
+
+/// Returns a text, or one that stands for it if it is long.
+pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
+    if text.len() > buckets::MAX_KEY_LEN { Cow::Owned(buckets::hashed(text)) } else { Cow::Borrowed(text) }
+}
 
 struct Limiter {
     source: Source,

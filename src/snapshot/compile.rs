@@ -139,7 +139,7 @@ pub fn compile(
         counters: instances.counters.clone(),
         traffic: instances.traffic.clone(),
         consumers: directory.consumers.clone(),
-        limits: environment.metrics.as_ref().map(|_| limits(&instances)).unwrap_or_default(),
+        limits: limits(&instances),
         compiled: now,
     };
     (

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tidegate_core::Middleware;
-use tidegate_core::occupancy::{Limit, Occupancy, PolicyState};
+use tidegate_core::occupancy::{Limit, Occupancy, PolicyState, Usage};
 
 use super::builder::Instances;
 use crate::tcp;
@@ -28,6 +28,15 @@ impl RouterLimit {
         match &self.instance {
             Instance::Http(middleware) => middleware.limit().map(Limit::policies),
             Instance::Tcp(middleware) => middleware.limit().map(Limit::policies),
+        }
+        .unwrap_or_default()
+    }
+
+    /// Returns what was used of quotas.
+    pub fn usage(&self) -> Vec<Usage> {
+        match &self.instance {
+            Instance::Http(middleware) => middleware.limit().map(Limit::usage),
+            Instance::Tcp(middleware) => middleware.limit().map(Limit::usage),
         }
         .unwrap_or_default()
     }

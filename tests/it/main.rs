@@ -55,6 +55,7 @@ mod otlp_logs;
 mod otlp_metrics;
 mod packaging;
 mod pausing_clients;
+mod plan;
 mod problem_locations;
 mod process_lifecycle;
 mod programs;

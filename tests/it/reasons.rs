@@ -87,6 +87,8 @@ fn routes(servers: &Servers) -> String {
     let consumer = |(index, (_, options)): (usize, &(Reason, &str))| {
         KEYS.get(index).map(|key| key.consumer(&format!("c{index}"), options))
     };
+    let planned = format!("    small: {{plan: small, credentials: {{apiKeys: [{{{}}}]}}}}\n", *PLANNED);
+    let usage = USAGE.path().join("usage.log").display().to_string();
     let consumers: String = KEY_OPTIONS.iter().enumerate().filter_map(consumer).collect();
     format!(
         "http:
@@ -103,6 +105,7 @@ fn routes(servers: &Servers) -> String {
     denied: {{rule: 'Path(`/denied`)', service: a, middlewares: [deny]}}
     session: {{rule: 'PathPrefix(`/sign-`)', service: a, middlewares: [session]}}
     hosts: {{rule: 'Path(`/hosts`)', service: a, middlewares: [hosts]}}
+    used-up: {{rule: 'Path(`/used-up`)', service: a, middlewares: [keys-of-plans, plan]}}
     limited: {{rule: 'Path(`/limited`)', service: a, middlewares: [limit]}}
     shared: {{rule: 'Path(`/shared`)', service: a, middlewares: [shared]}}
     busy: {{rule: 'Path(`/busy`)', service: a, middlewares: [busy]}}
@@ -128,6 +131,8 @@ fn routes(servers: &Servers) -> String {
     ask: {{forwardAuth: {{address: '{url}/no'}}}}
     nobody: {{forwardAuth: {{address: 'http://{gone}'}}}}
     keys: {{apiKey: {{scopes: [write]}}}}
+    keys-of-plans: {{apiKey: {{}}}}
+    plan: {{plan: {{file: '{usage}'}}}}
     deny: {{ipAllowList: {{sourceRange: [192.0.2.1]}}}}
     hosts: {{headers: {{allowedHosts: [other.test]}}}}
     limit: {{rateLimit: {{average: 1, period: 1h, burst: 1}}}}
@@ -151,7 +156,9 @@ fn routes(servers: &Servers) -> String {
   serversTransports:
     short: {{forwardingTimeouts: {{dialTimeout: 100ms, responseHeaderTimeout: 100ms}}}}
   consumers:
-{consumers}tls:
+{consumers}{planned}  plans:
+    small: {{quota: {{limit: 1, period: month}}}}
+tls:
   options:
     one: {{minVersion: VersionTLS13}}
 "
@@ -178,6 +185,9 @@ const KEY_OPTIONS: &[(Reason, &str)] = &[
     (Reason::ApiKeyAddress, ", allowedCIDRs: [192.0.2.0/24]"),
     (Reason::ApiKeyScope, ", scopes: [read]"),
 ];
+/// The key of a consumer with a quota of one request.
+static PLANNED: LazyLock<Key> = LazyLock::new(Key::new);
+static USAGE: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
 static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| KEY_OPTIONS.iter().map(|_| Key::new()).collect());
 
 /// Sends the key that is refused for the reason which the target names.
@@ -231,6 +241,11 @@ fn routed() -> Vec<Case> {
             }
         }),
         case(LimitUnavailable, "/shared", simple),
+        case(QuotaExceeded, "/used-up", |gateway, _, target| {
+            for _ in 0..2 {
+                get_with(gateway.web(), "h", target, &PLANNED.header());
+            }
+        }),
         case(TooManyInFlight, "/busy", simple),
         case(CircuitOpen, "/open", |gateway, _, target| {
             eventually("the breaker is open", || get(gateway.web(), "h", target).status == 503);

@@ -103,6 +103,7 @@ fn error_of(reason: Reason) -> &'static str {
         | Reason::AddressDenied
         | Reason::HostDenied
         | Reason::RateLimited
+        | Reason::QuotaExceeded
         | Reason::TooManyInFlight => "http_request_denied",
         Reason::ServerOptions
         | Reason::Redirect

@@ -9,6 +9,7 @@ mod list;
 mod overview;
 mod requests;
 mod statistics;
+mod usage;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -133,6 +134,10 @@ impl Question<'_> {
                 body(&cluster::cluster(&self.api.around.cluster.view(), &self.api.around.acme.leadership()))
             }
             "limits" => body(&limits::limits(&self.snapshot)),
+            "usage" => {
+                let as_csv = parameter(self.query, "format").is_some_and(|format| format == "csv");
+                usage::usage(&self.snapshot, parameter(self.query, "consumer").as_deref(), as_csv)
+            }
             "problems" => body(&overview::problems(&self.snapshot, &self.api.around.acme.rows())),
             "rawdata" => body(&self.raw_data()),
             "entrypoints" => {

@@ -15,7 +15,7 @@ const MAX_CONDITIONS: usize = 32;
 
 /// How a cost is determined.
 #[derive(Debug, PartialEq)]
-pub(super) enum Cost {
+pub(crate) enum Cost {
     Fixed(u64),
     /// One or the other.
     If(Box<(Condition<Test>, Cost, Cost)>),
@@ -41,7 +41,7 @@ pub(crate) enum Test {
 
 /// Whether a cost is known before the request or after the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moment {
+pub(crate) enum Moment {
     Before,
     After,
 }
@@ -59,7 +59,7 @@ const AFTER: &[&str] = &["Bytes", "HasHeader", "Header", "Status"];
 
 impl Cost {
     /// Parses a cost: a number, a call, or `condition ? cost : cost`.
-    pub(super) fn parse(text: &str, moment: Moment) -> Result<Self, BuildError> {
+    pub(crate) fn parse(text: &str, moment: Moment) -> Result<Self, BuildError> {
         let mut conditions = 0;
         Self::parse_part(text.trim(), moment, &mut conditions)
     }
@@ -109,7 +109,7 @@ impl Cost {
     }
 
     /// Returns the cost of a request.
-    pub(super) fn of_request(&self, request: &Request) -> u64 {
+    pub(crate) fn of_request(&self, request: &Request) -> u64 {
         match self {
             Self::Fixed(number) => *number,
             Self::If(parts) => {

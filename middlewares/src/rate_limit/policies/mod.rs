@@ -2,8 +2,8 @@
 //!
 //! All buckets that a request needs are asked at once, and a refused request takes nothing from any of them.
 
-mod cost;
-mod fields;
+pub(crate) mod cost;
+pub(crate) mod fields;
 mod key;
 mod limiter;
 mod options;
