@@ -99,6 +99,8 @@ pub struct Draw {
     pub cost: u64,
     /// How they are asked for.
     pub demand: Demand,
+    /// When the bucket is forgotten, counted from its first use; if not given, a second after it is full again.
+    pub lifetime: Option<Duration>,
 }
 
 /// The outcome of a [`Draw`].
@@ -108,7 +110,7 @@ pub struct Drawn {
     pub turn: Turn,
     /// Number of tokens left.
     pub left: u64,
-    /// Time until the bucket is full again.
+    /// Time until the bucket is full again, or until the end of its lifetime.
     pub full_in: Duration,
 }
 

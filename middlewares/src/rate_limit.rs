@@ -28,6 +28,7 @@ use tidegate_core::{
 
 use buckets::{BucketStore, Buckets, Ticket};
 use policies::{HeaderForm, Policy};
+pub(crate) use shared::FailureMode;
 pub use shared::Redis;
 use shared::{Shared, StoreUnavailable};
 

@@ -122,12 +122,12 @@ impl Operation<'_> {
 /// Encodes a request to several buckets.
 fn encode_draws(draws: &[Draw], whole: bool) -> Cmd {
     let (verb, script) = if whole { ("EVAL", DRAW.text) } else { ("EVALSHA", DRAW.digest.as_str()) };
-    let mut command = Cmd::with_capacity(3 + draws.len() * 7, script.len() + draws.len() * 160);
+    let mut command = Cmd::with_capacity(3 + draws.len() * 8, script.len() + draws.len() * 160);
     command.arg(verb).arg(script).arg(draws.len());
     for draw in draws {
         command.arg(&draw.key);
     }
-    for Draw { allowance, cost, demand, .. } in draws {
+    for Draw { allowance, cost, demand, lifetime, .. } in draws {
         let demand = match demand {
             Demand::Shadow => 0,
             Demand::Enforce => 1,
@@ -135,6 +135,7 @@ fn encode_draws(draws: &[Draw], whole: bool) -> Cmd {
         };
         command.arg(allowance.interval_micros().to_string()).arg(allowance.burst).arg(*cost);
         command.arg(allowance.ahead.as_micros().to_string()).arg(allowance.most.to_string()).arg(demand);
+        command.arg(lifetime.map_or(0, millis));
     }
     command
 }

@@ -2,6 +2,7 @@
 
 mod ledger;
 mod log;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -18,6 +19,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use serde::{Deserialize, Serialize};
 use tidegate_core::occupancy::{self, Limit, Occupancy};
 use tidegate_core::plan::{Quota, QuotaBucket, Unit};
+use tidegate_core::store::StoreError;
 use tidegate_core::values::is_default;
 use tidegate_core::word::{Vocabulary, Word};
 use tidegate_core::{
@@ -26,8 +28,11 @@ use tidegate_core::{
 };
 
 use crate::rate_limit::policies::cost::{Cost, Moment};
+use crate::rate_limit::{FailureMode, Redis};
 pub use ledger::Fsync;
 use ledger::{Ledger, LedgerError, Taken, seconds};
+use log::Total;
+use shared::SharedQuotas;
 use window::Window;
 
 /// The share of a quota that is used, when that is at least 80 %.
@@ -46,7 +51,11 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Plan {
     /// The file that keeps what was used.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub file: String,
+    /// Instead of `file`: counts in Redis, together with other gateways.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Redis>,
     /// When it reaches the disk.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub fsync: Word<Fsync>,
@@ -71,7 +80,12 @@ impl Build for Plan {
 
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let mut errors = BuildErrors::default();
-        if !self.file.starts_with('/') {
+        let shared = self.redis.as_ref().map(|redis| shared(redis, context)).transpose();
+        let shared = errors.check(shared);
+        if self.redis.is_some() && !(self.file.is_empty() && self.fsync.is_empty()) {
+            errors.add("redis: not together with `file` and `fsync`".to_owned());
+        }
+        if self.redis.is_none() && !self.file.starts_with('/') {
             errors.add(format!("file: `{}`: expected an absolute path", self.file));
         }
         if !self.usage_path.is_empty() && !self.usage_path.starts_with('/') {
@@ -82,13 +96,14 @@ impl Build for Plan {
         let cost = if self.cost.is_empty() { "1" } else { self.cost.as_str() };
         let cost = Cost::parse(cost, Moment::Before);
         let cost = errors.check(cost.map_err(|error| error.map(|text| format!("cost: {text}"))));
-        let made = fsync.zip(cost).map(|(fsync, cost)| {
+        let made = fsync.zip(cost).zip(shared).map(|((fsync, cost), shared)| {
             let meter = Meter {
                 file: PathBuf::from(&self.file),
                 fsync: fsync.unwrap_or(Fsync::Interval),
                 cost,
                 usage_path: self.usage_path.clone(),
                 shows_headers: !self.hide_headers,
+                shared,
                 ledger: Mutex::new(Opened::Not(None)),
                 clock: context.clock(),
             };
@@ -96,6 +111,39 @@ impl Build for Plan {
         });
         errors.made(made)
     }
+}
+
+fn shared(redis: &Redis, context: &BuildContext<'_>) -> Result<Arc<SharedQuotas>, BuildError> {
+    let (deadline, on_failure) = redis.behaviour()?;
+    if on_failure != FailureMode::Deny {
+        return Err(BuildError::new("redis.onFailure: quotas are exact, so expected `deny`"));
+    }
+    Ok(Arc::new(SharedQuotas::new(context.store(&redis.store_options(context)?)?, deadline)))
+}
+
+/// Where quotas are counted.
+#[derive(Clone)]
+enum Store {
+    File(Arc<Ledger>),
+    Redis(Arc<SharedQuotas>),
+}
+
+impl Store {
+    async fn take(&self, bucket: &str, cost: u64, quota: &Quota, now: i64) -> Result<Taken, Unavailable> {
+        Ok(match self {
+            Self::File(ledger) => ledger.take(bucket, cost, quota, now).await?,
+            Self::Redis(shared) => shared.take(bucket, cost, quota, now).await?,
+        })
+    }
+}
+
+/// Why nothing can be counted.
+#[derive(Debug, thiserror::Error)]
+enum Unavailable {
+    #[error(transparent)]
+    File(#[from] LedgerError),
+    #[error("Redis: {0}")]
+    Redis(#[from] StoreError),
 }
 
 /// The ledger, which is opened by the first request.
@@ -111,6 +159,7 @@ struct Meter {
     cost: Cost,
     usage_path: String,
     shows_headers: bool,
+    shared: Option<Arc<SharedQuotas>>,
     ledger: Mutex<Opened>,
     clock: Clock,
 }
@@ -126,7 +175,7 @@ struct Account {
 enum Refusal {
     Anonymous,
     NoPlan,
-    Unavailable(LedgerError),
+    Unavailable(Unavailable),
     Exceeded { used: u64, window: Window, now: i64 },
 }
 
@@ -172,6 +221,14 @@ impl Meter {
         Ok(Account { consumer: consumer.clone(), bucket })
     }
 
+    /// Returns where quotas are counted.
+    async fn store(&self) -> Result<Store, LedgerError> {
+        match &self.shared {
+            Some(shared) => Ok(Store::Redis(shared.clone())),
+            None => self.ledger().await.map(Store::File),
+        }
+    }
+
     /// Returns the ledger, which is opened if necessary.
     async fn ledger(&self) -> Result<Arc<Ledger>, LedgerError> {
         let recently = |failed: &Instant| failed.elapsed() < RETRY;
@@ -212,16 +269,21 @@ impl Meter {
             Err(refusal) => return refusal.response(),
         };
         let Some(quota) = &account.consumer.quota else { return next.run(request).await };
-        let ledger = match self.ledger().await {
-            Ok(ledger) => ledger,
-            Err(error) => return Refusal::Unavailable(error).response(),
+        let store = match self.store().await {
+            Ok(store) => store,
+            Err(error) => return Refusal::Unavailable(error.into()).response(),
         };
         let now = seconds(self.clock.wall());
-        if self.is_usage(&request) {
-            return usage(&account, quota, &ledger, now);
+        // A request for the usage is free.
+        let is_usage = self.is_usage(&request);
+        let cost = if is_usage { 0 } else { self.cost_of(&request, quota) };
+        let taken = store.take(&account.bucket, cost, quota, now).await;
+        if is_usage
+            && let Ok(Taken::Within { after: used, window, .. } | Taken::Over { used, window }) = taken
+        {
+            return usage(&account, quota, Total { window, used });
         }
-        let cost = self.cost_of(&request, quota);
-        let (before, after, window) = match ledger.take(&account.bucket, cost, quota, now).await {
+        let (before, after, window) = match taken {
             Ok(Taken::Within { before, after, window }) => (before, after, window),
             Ok(Taken::Over { used, window }) => {
                 let mut response = Refusal::Exceeded { used, window, now }.response();
@@ -239,7 +301,7 @@ impl Meter {
         if quota.unit != Unit::Bytes {
             return response;
         }
-        let charge = Charge { account, ledger, clock: self.clock.clone(), bytes: 0 };
+        let charge = Charge { account, store, clock: self.clock.clone(), bytes: 0 };
         response.map(|body| body.with_guard(Box::new(charge)))
     }
 
@@ -313,8 +375,7 @@ fn report(consumer: &Consumer, quota: &Quota, before: u64, after: u64) {
 }
 
 /// Returns the response to a consumer that asks for its usage.
-fn usage(account: &Account, quota: &Quota, ledger: &Ledger, now: i64) -> Response {
-    let total = ledger.peek(&account.bucket, quota, now);
+fn usage(account: &Account, quota: &Quota, total: Total) -> Response {
     let shown = serde_json::json!({
         "plan": short(&account.consumer.plan),
         "unit": quota.unit.name(),
@@ -352,15 +413,21 @@ impl Middleware for Meter {
             return Prediction::passes(request)
                 .note(format!("plan `{}` has no quota", account.consumer.plan));
         };
+        if self.shared.is_some() {
+            return Prediction::depends(
+                request,
+                format!("asks Redis what plan `{}` has left", account.consumer.plan),
+            );
+        }
         let ledger = match &*self.ledger.lock() {
             Opened::Yes(ledger) => ledger.clone(),
             Opened::Not(_) => return Prediction::depends(request, "the first request reads what was used"),
         };
         let now = seconds(self.clock.wall());
-        if self.is_usage(&request) {
-            return Prediction::responds(usage(&account, quota, &ledger, now)).note("shows the usage");
-        }
         let total = ledger.peek(&account.bucket, quota, now);
+        if self.is_usage(&request) {
+            return Prediction::responds(usage(&account, quota, total)).note("shows the usage");
+        }
         let (name, unit) = (&account.consumer.plan, quota.unit.name());
         let note = format!("plan `{name}`: {} of {} {unit} are used", total.used, quota.limit);
         if total.used.saturating_add(self.cost_of(&request, quota).max(1)) <= quota.limit {
@@ -387,13 +454,16 @@ impl Limit for Meter {
     }
 
     fn usage(&self) -> Vec<occupancy::Usage> {
-        let Opened::Yes(ledger) = &*self.ledger.lock() else { return Vec::new() };
-        let store: Arc<str> = ledger.path().to_string_lossy().into();
+        let (store, all): (Arc<str>, _) = match (&self.shared, &*self.ledger.lock()) {
+            (Some(shared), _) => ("redis".into(), shared.all()),
+            (None, Opened::Yes(ledger)) => (ledger.path().to_string_lossy().into(), ledger.all()),
+            (None, Opened::Not(_)) => return Vec::new(),
+        };
         let text = |escaped: &str| -> String {
             let text: Cow<'_, str> = percent_decode_str(escaped).decode_utf8_lossy();
             text.into_owned()
         };
-        let row = |(bucket, total): (String, log::Total)| {
+        let row = |(bucket, total): (String, Total)| {
             let mut parts = bucket.splitn(3, ':');
             let unit = [Unit::Requests, Unit::Bytes, Unit::Cost].into_iter().map(Unit::name);
             let (name, consumer, key) = (parts.next()?, parts.next()?, parts.next()?);
@@ -407,14 +477,14 @@ impl Limit for Meter {
                 end: total.window.end,
             })
         };
-        ledger.all().into_iter().filter_map(row).collect()
+        all.into_iter().filter_map(row).collect()
     }
 }
 
 /// Counts the bytes of a response, and charges them when it ends.
 struct Charge {
     account: Account,
-    ledger: Arc<Ledger>,
+    store: Store,
     clock: Clock,
     bytes: u64,
 }
@@ -425,9 +495,23 @@ impl Guard for Charge {
     }
 
     fn end(self: Box<Self>, _: End) {
-        let Self { account, ledger, clock, bytes } = *self;
-        let Some(quota) = account.consumer.quota.as_ref().filter(|_| bytes > 0) else { return };
-        let (before, after) = ledger.charge(&account.bucket, bytes, quota, seconds(clock.wall()));
-        report(&account.consumer, quota, before, after);
+        let Self { account, store, clock, bytes } = *self;
+        let Some(quota) = account.consumer.quota.clone().filter(|_| bytes > 0) else { return };
+        let now = seconds(clock.wall());
+        match store {
+            Store::File(ledger) => {
+                let (before, after) = ledger.charge(&account.bucket, bytes, &quota, now);
+                report(&account.consumer, &quota, before, after);
+            }
+            Store::Redis(shared) => {
+                let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+                // Nothing waits for it. The store logs failures.
+                runtime.spawn(async move {
+                    if let Ok((before, after)) = shared.charge(&account.bucket, bytes, &quota, now).await {
+                        report(&account.consumer, &quota, before, after);
+                    }
+                });
+            }
+        }
     }
 }

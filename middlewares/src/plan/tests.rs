@@ -173,6 +173,14 @@ fn a_file_that_cannot_be_opened_closes() {
 fn mistakes_are_named() {
     for (options, expected) in [
         (Plan::default(), "file: ``: expected an absolute path"),
+        (
+            Plan { redis: Some(Redis { endpoints: Vec::new(), ..Redis::default() }), ..Plan::default() },
+            "redis.endpoints",
+        ),
+        (
+            Plan { redis: Some(Redis { on_failure: "allow".into(), ..Redis::default() }), ..Plan::default() },
+            "redis.onFailure: quotas are exact",
+        ),
         (Plan { file: "/x".into(), fsync: "often".into(), ..Plan::default() }, "fsync: `often` is unknown"),
         (Plan { file: "/x".into(), cost: "x".into(), ..Plan::default() }, "cost: `x` is not a cost"),
         (Plan { file: "/x".into(), usage_path: "x".into(), ..Plan::default() }, "usagePath: `x`: expected"),

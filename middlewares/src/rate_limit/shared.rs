@@ -114,7 +114,7 @@ impl Vocabulary for FailureMode {
 
 impl Redis {
     /// Returns how long a request waits for Redis, and what happens while it is unavailable.
-    pub(super) fn behaviour(&self) -> Result<(StdDuration, FailureMode), BuildError> {
+    pub(crate) fn behaviour(&self) -> Result<(StdDuration, FailureMode), BuildError> {
         let mode = self.on_failure.meaning();
         let mode = mode.map_err(|error| BuildError::new(format!("redis.onFailure: {error}")))?;
         if self.deadline.is_zero() {

@@ -23,6 +23,7 @@ mod etcd;
 mod identity;
 mod oidc;
 mod packaging;
+mod plan;
 mod problem_locations;
 mod prometheus;
 mod protocol_suites;

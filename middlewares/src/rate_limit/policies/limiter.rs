@@ -165,6 +165,7 @@ impl Policies {
             allowance: ask.allowance,
             cost: ask.cost,
             demand: if ask.policy.is_shadow { Demand::Shadow } else { Demand::Enforce },
+            lifetime: None,
         };
         let draws: Vec<Draw> = asks.iter().map(draw).collect();
         match shared.store.draw(&draws, shared.deadline).await {
@@ -194,7 +195,7 @@ impl Policies {
             },
         };
         let standings = standings(&asks, &drawn);
-        if let Err(mut response) = self.decide(&asks, &drawn) {
+        if let Some(mut response) = self.decide(&asks, &drawn) {
             fields::add(response.headers_mut(), self.form, &standings);
             return response;
         }
@@ -209,7 +210,7 @@ impl Policies {
     }
 
     /// Counts the outcome. Returns the response if the request is refused.
-    fn decide(&self, asks: &[Ask<'_>], drawn: &[Drawn]) -> Result<(), Response> {
+    fn decide(&self, asks: &[Ask<'_>], drawn: &[Drawn]) -> Option<Response> {
         let mut violated: SmallVec<[&str; 4]> = SmallVec::new();
         let mut longest = StdDuration::ZERO;
         for (ask, drawn) in asks.iter().zip(drawn) {
@@ -225,14 +226,14 @@ impl Policies {
             longest = longest.max(wait);
         }
         if !violated.is_empty() {
-            return Err(fields::refusal(longest, &violated, self.problem));
+            return Some(fields::refusal(longest, &violated, self.problem));
         }
         for (ask, drawn) in asks.iter().zip(drawn) {
             if matches!(drawn.turn, Turn::In(_)) {
                 ask.policy.state.admitted.fetch_add(1, Ordering::Relaxed);
             }
         }
-        Ok(())
+        None
     }
 
     /// Returns what the response will be charged to.
@@ -398,6 +399,7 @@ impl Charge {
             allowance: account.allowance,
             cost,
             demand: Demand::Charge,
+            lifetime: None,
         };
         let draws: Vec<Draw> = due.map(draw).collect();
         if draws.is_empty() {
