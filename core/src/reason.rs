@@ -121,6 +121,14 @@ reasons! {
     AuthenticationUnavailable = "authentication_unavailable", Middleware;
     /// The client's address is not allowed.
     AddressDenied = "address_denied", Middleware;
+    /// A decision of CrowdSec bans the client's address (`crowdsec`).
+    AddressBanned = "address_banned", Middleware;
+    /// A decision of CrowdSec requires a captcha, or the client has just solved it (`crowdsec`).
+    Captcha = "captcha", Middleware;
+    /// CrowdSec's AppSec refuses the request, or cannot inspect its body (`crowdsec`).
+    AppsecBlocked = "appsec_blocked", Middleware;
+    /// CrowdSec cannot be asked for a decision, or does not answer (`crowdsec`).
+    DecisionUnavailable = "decision_unavailable", Middleware;
     /// The host is not allowed (`allowedHosts`).
     HostDenied = "host_denied", Middleware;
     /// The rate exceeds the limit.

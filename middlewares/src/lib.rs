@@ -20,6 +20,7 @@ pub mod circuit_breaker;
 pub mod compress;
 mod condition;
 pub mod content_type;
+pub mod crowdsec;
 pub mod digest_auth;
 pub mod encoded_characters;
 pub mod errors;
@@ -71,6 +72,7 @@ registry! {
     circuitBreaker: circuit_breaker::CircuitBreaker,
     compress: compress::Compress,
     contentType: content_type::ContentType,
+    crowdsec: crowdsec::Crowdsec,
     digestAuth: digest_auth::DigestAuth,
     encodedCharacters: encoded_characters::EncodedCharacters,
     errors: errors::Errors,

@@ -54,7 +54,15 @@ impl Servers {
                 "/lost" => b"",
                 "/malformed" => b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n",
                 "/broken-body" => b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
-                "/no" => b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",
+                "/banned/v1/decisions" => {
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n\
+                    [{\"type\":\"ban\",\"value\":\"127.0.0.1\",\"duration\":\"4h\",\"id\":12}]"
+                }
+                "/puzzle/v1/decisions" => {
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 57\r\n\r\n\
+                    [{\"type\":\"captcha\",\"value\":\"127.0.0.1\",\"duration\":\"14h\"}]"
+                }
+                "/no" | "/waf/" => b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",
                 _ => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
             };
             stream.write_all(answer).is_ok() && answer.ends_with(b"hi")
@@ -80,7 +88,7 @@ impl Servers {
 
 fn routes(servers: &Servers) -> String {
     let (url, gone, full) = (servers.backend.url(), unused_address(), servers.full());
-    let tls = servers.plain;
+    let (tls, host) = (servers.plain, servers.backend.address);
     // With a target of any length, longer than what a URL can be.
     let long = "x".repeat(65_500);
     let secret = String::from_utf8_lossy(SECRET);
@@ -104,6 +112,10 @@ fn routes(servers: &Servers) -> String {
     keys: {{rule: 'PathPrefix(`/key-`)', service: a, middlewares: [keys]}}
     denied: {{rule: 'Path(`/denied`)', service: a, middlewares: [deny]}}
     session: {{rule: 'PathPrefix(`/sign-`)', service: a, middlewares: [session]}}
+    banned: {{rule: 'Path(`/banned`)', service: a, middlewares: [banned]}}
+    puzzle: {{rule: 'Path(`/puzzle`)', service: a, middlewares: [puzzle]}}
+    waf: {{rule: 'Path(`/waf`)', service: a, middlewares: [waf]}}
+    undecided: {{rule: 'Path(`/undecided`)', service: a, middlewares: [undecided]}}
     hosts: {{rule: 'Path(`/hosts`)', service: a, middlewares: [hosts]}}
     used-up: {{rule: 'Path(`/used-up`)', service: a, middlewares: [keys-of-plans, plan]}}
     limited: {{rule: 'Path(`/limited`)', service: a, middlewares: [limit]}}
@@ -134,6 +146,11 @@ fn routes(servers: &Servers) -> String {
     keys-of-plans: {{apiKey: {{}}}}
     plan: {{plan: {{file: '{usage}'}}}}
     deny: {{ipAllowList: {{sourceRange: [192.0.2.1]}}}}
+    banned: {{crowdsec: {{crowdsecLapiHost: '{host}', crowdsecLapiPath: /banned/, crowdsecLapiKey: k}}}}
+    puzzle: {{crowdsec: {{crowdsecLapiHost: '{host}', crowdsecLapiPath: /puzzle/, crowdsecLapiKey: k,
+      captchaProvider: turnstile, captchaSiteKey: s, captchaSecretKey: s}}}}
+    waf: {{crowdsec: {{crowdsecMode: appsec, crowdsecAppsecHost: '{host}', crowdsecAppsecPath: /waf/}}}}
+    undecided: {{crowdsec: {{crowdsecLapiHost: '{gone}', crowdsecLapiKey: k}}}}
     hosts: {{headers: {{allowedHosts: [other.test]}}}}
     limit: {{rateLimit: {{average: 1, period: 1h, burst: 1}}}}
     shared: {{rateLimit: {{average: 1, redis: {{endpoints: ['{gone}']}}}}}}
@@ -234,6 +251,10 @@ fn routed() -> Vec<Case> {
         }),
         case(InternalError, LONG, simple),
         case(AddressDenied, "/denied", simple),
+        case(AddressBanned, "/banned", simple),
+        case(Captcha, "/puzzle", simple),
+        case(AppsecBlocked, "/waf", simple),
+        case(DecisionUnavailable, "/undecided", simple),
         case(HostDenied, "/hosts", simple),
         case(RateLimited, "/limited", |gateway, _, target| {
             for _ in 0..2 {

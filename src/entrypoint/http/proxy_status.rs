@@ -101,6 +101,9 @@ fn error_of(reason: Reason) -> &'static str {
         | Reason::SignInRefused
         | Reason::AuthenticationAnswer
         | Reason::AddressDenied
+        | Reason::AddressBanned
+        | Reason::Captcha
+        | Reason::AppsecBlocked
         | Reason::HostDenied
         | Reason::RateLimited
         | Reason::QuotaExceeded
@@ -113,6 +116,7 @@ fn error_of(reason: Reason) -> &'static str {
         Reason::InternalError
         | Reason::AuthenticationUnavailable
         | Reason::LimitUnavailable
+        | Reason::DecisionUnavailable
         | Reason::ErrorPage => "proxy_internal_error",
         Reason::RouterBroken => "proxy_configuration_error",
         Reason::NoRouter => "destination_not_found",
