@@ -13,6 +13,7 @@ pub mod merge;
 pub mod middleware;
 pub mod origin;
 pub mod plan;
+pub mod plugins;
 pub mod references;
 pub mod restore;
 pub mod route_test;

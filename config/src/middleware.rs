@@ -8,6 +8,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use tidegate_core::reference::{References, Visit, VisitMut};
 use tidegate_middlewares::{KINDS, Kind, Options};
 
+use crate::plugins::{PLUGIN, Plugin};
 use crate::runtime::{RuntimeKind, WHEN};
 use crate::suggest;
 
@@ -79,6 +80,13 @@ impl<'de> Visitor<'de> for Keys {
         while let Some(key) = map.next_key::<String>()? {
             if key.eq_ignore_ascii_case(WHEN) {
                 when = map.next_value::<Option<String>>()?.unwrap_or_default();
+                continue;
+            }
+            if key.eq_ignore_ascii_case(PLUGIN) {
+                match map.next_value_seed(Plugin)? {
+                    Some(_) if chosen.is_some() => return Err(several()),
+                    options => chosen = chosen.or(options),
+                }
                 continue;
             }
             if let Some(kind) = RuntimeKind::find(&key) {

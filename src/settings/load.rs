@@ -8,7 +8,7 @@ use tidegate_config::decode::{DecodeError, decode};
 use tidegate_config::formats::{self, env, excerpt, flags};
 use tidegate_config::suggest;
 use tidegate_config::tree::{Node, Step, Table, Value};
-use tidegate_config::{Origin, Problem};
+use tidegate_config::{Origin, Problem, plugins};
 
 use super::{Settings, check, expand, traefik};
 use crate::worker;
@@ -47,6 +47,8 @@ pub struct Loaded {
 /// Settings that Traefik starts with are accepted: what has no effect is one of [`Settings::problems`], with
 /// its place. What Traefik refuses, or what would be less safe than in Traefik, is an error; so is everything
 /// with `strict`.
+///
+/// Plug-ins with a native equivalent are declared ([`plugins::declare`]), for the configurations that name them.
 pub fn load(arguments: &[String], variables: &[(String, String)]) -> Result<Loaded, Vec<Problem>> {
     let variable = |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     let home = |folder: String| (!folder.is_empty()).then(|| PathBuf::from(folder));
@@ -218,6 +220,7 @@ impl Loader {
     }
 
     fn settings(mut self, mut node: Node) -> Result<Loaded, Vec<Problem>> {
+        let plugins = traefik::plugins(&node);
         self.unsupported(&mut node);
         let settings = self.decode(&mut node).map(|mut settings| {
             for (name, why) in std::mem::take(&mut self.broken_resolvers) {
@@ -234,6 +237,7 @@ impl Loader {
         match settings {
             Some(mut settings) if refused.is_empty() && (passed_over.is_empty() || !self.strict) => {
                 settings.problems = self.shown(passed_over);
+                plugins.iter().for_each(|(name, module)| plugins::declare(name, module));
                 Ok(Loaded { settings, file: self.source.map(|(path, _)| path) })
             }
             _ => {

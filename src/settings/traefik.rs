@@ -3,8 +3,8 @@
 //! Each is reported by name, so that no option silently has no effect. Options that Traefik has removed are
 //! errors, as in Traefik.
 
-use tidegate_config::suggest;
 use tidegate_config::tree::{Node, Value};
+use tidegate_config::{plugins, suggest};
 use tidegate_providers::KINDS;
 
 /// Path prefix of named providers.
@@ -346,7 +346,9 @@ fn asks_for_nothing(node: &Node, group: bool) -> bool {
         Value::Leaf(text) => text.eq_ignore_ascii_case("false") || text == "0",
         Value::List(list) => list.is_empty(),
         Value::Table(table) => {
-            let idle = |key: &str, node| is_permission(key, node) || asks_for_nothing(node, false);
+            let idle = |key: &str, node| {
+                is_permission(key, node) || is_native_plugins(key, node) || asks_for_nothing(node, false)
+            };
             group && !table.is_empty() && table.iter().all(|(key, node)| idle(key, node))
         }
     }
@@ -356,6 +358,23 @@ fn asks_for_nothing(node: &Node, group: bool) -> bool {
 fn is_permission(key: &str, node: &Node) -> bool {
     let is_known = PERMISSIONS.iter().any(|known| known.eq_ignore_ascii_case(key));
     is_known && matches!(&node.value, Value::Leaf(text) if text.parse::<bool>().is_ok())
+}
+
+/// Returns the plug-ins that the settings name, each with its module.
+pub(super) fn plugins(node: &Node) -> Vec<(String, String)> {
+    let all = find(node, "experimental.plugins.*.moduleName");
+    let named =
+        all.into_iter().filter_map(|(path, node)| Some((path.get(2)?.clone(), node.as_leaf()?.to_owned())));
+    named.collect()
+}
+
+/// Returns true for plug-ins that all have native equivalents.
+fn is_native_plugins(key: &str, node: &Node) -> bool {
+    let Some(table) = node.as_table().filter(|_| key.eq_ignore_ascii_case("plugins")) else { return false };
+    table.iter().all(|(_, plugin)| {
+        let modules = find(plugin, "moduleName");
+        modules.iter().any(|(_, module)| module.as_leaf().is_some_and(plugins::is_native))
+    })
 }
 
 /// Returns the places in the tree that match a pattern.

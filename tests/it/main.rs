@@ -26,6 +26,7 @@ mod cluster_page;
 mod commands;
 mod composite_services;
 mod consumers;
+mod crowdsec;
 mod dashboard;
 mod debug_endpoints;
 mod docs;
