@@ -13,6 +13,7 @@ use tidegate_config::Config;
 use tidegate_config::decode::decode_config;
 use tidegate_config::formats;
 use tidegate_core::building::{Resolver, State, StateKey, Task};
+use tidegate_core::ldap::{LdapClient, LdapOptions};
 use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::{
     Access, Body, BoxFuture, Build, BuildContext, BuildError, Clock, Connection, Consumers, ConsumersHandle,
@@ -44,6 +45,9 @@ impl Resolver for World {
     }
     fn client(&self) -> Arc<dyn HttpClient> {
         panic!("no middleware here sends requests")
+    }
+    fn ldap(&self, _: &LdapOptions) -> Result<Arc<dyn LdapClient>, BuildError> {
+        Err(BuildError::new("not available"))
     }
     fn store(&self, _: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
         Err(BuildError::new("there is no store"))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test, after installing and starting what the tests need from outside: Docker Engine, Compose, Chromium,
-# Redis, Consul, etcd, Traefik, Pebble, an OpenID provider, BIND, PostgreSQL, HAProxy, NGINX, a DNS server, gRPC's library and the
+# Redis, Consul, etcd, Traefik, Pebble, an OpenID provider, BIND, PostgreSQL, HAProxy, NGINX, OpenLDAP, a DNS server, gRPC's library and the
 # Autobahn test suite.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,6 +21,11 @@ command -v cc >/dev/null || need+=(build-essential)
 command -v psql >/dev/null || need+=(postgresql-client)
 command -v haproxy >/dev/null || need+=(haproxy)
 [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || need+=(nginx libnginx-mod-stream)
+# The system's directory must not run: the package starts it unless a policy forbids it.
+if ! { [ -x /usr/sbin/slapd ] && command -v ldapsearch; } >/dev/null; then
+  need+=(slapd ldap-utils)
+  [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; policy=own; }
+fi
 [ -x /usr/sbin/dnsmasq ] || need+=(dnsmasq-base)
 command -v dig >/dev/null || need+=(bind9-dnsutils)
 # Its programs check the units; the service manager itself does not run.
@@ -30,6 +35,7 @@ if [ ${#need[@]} -gt 0 ]; then
   apt-get update -q
   DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${need[@]}"
 fi
+[ -z "${policy-}" ] || rm -f /usr/sbin/policy-rc.d
 
 started=
 work=$(mktemp -d)

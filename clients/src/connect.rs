@@ -203,6 +203,14 @@ impl Connector {
         &self.endpoint
     }
 
+    /// Returns the name or address of the host; `None` for a Unix socket.
+    pub(crate) fn host_name(&self) -> Option<&str> {
+        match &self.address {
+            Address::Unix(_) => None,
+            Address::Tcp { host, .. } => Some(host),
+        }
+    }
+
     /// Returns the value of a `Host` header.
     pub fn host(&self) -> String {
         match &self.address {

@@ -7,6 +7,7 @@ pub mod connect;
 pub mod consul;
 pub mod dial;
 pub mod http;
+pub mod ldap;
 pub mod loopback;
 pub mod otlp;
 pub mod peer_state;

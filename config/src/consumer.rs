@@ -53,7 +53,7 @@ pub struct Credentials {
     /// Logins of the middleware `oidc`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub oidc: Vec<Claim>,
-    /// User names of `basicAuth` and `digestAuth`.
+    /// User names of `basicAuth`, `digestAuth` and `ldap`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub basic_auth: Vec<String>,
     /// User names from `forwardAuth`'s `headerField`.

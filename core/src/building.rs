@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 pub use crate::client_tls::ClientTls;
+use crate::ldap::{LdapClient, LdapOptions};
 use crate::reference::{Visit, VisitMut};
 use crate::store::{SharedStore, StoreOptions};
 use crate::{
@@ -132,7 +133,8 @@ pub trait Build {
     }
 }
 
-/// What a build can access: other objects of the configuration, files, an HTTP client, a shared store.
+/// What a build can access: other objects of the configuration, files, an HTTP client, a shared store, a
+/// directory.
 pub trait Resolver {
     /// Returns the service with this qualified name.
     fn service(&self, name: &str) -> Result<Arc<dyn Handler>, BuildError>;
@@ -147,6 +149,8 @@ pub trait Resolver {
     /// Returns a store shared with other gateways. Equal options return the same store; it connects on
     /// demand.
     fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError>;
+    /// Returns a client of an LDAP directory, which connects on demand.
+    fn ldap(&self, options: &LdapOptions) -> Result<Arc<dyn LdapClient>, BuildError>;
     /// Returns the clock.
     fn clock(&self) -> Clock;
     /// Returns the directory of consumers, as it is at any time.
@@ -248,6 +252,11 @@ impl<'a> BuildContext<'a> {
     /// Returns a store shared with other gateways.
     pub fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
         self.resolver.store(options)
+    }
+
+    /// Returns a client of an LDAP directory.
+    pub fn ldap(&self, options: &LdapOptions) -> Result<Arc<dyn LdapClient>, BuildError> {
+        self.resolver.ldap(options)
     }
 
     /// Returns the clock for the object's decisions, which tests can control.

@@ -191,7 +191,7 @@ impl Consumers {
         owner_by_claims(&self.logins, issuer, claim)
     }
 
-    /// Returns the consumer with this user name of `basicAuth` or `digestAuth`.
+    /// Returns the consumer with this user name of `basicAuth`, `digestAuth` or `ldap`.
     pub fn by_basic_user(&self, user: &str) -> Owner {
         owner(&self.basic_users, user)
     }

@@ -101,6 +101,8 @@ pub enum AuthMethod {
     Introspection,
     /// A signed request (`hmac`, RFC 9421).
     Signature,
+    /// A password of a directory (`ldap`, RFC 4513).
+    Ldap,
 }
 
 impl AuthMethod {
@@ -115,6 +117,7 @@ impl AuthMethod {
         Self::Oidc,
         Self::Introspection,
         Self::Signature,
+        Self::Ldap,
     ];
 
     /// Returns the name in expressions, in logs and in the API.
@@ -129,6 +132,7 @@ impl AuthMethod {
             Self::ApiKey => "apiKey",
             Self::Introspection => "introspection",
             Self::Signature => "signature",
+            Self::Ldap => "ldap",
         }
     }
 }

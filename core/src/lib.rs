@@ -23,6 +23,7 @@ pub mod exemplars;
 pub mod expression;
 pub mod forwarded;
 pub mod identity;
+pub mod ldap;
 pub mod message;
 pub mod metrics;
 pub mod middleware;

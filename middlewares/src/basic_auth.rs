@@ -4,11 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::{hmac, rand};
-use base64::Engine as _;
-use base64::alphabet::STANDARD as ALPHABET;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use aws_lc_rs::hmac;
+use http::header::HeaderValue;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
@@ -17,6 +14,7 @@ use tidegate_core::{
     Prediction, Request, Response,
 };
 
+use crate::auth::credentials::{self, Credentials};
 use crate::auth::password::Hash;
 use crate::auth::{self, DEFAULT_REALM, Establishing, slow};
 
@@ -86,7 +84,7 @@ impl Build for BasicAuth {
             dummy,
             challenge,
             establishing,
-            key: random_key()?,
+            key: credentials::random_key()?,
             remembered: Cache::new(CACHE_CAPACITY),
             clock: context.clock(),
         }))
@@ -95,12 +93,6 @@ impl Build for BasicAuth {
     fn access(&self, _: &BuildContext<'_>) -> Option<Access> {
         Some(auth::access(&self.header_field))
     }
-}
-
-fn random_key() -> Result<hmac::Key, BuildError> {
-    let mut key = [0; 32];
-    rand::fill(&mut key).map_err(|_| BuildError::new("the system's random number generator failed"))?;
-    Ok(hmac::Key::new(hmac::HMAC_SHA256, &key))
 }
 
 struct Basic {
@@ -129,7 +121,7 @@ impl Middleware for Basic {
                 self.users.get(&credentials.user).is_some_and(|hash| hash.matches(&credentials.password));
             return if right { self.accept(request, &credentials.user, next) } else { self.refuse() };
         }
-        let mac = self.mac(&credentials);
+        let mac = credentials.mac(&self.key);
         if self.is_remembered(&mac) {
             return self.accept(request, &credentials.user, next);
         }
@@ -171,18 +163,6 @@ impl Basic {
         crate::ready(auth::unauthorized(self.challenge.clone()))
     }
 
-    /// Authenticates the whole credentials. Each part is preceded by its length, so that no two can collide.
-    fn mac(&self, credentials: &Credentials) -> [u8; 32] {
-        let mut context = hmac::Context::with_key(&self.key);
-        for part in [credentials.user.as_bytes(), &credentials.password] {
-            context.update(&(part.len() as u64).to_le_bytes());
-            context.update(part);
-        }
-        let mut mac = [0; 32];
-        mac.copy_from_slice(context.sign().as_ref());
-        mac
-    }
-
     fn is_remembered(&self, mac: &[u8; 32]) -> bool {
         self.remembered.get(mac).is_some_and(|until| self.clock.uptime() < until)
     }
@@ -217,39 +197,14 @@ impl Basic {
     }
 }
 
-/// User name and password as the client sent them.
-struct Credentials {
-    user: String,
-    password: Vec<u8>,
-}
-
-impl Credentials {
-    /// Parses the `Authorization` header. A name that is not UTF-8 matches no user, so a lossy conversion is
-    /// safe.
-    fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        const BASE64: GeneralPurpose = GeneralPurpose::new(
-            &ALPHABET,
-            GeneralPurposeConfig::new()
-                .with_decode_allow_trailing_bits(true)
-                .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
-        );
-        let value = headers.get(AUTHORIZATION)?.as_bytes();
-        let (scheme, encoded) = value.split_at_checked(6)?;
-        if !scheme.eq_ignore_ascii_case(b"basic ") {
-            return None;
-        }
-        let decoded = BASE64.decode(encoded).ok()?;
-        let colon = memchr::memchr(b':', &decoded)?;
-        let user = String::from_utf8_lossy(&decoded[..colon]).into_owned();
-        Some(Self { user, password: decoded[colon + 1..].to_vec() })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{self, World, request};
+    use base64::Engine as _;
+    use http::HeaderMap;
     use http::Request as Head;
+    use http::header::AUTHORIZATION;
     use parking_lot::Mutex;
     use proptest::prelude::*;
     use tidegate_core::Body;
@@ -346,28 +301,6 @@ mod tests {
             }
         });
         assert_eq!(*calls.lock(), 23);
-    }
-
-    #[test]
-    fn different_credentials_have_different_macs() {
-        let users: HashMap<_, _, foldhash::fast::RandomState> = HashMap::default();
-        let world = World::default();
-        let context = BuildContext::new("m@file", &world);
-        let basic = Basic {
-            users,
-            dummy: Arc::new(Hash::Unknown),
-            challenge: HeaderValue::from_static(""),
-            establishing: Establishing::new(&context, AuthMethod::Basic, "", false).unwrap(),
-            key: random_key().unwrap(),
-            remembered: Cache::new(8),
-            clock: Clock::System,
-        };
-        let mac = |user: &str, password: &str| {
-            basic.mac(&Credentials { user: user.to_owned(), password: password.as_bytes().to_vec() })
-        };
-        assert_eq!(mac("a", "b"), mac("a", "b"));
-        assert_ne!(mac("ab", "c"), mac("a", "bc"));
-        assert_ne!(mac("", "a"), mac("a", ""));
     }
 
     #[test]

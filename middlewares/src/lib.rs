@@ -33,6 +33,7 @@ pub mod introspection;
 pub mod ip_allow_list;
 pub mod ip_white_list;
 pub mod jwt;
+pub mod ldap;
 mod location;
 pub mod oidc;
 pub mod pass_tls_client_cert;
@@ -84,6 +85,7 @@ registry! {
     ipAllowList: ip_allow_list::IpAllowList,
     ipWhiteList: ip_white_list::IpWhiteList,
     jwt: jwt::Jwt,
+    ldap: ldap::Ldap,
     oAuthIntrospection: introspection::Introspection,
     oidc: oidc::Oidc,
     passTLSClientCert: pass_tls_client_cert::PassTlsClientCert,

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use tidegate_core::building::{State, StateKey, Task};
+use tidegate_core::ldap::{LdapClient, LdapOptions};
 use tidegate_core::reference::is_plain;
 use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::*;
@@ -46,6 +47,9 @@ pub(crate) struct World {
     pub(crate) store: Option<Arc<dyn SharedStore>>,
     /// The options that the store was requested with.
     pub(crate) store_options: Mutex<Option<StoreOptions>>,
+    pub(crate) ldap: Option<Arc<dyn LdapClient>>,
+    /// The options that the directory was requested with.
+    pub(crate) ldap_options: Mutex<Option<LdapOptions>>,
     pub(crate) clock: Clock,
     pub(crate) consumers: ConsumersHandle,
     /// Persistent state of middlewares.
@@ -94,6 +98,10 @@ impl Resolver for World {
     fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
         *self.store_options.lock().unwrap() = Some(options.clone());
         Ok(self.store.clone().expect("the test has no store"))
+    }
+    fn ldap(&self, options: &LdapOptions) -> Result<Arc<dyn LdapClient>, BuildError> {
+        *self.ldap_options.lock().unwrap() = Some(options.clone());
+        Ok(self.ldap.clone().expect("the test has no directory"))
     }
     fn consumers(&self) -> ConsumersHandle {
         self.consumers.clone()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tidegate_config::middleware::Middleware as Options;
 use tidegate_config::service::Service as ServiceOptions;
 use tidegate_core::building::{State, StateKey, Task};
+use tidegate_core::ldap::{LdapClient, LdapOptions};
 use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::{
     Access, BoxFuture, BuildContext, BuildError, Clock, ConsumersHandle, Handler, HttpClient, Middleware,
@@ -38,6 +39,15 @@ impl Resolver for Builder<'_> {
 
     fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
         self.stores.get(options)
+    }
+
+    fn ldap(&self, options: &LdapOptions) -> Result<Arc<dyn LdapClient>, BuildError> {
+        let client = tidegate_clients::ldap::Client::new(options, self.environment.control.clone())
+            .map_err(|error| BuildError::new(format!("{}: {}", error.option, error.message)))?;
+        if client.is_exposed() {
+            tracing::warn!(url = options.url, "passwords are sent unencrypted: use `ldaps://` or startTLS");
+        }
+        Ok(Arc::new(client))
     }
 
     fn consumers(&self) -> ConsumersHandle {

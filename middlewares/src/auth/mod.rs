@@ -1,6 +1,7 @@
 //! Shared by the authentication middlewares: user lists, the 401 response, and passing the identity on.
 
 pub(crate) mod bearer;
+pub(crate) mod credentials;
 pub(crate) mod password;
 pub(crate) mod slow;
 pub(crate) mod source;

@@ -21,6 +21,7 @@ mod docker;
 mod docs;
 mod etcd;
 mod identity;
+mod ldap;
 mod oidc;
 mod packaging;
 mod plan;
