@@ -17,7 +17,7 @@ use tidegate_core::{
 };
 use url::form_urlencoded;
 
-use super::claims::{self, Expression};
+use super::claims::{self, Expression, Thumbprint};
 use super::keys::{KeySet, Verdict};
 use super::refusal::Refusal;
 use super::remote::{Remote, Source};
@@ -48,6 +48,8 @@ pub(super) struct Authenticator {
     pub(super) is_optional: bool,
     pub(super) query_key: Option<String>,
     pub(super) removes_token: bool,
+    /// Whether tokens must be bound to a certificate.
+    pub(super) requires_binding: bool,
     /// Timeout for keys.
     pub(super) timeout: Duration,
     pub(super) verified: VerifiedTokens,
@@ -111,6 +113,8 @@ pub(super) struct Verified {
     headers: Vec<Option<HeaderValue>>,
     /// Whether the claims permit the request.
     is_permitted: bool,
+    /// The certificate that its clients must have.
+    binding: Option<Thumbprint>,
     /// When it expires, in seconds since 1970.
     expiry: f64,
     /// Index of the issuer, and the keys that have verified the token.
@@ -207,6 +211,28 @@ impl Authenticator {
 
     /// Returns what is known from the request's token; `None` if it has none and needs none.
     fn check(&self, request: &Request) -> Result<Option<Arc<Verified>>, Stop> {
+        let verified = self.recognise(request)?;
+        if let Some(verified) = &verified {
+            // Not part of what is remembered: another client may present the same token.
+            self.check_binding(request, verified.binding.as_ref())?;
+        }
+        Ok(verified)
+    }
+
+    /// Refuses tokens that are bound to another certificate than that of the connection.
+    fn check_binding(&self, request: &Request, binding: Option<&Thumbprint>) -> Result<(), Refusal> {
+        let Some(expected) = binding else {
+            return if self.requires_binding { Err(Refusal::NotBound) } else { Ok(()) };
+        };
+        let tls = request.context.connection().tls.as_ref();
+        let certificate = tls.and_then(|tls| tls.client_certificates.first());
+        match certificate {
+            Some(certificate) if thumbprint(certificate) == *expected => Ok(()),
+            _ => Err(Refusal::OtherCertificate),
+        }
+    }
+
+    fn recognise(&self, request: &Request) -> Result<Option<Arc<Verified>>, Stop> {
         let Some(text) = self.token(request)? else {
             return if self.is_optional { Ok(None) } else { Err(Refusal::Missing.into()) };
         };
@@ -215,8 +241,7 @@ impl Authenticator {
         }
         let now =
             self.clock.wall().duration_since(UNIX_EPOCH).map_or(f64::INFINITY, |since| since.as_secs_f64());
-        let mut hash = [0; 32];
-        hash.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+        let hash = thumbprint(text.as_bytes());
         if let Some(verified) = self.verified.get(&hash) {
             if now < verified.expiry
                 && self.issuers.get(verified.issuer).is_some_and(|own| own.keys.is_current(&verified.keys))
@@ -268,6 +293,7 @@ impl Authenticator {
             identity: self.identity(&token.claims, &directory)?.map(Arc::new),
             directory: directory.version(),
             headers: headers.collect::<Result<_, _>>()?,
+            binding: claims::certificate(&token.claims)?,
             is_permitted: self.claims.as_ref().is_none_or(|claims| claims.holds(&token.claims)),
             expiry,
             issuer,
@@ -342,6 +368,12 @@ impl Authenticator {
     }
 }
 
+fn thumbprint(bytes: &[u8]) -> Thumbprint {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    hash
+}
+
 /// Returns the token of an `Authorization` field; `None` for other schemes. What a service might read as a token is one,
 /// such as a tab instead of a space: it must not pass unverified.
 fn bearer(field: &HeaderValue) -> Result<Option<&str>, Refusal> {
@@ -358,7 +390,75 @@ fn bearer(field: &HeaderValue) -> Result<Option<&str>, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::hmac;
+    use base64::Engine as _;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use serde_json::json;
+    use tidegate_core::{Body, Connection, Context, TlsInfo};
+
     use super::*;
+    use crate::jwt::Jwt;
+    use crate::testing::{self, Service};
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    fn signed(claims: &serde_json::Value) -> String {
+        let part = |text: String| BASE64_URL_SAFE_NO_PAD.encode(text);
+        let message = format!("{}.{}", part(r#"{"alg":"HS256"}"#.into()), part(claims.to_string()));
+        let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+        format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(hmac::sign(&key, message.as_bytes())))
+    }
+
+    /// A request over TLS with this client certificate.
+    fn with_certificate(token: &str, certificate: Option<&[u8]>) -> Request {
+        let builder =
+            http::Request::get("https://h.test/").header("authorization", format!("Bearer {token}"));
+        let (head, ()) = builder.body(()).unwrap().into_parts();
+        let mut connection = Connection::plain(([127, 0, 0, 1], 4000).into());
+        let client_certificates = certificate.map(<[u8]>::to_vec).into_iter().collect();
+        connection.tls = Some(TlsInfo { client_certificates, ..TlsInfo::default() });
+        Request::new(head, Body::empty(), Context::new(Arc::new(connection)))
+    }
+
+    #[test]
+    fn a_token_of_a_certificate_is_worthless_without_it() {
+        let options = |requires| Jwt {
+            signing_secret: SECRET.into(),
+            require_certificate_binding: requires,
+            ..Jwt::default()
+        };
+        let claims = |cnf: serde_json::Value| json!({"sub": "ann", "exp": 4_000_000_000_u64, "cnf": cnf});
+        let own = BASE64_URL_SAFE_NO_PAD.encode(thumbprint(b"own"));
+        let bound = signed(&claims(json!({"x5t#S256": own})));
+        let service = Service(|_| Response::new(Body::empty()));
+        let ask = |middleware: &Arc<dyn Middleware>, token: &str, certificate: Option<&[u8]>| {
+            let response =
+                testing::block_on(testing::run(middleware, with_certificate(token, certificate), &service));
+            let challenge = response.headers().get("www-authenticate");
+            let challenge = challenge.map(|value| value.to_str().unwrap().to_owned());
+            (response.status().as_u16(), challenge.unwrap_or_default())
+        };
+        for requires in [false, true] {
+            let middleware = testing::build(options(requires));
+            // The second time, the token is remembered.
+            for _ in 0..2 {
+                assert_eq!(ask(&middleware, &bound, Some(b"own")).0, 200);
+                for other in [None, Some(&b"other"[..]), Some(b"")] {
+                    let (status, challenge) = ask(&middleware, &bound, other);
+                    assert_eq!(status, 401);
+                    assert!(challenge.contains("the token is bound to another certificate"), "{challenge}");
+                }
+                let free = signed(&json!({"sub": "ann", "exp": 4_000_000_000_u64}));
+                let (status, challenge) = ask(&middleware, &free, Some(b"own"));
+                assert_eq!(status, if requires { 401 } else { 200 });
+                assert_eq!(challenge.contains("the token is not bound to a certificate"), requires);
+            }
+            for wrong in [json!(""), json!(5), json!("AAAA"), json!(null), json!([own])] {
+                let token = signed(&claims(json!({"x5t#S256": wrong})));
+                assert_eq!(ask(&middleware, &token, Some(b"own")).0, 401, "{wrong}");
+            }
+        }
+    }
 
     #[test]
     fn tokens_cannot_hide_behind_spellings_of_the_scheme() {

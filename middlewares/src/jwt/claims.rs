@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::HeaderValue;
 use serde_json::Value;
 use tidegate_core::BuildError;
@@ -92,6 +94,17 @@ impl Test {
             Function::OneOf(texts) => texts.iter().any(|text| is(found, text)),
         }
     }
+}
+
+/// A SHA-256 hash.
+pub(crate) type Thumbprint = [u8; 32];
+
+/// Returns the hash of the certificate that a token is bound to (RFC 8705 section 3.1).
+pub(crate) fn certificate(claims: &Claims) -> Result<Option<Thumbprint>, Refusal> {
+    let Some(text) = claims.get("cnf").and_then(|cnf| cnf.get("x5t#S256")) else { return Ok(None) };
+    let hash = text.as_str().and_then(|text| BASE64_URL_SAFE_NO_PAD.decode(text).ok());
+    let hash = hash.and_then(|hash| Thumbprint::try_from(hash).ok());
+    hash.map(Some).ok_or(Refusal::Malformed)
 }
 
 /// Returns a claim by its name, or by the path to a nested one: `realm_access.roles`.

@@ -88,6 +88,9 @@ pub struct Jwt {
     /// Lets requests without a token pass.
     #[serde(skip_serializing_if = "is_default")]
     pub optional: bool,
+    /// Accepts only tokens that are bound to the client's certificate (RFC 8705). Not in Traefik Hub.
+    #[serde(skip_serializing_if = "is_default")]
+    pub require_certificate_binding: bool,
     /// Query parameter with the token, for clients that cannot send the header.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub token_query_key: String,
@@ -147,6 +150,7 @@ impl Default for Jwt {
             leeway: Duration::from_secs(30),
             require_expiration: true,
             optional: false,
+            require_certificate_binding: false,
             token_query_key: String::new(),
             strip_authorization_header: false,
             client_config: None,
@@ -196,6 +200,7 @@ impl Build for Jwt {
             is_optional: self.optional,
             query_key: known(&self.token_query_key),
             removes_token: self.strip_authorization_header,
+            requires_binding: self.require_certificate_binding,
             timeout,
             verified: authenticator::cache(),
             _tasks: tasks,

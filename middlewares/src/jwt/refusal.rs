@@ -62,6 +62,10 @@ refusals! {
     Issuer = InvalidToken, "the issuer of the token is not trusted";
     /// `aud` has none of the accepted audiences.
     Audience = InvalidToken, "the token is for another audience";
+    /// `cnf` names no certificate, and `requireCertificateBinding` is set.
+    NotBound = InvalidToken, "the token is not bound to a certificate";
+    /// `cnf` names another certificate than that of the connection.
+    OtherCertificate = InvalidToken, "the token is bound to another certificate";
     /// `usernameClaim` is missing.
     NoName = InvalidToken, "the token does not name its subject";
     /// A claim of `forwardHeaders` cannot be sent in a header.
