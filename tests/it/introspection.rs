@@ -218,7 +218,7 @@ fn a_hanging_or_failing_server_refuses_everything_but_cached_tokens() {
         ),
         ("text", format!("{head}Content-Length: 4\r\n\r\ntrue")),
         ("status", "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n".to_owned()),
-        ("redirect", format!("HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n")),
+        ("redirect", "HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n".to_owned()),
         ("failing", "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n".to_owned()),
     ] {
         protected.server.set(token, Behaviour::Sends(answer.into_bytes()));
