@@ -457,6 +457,11 @@ mod tests {
                 let token = signed(&claims(json!({"x5t#S256": wrong})));
                 assert_eq!(ask(&middleware, &token, Some(b"own")).0, 401, "{wrong}");
             }
+            for other in [json!({"jkt": own}), json!({}), json!(null), json!("x")] {
+                let (status, challenge) = ask(&middleware, &signed(&claims(other)), Some(b"own"));
+                assert_eq!(status, 401);
+                assert!(challenge.contains("something other than a certificate"), "{challenge}");
+            }
         }
     }
 

@@ -99,9 +99,11 @@ impl Test {
 /// A SHA-256 hash.
 pub(crate) type Thumbprint = [u8; 32];
 
-/// Returns the hash of the certificate that a token is bound to (RFC 8705 section 3.1).
+/// Returns the hash of the certificate that a token is bound to (RFC 8705 section 3.1). A token that is bound to anything
+/// else, such as a key (RFC 9449), is for clients that prove it, which cannot be checked.
 pub(crate) fn certificate(claims: &Claims) -> Result<Option<Thumbprint>, Refusal> {
-    let Some(text) = claims.get("cnf").and_then(|cnf| cnf.get("x5t#S256")) else { return Ok(None) };
+    let Some(confirmation) = claims.get("cnf") else { return Ok(None) };
+    let text = confirmation.get("x5t#S256").ok_or(Refusal::OtherBinding)?;
     let hash = text.as_str().and_then(|text| BASE64_URL_SAFE_NO_PAD.decode(text).ok());
     let hash = hash.and_then(|hash| Thumbprint::try_from(hash).ok());
     hash.map(Some).ok_or(Refusal::Malformed)

@@ -64,6 +64,8 @@ refusals! {
     Audience = InvalidToken, "the token is for another audience";
     /// `cnf` names no certificate, and `requireCertificateBinding` is set.
     NotBound = InvalidToken, "the token is not bound to a certificate";
+    /// `cnf` names something other than a certificate.
+    OtherBinding = InvalidToken, "the token is bound to something other than a certificate";
     /// `cnf` names another certificate than that of the connection.
     OtherCertificate = InvalidToken, "the token is bound to another certificate";
     /// `usernameClaim` is missing.
