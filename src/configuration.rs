@@ -338,6 +338,9 @@ impl Loop {
             let http = &self.compiler.snapshot().report.config.http;
             let (routers, services) = (http.routers.len(), http.services.len());
             tracing::info!(routers, services, "ready: every provider has delivered");
+            if let Some(audit) = &self.compiler.environment.audit {
+                audit.complete();
+            }
             self.first.opening.open();
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use http::header::HOST;
@@ -24,6 +25,8 @@ const MAX_TEXT: usize = 1024;
 /// An open audit log.
 pub struct AuditLog {
     writer: LineWriter,
+    /// Whether all providers have delivered: what exists at the start is no change.
+    is_complete: AtomicBool,
 }
 
 /// A request that may have to be recorded when it ends.
@@ -43,7 +46,7 @@ impl AuditLog {
         let settings::AuditLog { max_size, max_age, max_backups, compress, .. } = *settings;
         let rotation = Rotation::new(max_size, max_age, max_backups, compress);
         let writer = LineWriter::start("audit log", &settings.file_path, rotation, 0)?;
-        Ok(Arc::new(Self { writer }))
+        Ok(Arc::new(Self { writer, is_complete: AtomicBool::new(false) }))
     }
 
     /// Reopens the file after it was moved away.
@@ -64,8 +67,16 @@ impl AuditLog {
         }
     }
 
+    /// Records changes of keys from now on: every provider has delivered.
+    pub(crate) fn complete(&self) {
+        self.is_complete.store(true, Ordering::Relaxed);
+    }
+
     /// Records which API keys differ between two directories of consumers.
     pub(crate) fn keys_changed(&self, before: &Consumers, now: &Consumers) {
+        if !self.is_complete.load(Ordering::Relaxed) {
+            return;
+        }
         for key in now.keys() {
             match before.key(&key.id) {
                 None => self.key_event("key_added", key),

@@ -136,8 +136,7 @@ impl Publication {
             return;
         }
         self.handle.store(self.next.clone());
-        // The first directory is no change.
-        if let Some(audit) = self.audit.filter(|_| before.version() != 0) {
+        if let Some(audit) = self.audit {
             audit.keys_changed(&before, &self.next);
         }
     }

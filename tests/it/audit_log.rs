@@ -92,13 +92,13 @@ fn sessions_are_recorded_when_they_begin_and_end() {
 #[test]
 fn a_file_that_cannot_be_opened_stops_the_start() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
-        .args(["--entryPoints.web.address=127.0.0.1:0", "--auditLog.filePath=/nowhere/audit.log"])
+        .args(["--entryPoints.web.address=127.0.0.1:0", "--auditLog.filePath=/dev/null/audit.log"])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(
-        text.contains("--auditLog.filePath") && text.contains("`/nowhere/audit.log` cannot be opened"),
+        text.contains("--auditLog.filePath") && text.contains("`/dev/null/audit.log` cannot be opened"),
         "{text}"
     );
 }

@@ -39,7 +39,7 @@ fn routes(options: &str, url: &str) -> String {
     all: {{rule: 'PathPrefix(`/`)', service: a, middlewares: [m, ops]}}
   middlewares:
     m: {{hmac: {{keys: [{{id: shop, key: {SECRET}, consumer: acme}}, {{id: ed, consumer: acme, publicKey: {}}}]{options}}}}}
-    ops: {{access: {{rule: 'Group(`ops`)'}}}}
+    ops: {{access: {{allow: 'Group(`ops`)'}}}}
   consumers:
     acme: {{groups: [ops]}}
   services:

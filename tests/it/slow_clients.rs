@@ -142,7 +142,8 @@ fn case_64_slow_readers_cost_little_memory() {
             client
         })
         .collect();
-    assert_memory(&process, before, CLIENTS, 128);
+    // 128 KiB each, and what the process itself allocates meanwhile.
+    assert_memory(&process, before, CLIENTS, 144);
     drop(clients);
 }
 
