@@ -95,7 +95,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Whether the server works, so that requests need not find out one by one.
+/// Whether the server is available. While it is not, requests fail at once instead of each waiting for a timeout.
 #[derive(Debug, Default)]
 pub(super) struct Outage(Mutex<Option<Down>>);
 

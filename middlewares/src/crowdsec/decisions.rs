@@ -29,7 +29,7 @@ pub(super) enum Remediation {
 pub(super) struct Decision {
     pub(super) network: IpNet,
     pub(super) remediation: Remediation,
-    /// How long it applies from now on. Zero if it is over or unreadable.
+    /// The remaining time; zero if the decision has expired or the text cannot be parsed.
     pub(super) duration: Duration,
 }
 

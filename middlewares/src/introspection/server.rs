@@ -64,7 +64,7 @@ impl Server {
         without_query(&self.url)
     }
 
-    /// Asks about a token; `None` if there is no answer in time.
+    /// Asks about a token. Returns `None` on timeout.
     pub(super) async fn ask(&self, token: &str) -> Option<Answer> {
         let timeout = self.client.timeout;
         let answer = tokio::time::timeout(timeout, self.attempts(token)).await;

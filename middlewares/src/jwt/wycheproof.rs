@@ -28,7 +28,7 @@ struct Group {
     tokens: Vec<(u32, String, String)>,
 }
 
-/// Returns true if a token has a valid signature. Contents that are no claims are accepted.
+/// Returns true if a token has a valid signature, whether or not its payload consists of claims.
 fn is_valid(key: &serde_json::Value, text: &str) -> bool {
     let set = serde_json::json!({ "keys": [key] }).to_string();
     let (Ok(keys), Ok((token, payload))) = (KeySet::jwks(set.as_bytes(), true), Token::envelope(text)) else {

@@ -1,4 +1,4 @@
-//! Why a request or a login is refused, and what the client is told.
+//! The reasons for refusing a request or a login, and the responses to the client.
 
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};

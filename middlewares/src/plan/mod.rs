@@ -203,7 +203,7 @@ impl Refusal {
     fn description(&self) -> String {
         match self {
             Self::Anonymous => "the client has no identity".to_owned(),
-            Self::NoPlan => "the client is no consumer with a plan".to_owned(),
+            Self::NoPlan => "the client is not a consumer, or has no plan".to_owned(),
             Self::Unavailable(error) => error.to_string(),
             Self::Exceeded { used, .. } => format!("the quota is used up ({used} used)"),
         }

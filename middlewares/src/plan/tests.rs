@@ -100,7 +100,7 @@ fn who_has_no_plan_is_refused_and_a_plan_without_quota_admits_everything() {
     let of = |plan: &str| from(Some(acme(plan, None)), "k1", "/");
     let asked = vec![get("http://h.test/"), from(None, "k1", "/"), of(""), of("free")];
     assert_eq!(statuses(&middleware, asked), [401, 403, 403, 200]);
-    assert_eq!(middleware.predict(of("")).notes, ["the client is no consumer with a plan"]);
+    assert_eq!(middleware.predict(of("")).notes, ["the client is not a consumer, or has no plan"]);
 }
 
 #[test]
