@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::BoxFuture;
 use crate::client_tls::ClientTls;
@@ -33,6 +34,22 @@ pub struct StoreOptions {
     pub write_timeout: Duration,
     /// Timeout for connecting.
     pub dial_timeout: Duration,
+    /// How the endpoints, which are sentinels then, name the server.
+    pub sentinel: Option<StoreSentinel>,
+}
+
+/// `redis.sentinel`: Redis Sentinel, which names the server that is the master (Traefik Hub's option).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct StoreSentinel {
+    /// Name of the master.
+    pub master_set: String,
+    /// User name for the sentinels.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub username: Secret,
+    /// Password for the sentinels.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub password: Secret,
 }
 
 /// A token bucket: one token per `interval`, up to `burst`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_clients::OptionError;
-use tidegate_clients::redis::RedisError;
+use tidegate_clients::redis::{RedisError, SentinelError};
 use tidegate_core::store::{MAX_KEY, MAX_VALUE};
 
 /// Why a server did not reply. All commands waiting for a connection get the same error.
@@ -25,6 +25,9 @@ pub(super) enum NodeError {
     /// The connection was closed before the reply.
     #[error("the connection was closed")]
     Closed,
+    /// The sentinel does not name a server.
+    #[error("sentinel: {0}")]
+    Sentinel(Arc<SentinelError>),
     /// The connection failed, or the server rejected the login.
     #[error(transparent)]
     Redis(Arc<RedisError>),
@@ -33,6 +36,12 @@ pub(super) enum NodeError {
 impl From<RedisError> for NodeError {
     fn from(error: RedisError) -> Self {
         Self::Redis(Arc::new(error))
+    }
+}
+
+impl From<SentinelError> for NodeError {
+    fn from(error: SentinelError) -> Self {
+        Self::Sentinel(Arc::new(error))
     }
 }
 

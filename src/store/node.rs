@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::OptionFuture;
 use parking_lot::Mutex;
-use tidegate_clients::connect::Connector;
 use tidegate_clients::redis::{Cmd, Connection, Value, cmd};
-use tidegate_core::store::StoreOptions;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
@@ -39,9 +37,9 @@ pub(super) struct Node {
 
 impl Node {
     /// Returns a server, without connecting.
-    pub(super) fn new(connector: Connector, options: Arc<StoreOptions>, control: Handle) -> Arc<Self> {
+    pub(super) fn new(address: ServerAddress, control: Handle) -> Arc<Self> {
         Arc::new_cyclic(|itself| Self {
-            place: Arc::new(ServerAddress { connector, options }),
+            place: Arc::new(address),
             control,
             pipelines: Mutex::default(),
             failing: Mutex::default(),
@@ -141,6 +139,15 @@ impl Node {
         })
     }
 
+    /// Opens a new connection for further commands if a sentinel names the server, which may be another one by
+    /// now. Returns false if there is no sentinel.
+    pub(super) fn find_again(&self) -> bool {
+        if self.place.sentinel.is_some() {
+            self.pipelines.lock().clear();
+        }
+        self.place.sentinel.is_some()
+    }
+
     /// Stops using a pipeline for further commands.
     fn remove(&self, pipeline: &Arc<Pipeline>) {
         self.pipelines.lock().retain(|line| !Arc::ptr_eq(line, pipeline));
@@ -220,6 +227,7 @@ async fn reconnect(node: Weak<Node>, place: Arc<ServerAddress>) {
 #[cfg(test)]
 mod tests {
     use tidegate_clients::redis::{MAX_QUEUE, connector};
+    use tidegate_core::store::StoreOptions;
     use tidegate_core::values::Secret;
 
     use super::*;
@@ -237,9 +245,11 @@ mod tests {
             read_timeout: time,
             write_timeout: time,
             dial_timeout: time,
+            sentinel: None,
         };
         let connector = connector("endpoints", "127.0.0.1:1", None).expect("a valid endpoint");
-        Node::new(connector, Arc::new(options), Handle::current())
+        let address = ServerAddress { connector, options: Arc::new(options), sentinel: None };
+        Node::new(address, Handle::current())
     }
 
     #[tokio::test]

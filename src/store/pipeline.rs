@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tidegate_clients::connect::Connector;
-use tidegate_clients::redis::{Cmd, Commands, Connection, Login, MAX_QUEUE, Value};
+use tidegate_clients::redis::{Cmd, Commands, Connection, Database, Login, MAX_QUEUE, Sentinel, Value};
 use tidegate_core::store::StoreOptions;
 use tokio::sync::SetOnce;
 use tokio::task::AbortHandle;
@@ -14,22 +14,33 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::NodeError;
 
-/// The address of a server and its credentials.
+/// The address of a server, or of a sentinel that names it, and its credentials.
 pub(super) struct ServerAddress {
     pub(super) connector: Connector,
     pub(super) options: Arc<StoreOptions>,
+    /// How a sentinel at the address is asked for the server, and how to connect to that.
+    pub(super) sentinel: Option<(Sentinel, Database)>,
 }
 
 impl ServerAddress {
     /// Connects and logs in.
     pub(super) async fn open(&self) -> Result<Connection, NodeError> {
-        let StoreOptions { dial_timeout, write_timeout, read_timeout, .. } = *self.options;
+        let StoreOptions { dial_timeout, read_timeout, .. } = *self.options;
+        let limit = dial_timeout + read_timeout;
+        timeout(limit, self.connect()).await.map_err(|_| NodeError::LoginTimedOut(limit))?
+    }
+
+    /// Connects to the server, or to the one that the sentinel names.
+    async fn connect(&self) -> Result<Connection, NodeError> {
         let options = &*self.options;
         let login =
             Login { username: options.username.expose(), password: &options.password, db: options.db };
-        let work = Connection::open_within(dial_timeout, write_timeout, &self.connector, login);
-        let limit = dial_timeout + read_timeout;
-        Ok(timeout(limit, work).await.map_err(|_| NodeError::LoginTimedOut(limit))??)
+        let found = match &self.sentinel {
+            Some((sentinel, database)) => Some(sentinel.find(&self.connector, database).await?),
+            None => None,
+        };
+        let connector = found.as_ref().unwrap_or(&self.connector);
+        Ok(Connection::open_within(options.dial_timeout, options.write_timeout, connector, login).await?)
     }
 }
 

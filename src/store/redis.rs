@@ -8,7 +8,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tidegate_clients::OptionError;
 use tidegate_clients::connect::Tls;
-use tidegate_clients::redis::{ServerError, ServerErrorKind, Value, connector, error_text, redirection};
+use tidegate_clients::redis::{
+    Database, Sentinel, ServerError, ServerErrorKind, Value, connector, error_text, redirection,
+};
 use tidegate_core::BoxFuture;
 use tidegate_core::building::ClientTls;
 use tidegate_core::store::{Bucket, Draw, Drawn, SharedStore, StoreError, StoreOptions, Turn};
@@ -19,13 +21,14 @@ use super::cluster::Map;
 use super::command::{self, Operation};
 use super::error::{CommandError, NodeError};
 use super::node::Node;
+use super::pipeline::ServerAddress;
 
 /// Maximum number of attempts for one operation: retries, redirections, and the full script.
 const MAX_ATTEMPTS: usize = 8;
 /// Minimum interval of logging the same failure.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A Redis server, several redundant ones, or a Redis Cluster.
+/// A Redis server, several redundant ones, the one that sentinels name, or a Redis Cluster.
 pub(super) struct RedisStore {
     options: Arc<StoreOptions>,
     control: Handle,
@@ -133,6 +136,9 @@ impl RedisStore {
                     | Kind::TryAgain,
                 ) => {
                     last = refused(&node, &error);
+                    if error.kind() == Some(Kind::ReadOnly) && node.find_again() {
+                        continue;
+                    }
                     left += 1;
                     node = self.switch_from(&node);
                     if left >= self.endpoints.len() {
@@ -229,7 +235,25 @@ fn node(endpoint: &str, options: &Arc<StoreOptions>, control: &Handle) -> Result
         insecure_skip_verify: tls.insecure_skip_verify,
     });
     let connector = connector("endpoints", endpoint, tls.as_ref())?;
-    Ok(Node::new(connector, options.clone(), control.clone()))
+    let sentinel = options.sentinel.as_ref().map(|sentinel| {
+        let database = Database {
+            endpoints: options.endpoints.clone(),
+            username: options.username.expose().to_owned(),
+            password: options.password.clone(),
+            db: options.db,
+            tls,
+            sentinel: None,
+        };
+        let sentinel = Sentinel {
+            master_name: sentinel.master_set.clone(),
+            username: sentinel.username.expose().to_owned(),
+            password: sentinel.password.clone(),
+            ..Sentinel::default()
+        };
+        (sentinel, database)
+    });
+    let address = ServerAddress { connector, options: options.clone(), sentinel };
+    Ok(Node::new(address, control.clone()))
 }
 
 fn unanswered(node: &Node, source: NodeError) -> CommandError {

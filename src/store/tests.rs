@@ -115,6 +115,7 @@ fn options(endpoints: &[&str]) -> StoreOptions {
         read_timeout: PATIENCE,
         write_timeout: PATIENCE,
         dial_timeout: PATIENCE,
+        sentinel: None,
     }
 }
 

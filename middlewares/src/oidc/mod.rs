@@ -432,6 +432,7 @@ impl Oidc {
             username: redis.username.clone(),
             password: redis.password.clone(),
             db: redis.database,
+            sentinel: redis.sentinel.clone(),
             ..Redis::default()
         };
         let options = connection.store_options(context);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::building::ClientTls;
+use tidegate_core::store::StoreSentinel;
 use tidegate_core::values::{Duration, Secret, is_default};
 use tidegate_core::word::{Vocabulary, Word};
 
@@ -389,7 +390,8 @@ pub struct Store {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct SessionRedis {
-    /// Servers as `host:port`: nodes of one Redis Cluster, or alternatives for failover.
+    /// Servers as `host:port`: nodes of one Redis Cluster, or alternatives for failover. With `sentinel`, the
+    /// sentinels.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
     /// TLS for the connection.
@@ -404,6 +406,9 @@ pub struct SessionRedis {
     /// Database number.
     #[serde(skip_serializing_if = "is_default")]
     pub database: i64,
+    /// Uses sentinels to find the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentinel: Option<StoreSentinel>,
     /// Maximum time that a request waits for Redis.
     pub timeout: Duration,
 }
@@ -416,6 +421,7 @@ impl Default for SessionRedis {
             username: Secret::default(),
             password: Secret::default(),
             database: 0,
+            sentinel: None,
             timeout: Duration::from_secs(1),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration as StdDuration;
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::building::ClientTls;
-use tidegate_core::store::{Bucket, SharedStore, StoreOptions, Turn};
+use tidegate_core::store::{Bucket, SharedStore, StoreOptions, StoreSentinel, Turn};
 use tidegate_core::values::{Duration, Secret, is_default};
 use tidegate_core::word::{Vocabulary, Word};
 use tidegate_core::{BuildContext, BuildError};
@@ -29,7 +29,8 @@ const DEADLINE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Redis {
-    /// Servers as `host:port`: nodes of one Redis Cluster, or alternatives for failover.
+    /// Servers as `host:port`: nodes of one Redis Cluster, or alternatives for failover. With `sentinel`, the
+    /// sentinels.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
     /// TLS for the connection to Redis.
@@ -44,6 +45,9 @@ pub struct Redis {
     /// Database number.
     #[serde(skip_serializing_if = "is_default")]
     pub db: i64,
+    /// Uses sentinels to find the server. Not in Traefik.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentinel: Option<StoreSentinel>,
     /// Connections to each server under load; 0 means 4.
     #[serde(skip_serializing_if = "is_default")]
     pub pool_size: i64,
@@ -76,6 +80,7 @@ impl Default for Redis {
             username: Secret::default(),
             password: Secret::default(),
             db: 0,
+            sentinel: None,
             pool_size: 0,
             min_idle_conns: 0,
             max_active_conns: 0,
@@ -131,6 +136,9 @@ impl Redis {
         if self.db < 0 {
             return Err(BuildError::new("redis.db: expected 0 or more"));
         }
+        if self.sentinel.as_ref().is_some_and(|sentinel| sentinel.master_set.is_empty()) {
+            return Err(BuildError::new("redis.sentinel.masterSet: is required"));
+        }
         let pool_size = match connections("poolSize", self.pool_size)? {
             0 => POOL_SIZE,
             size => size,
@@ -154,6 +162,7 @@ impl Redis {
             read_timeout: or(self.read_timeout, READ_TIMEOUT),
             write_timeout: or(self.write_timeout, WRITE_TIMEOUT),
             dial_timeout: or(self.dial_timeout, DIAL_TIMEOUT),
+            sentinel: self.sentinel.clone(),
         })
     }
 }

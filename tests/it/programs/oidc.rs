@@ -20,7 +20,12 @@ struct Provider {
 
 impl Provider {
     fn new() -> Self {
-        Self { port: free_port(), settings: json!({}), folder: tempfile::tempdir().unwrap(), running: None }
+        Self {
+            port: free_port(),
+            settings: json!({"frontChannel": {}}),
+            folder: tempfile::tempdir().unwrap(),
+            running: None,
+        }
     }
 
     fn url(&self) -> String {
@@ -29,7 +34,9 @@ impl Provider {
 
     /// Starts it with these clients.
     fn start(&mut self, clients: Value, lifetime: u64) {
-        self.settings = json!({"port": self.port, "clients": clients, "lifetime": lifetime});
+        let front = self.settings["frontChannel"].take();
+        self.settings =
+            json!({"port": self.port, "clients": clients, "lifetime": lifetime, "frontChannel": front});
         self.run();
     }
 
@@ -210,6 +217,57 @@ fn a_log_out_at_one_client_ends_the_session_of_another_over_the_back_channel() {
 
 #[test]
 #[ignore = "needs oidc-provider and Chromium"]
+fn a_log_out_at_one_client_ends_the_session_of_another_in_a_frame() {
+    let mut provider = Provider::new();
+    let service = Backend::echo("a");
+    // Different ports are one site, so the frame gets the cookie.
+    let serve = |name: &str, more: &str| {
+        let session = format!(", name: {name}, secure: false");
+        let more = format!("{more}, stateCookie: {{secure: false}}");
+        let middlewares = [("m", middleware(&provider, name, &session, &more))];
+        let router = "    all: {rule: 'PathPrefix(`/`)', service: a, middlewares: [m]}\n";
+        let gateway = Gateway::serve(&routes(router, &middlewares, &service.url()));
+        assert_eq!(gateway.problems(), Vec::<String>::new());
+        let url = format!("http://{}", gateway.web());
+        (gateway, url)
+    };
+    let (at_one, one) = serve("one", ", logoutUrl: /logout");
+    let (at_two, two) = serve("two", ", frontchannelLogoutUrl: /logged-out");
+    // The provider names the session in its tokens only for such clients. This URL leads nowhere.
+    let names_session = json!({
+        "backchannel_logout_uri": format!("{two}/"), "backchannel_logout_session_required": true,
+    });
+    provider.settings = json!({"frontChannel": {"two": format!("{two}/logged-out")}});
+    provider.start(
+        json!([
+            client("one", std::slice::from_ref(&one), &json!({})),
+            client("two", std::slice::from_ref(&two), &names_session)
+        ]),
+        300,
+    );
+    let mut browser = Chromium::start();
+    for gateway in [&at_one, &at_two] {
+        eventually("the provider is found", || {
+            let page = "Accept: text/html\r\n";
+            crate::support::get_with(gateway.web(), &gateway.web().to_string(), "/", page).status == 302
+        });
+    }
+    browser.open(&format!("{one}/"));
+    enter(&mut browser, "ann");
+    browser.arrives(&format!("location.href === '{one}/' && {}", shows("X-User: ann")));
+    browser.open(&format!("{two}/"));
+    browser.arrives(&format!("location.href === '{two}/' && {}", shows("X-User: ann")));
+    browser.open(&format!("{one}/logout"));
+    browser.arrives("document.querySelector('button[name=logout]') !== null");
+    browser.evaluate("document.querySelector('button[name=logout]').click()");
+    browser.arrives(&shows("Bye"));
+    eventually("the frame is loaded", || at_two.api("/api/requests").contains("/logged-out"));
+    browser.open(&format!("{two}/"));
+    browser.arrives("document.querySelector('input[name=login]') !== null");
+}
+
+#[test]
+#[ignore = "needs oidc-provider and Chromium"]
 fn sessions_are_refreshed_and_survive_an_outage_of_the_provider() {
     let mut provider = Provider::new();
     let service = Backend::echo("a");
@@ -366,6 +424,36 @@ fn replicas_refresh_a_session_in_redis_once() {
         assert_eq!(thread.join().unwrap(), 200);
     }
     assert_eq!(provider.behaviour().refreshes, 1);
+}
+
+#[test]
+#[ignore = "needs redis-server"]
+fn sessions_outlive_the_master_that_a_sentinel_names() {
+    let mut master = Redis::start(&[]);
+    let replica = Redis::start(&["--replicaof", "127.0.0.1", &master.address.port().to_string()]);
+    let sentinel = master.sentinel();
+    let (provider, service) = (StandIn::start(), Backend::echo("a"));
+    let text = in_redis(&provider, &sentinel.address.to_string(), &service.url())
+        .replace("timeout: 20s", "timeout: 1s, sentinel: {masterSet: m}");
+    let gateway = Gateway::serve(&text);
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let mut browser = Browser::new(gateway.web());
+    assert_eq!(browser.sign_in(&provider, "/").status, 200);
+    eventually("the replica has the session", || replica.command(&["KEYS", "*"]).contains("oidc:session"));
+    eventually("the sentinel knows the replica", || {
+        sentinel.command(&["SENTINEL", "replicas", "m"]).contains(&replica.address.port().to_string())
+    });
+    master.kill();
+    eventually("the replica is the master", || replica.is_master());
+    eventually("the session counts", || browser.clone().open("/").status == 200);
+    assert_eq!(browser.open("/logout").status, 302);
+    assert_eq!(browser.open("/").status, 302);
+    // Without the name of the master, nobody can sign in.
+    let text = text.replace("masterSet: m", "masterSet: ''");
+    let gateway = Gateway::serve(&text);
+    let problem = "session.store.redis.sentinel.masterSet: is required";
+    assert!(gateway.problems().iter().any(|found| found.contains(problem)), "{:?}", gateway.problems());
+    assert_eq!(browser.moved(gateway.web(), HOST).open("/").status, 503);
 }
 
 #[test]

@@ -1,10 +1,12 @@
 // The certified `oidc-provider` with one user per login name, for tests/it/programs/oidc.rs. The settings come as JSON in
-// the environment: port, clients, lifetime of access tokens in seconds.
+// the environment: port, clients, lifetime of access tokens in seconds, and front-channel logout URLs by client, which
+// this provider does not know itself.
 import { Provider } from 'oidc-provider';
 
-const { port, clients, lifetime } = JSON.parse(process.env.SETTINGS);
+const { port, clients, lifetime, frontChannel = {} } = JSON.parse(process.env.SETTINGS);
 const issuer = `http://127.0.0.1:${port}`;
 const counts = {};
+let frames = [];
 
 const provider = new Provider(issuer, {
   clients,
@@ -13,7 +15,19 @@ const provider = new Provider(issuer, {
   conformIdTokenClaims: false,
   features: {
     devInteractions: { enabled: true },
-    rpInitiatedLogout: { enabled: true },
+    rpInitiatedLogout: {
+      enabled: true,
+      logoutSource: async (ctx, form) => {
+        frames = Object.entries(frontChannel).map(([client, url]) => {
+          const query = new URLSearchParams({ iss: issuer, sid: ctx.oidc.session.sidFor(client) });
+          return `<iframe src="${url}?${query}"></iframe>`.replaceAll('&', '&amp;');
+        });
+        ctx.body = `${form}<button type="submit" form="op.logoutForm" name="logout" value="yes">yes</button>`;
+      },
+      postLogoutSuccessSource: async (ctx) => {
+        ctx.body = `<p>Bye</p>${frames.join('')}`;
+      },
+    },
     backchannelLogout: { enabled: true },
     clientCredentials: { enabled: true },
     introspection: { enabled: true },

@@ -35,6 +35,7 @@ impl Shared {
             read_timeout: PATIENCE,
             write_timeout: PATIENCE,
             dial_timeout: PATIENCE,
+            sentinel: None,
         };
         let store = Stores::new(runtime.handle().clone()).draft().get(&options).unwrap();
         Self { runtime, store }
