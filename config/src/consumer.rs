@@ -172,8 +172,9 @@ impl Consumer {
             plan: plan_name,
             quota: plan.and_then(Plan::quota),
         });
-        let mut credentials = Vec::new();
-        for (path, made) in self.credentials.kinds(&consumer, previous) {
+        let kinds = self.credentials.kinds(&consumer, previous);
+        let mut credentials = Vec::with_capacity(kinds.len());
+        for (path, made) in kinds {
             let made = made.map_err(|error| error.map(|message| format!("{path}{message}")));
             credentials
                 .extend(errors.check(made).map(|kind| consumers::Credential { path: path.clone(), kind }));
