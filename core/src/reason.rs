@@ -176,6 +176,21 @@ reasons! {
 }
 
 impl Reason {
+    /// Returns what clients may know: not why a credential is refused, which would help to guess one.
+    #[must_use]
+    pub fn public(self) -> Self {
+        match self {
+            Self::ApiKeyMalformed
+            | Self::ApiKeyUnknown
+            | Self::ApiKeyNotYetValid
+            | Self::ApiKeyExpired
+            | Self::ApiKeyRevoked
+            | Self::ApiKeyAddress => Self::Unauthenticated,
+            Self::ApiKeyScope => Self::Forbidden,
+            other => other,
+        }
+    }
+
     /// Returns true if the client was refused for who it is, or because that is not known.
     pub fn is_refusal(self) -> bool {
         matches!(

@@ -23,6 +23,7 @@ pub mod content_type;
 pub mod crowdsec;
 pub mod digest_auth;
 pub mod encoded_characters;
+pub mod error_pages;
 pub mod errors;
 pub mod forward_auth;
 pub mod grpc_web;
@@ -76,6 +77,7 @@ registry! {
     crowdsec: crowdsec::Crowdsec,
     digestAuth: digest_auth::DigestAuth,
     encodedCharacters: encoded_characters::EncodedCharacters,
+    errorPages: error_pages::ErrorPages,
     errors: errors::Errors,
     forwardAuth: forward_auth::ForwardAuth,
     grpcWeb: grpc_web::GrpcWeb,

@@ -99,6 +99,8 @@ pub(super) struct Listener {
     pub(super) proxy_status: Option<ProxyStatus>,
     /// Adds `Server-Timing` to responses to requests with a token, if enabled.
     pub(super) server_timing: Option<ServerTiming>,
+    /// Whether errors may have another form than Traefik's.
+    pub(super) has_error_pages: bool,
     /// What is observed of requests without a route.
     pub(super) observability: EntryPointObservability,
     pub(super) balance: Balance,
@@ -204,6 +206,7 @@ impl Listener {
             proxy,
             proxy_status,
             server_timing,
+            has_error_pages: options.http.error_pages.is_some(),
             handshake: limits.head.unwrap_or(MAX_HEAD_TIME),
             handshakes,
             limits,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_config::router::{Observability, RouterTls, TraceVerbosity};
 use tidegate_core::values::{Duration, Timeout, is_default};
 use tidegate_core::word::{Vocabulary, Word};
+use tidegate_middlewares::error_pages::ErrorPages;
 
 use super::response_details::{ProxyStatus, ServerTiming};
 
@@ -212,6 +213,9 @@ pub struct EntryPointHttp {
     /// Adds `Server-Timing` to responses to requests with a token. Not in Traefik.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_timing: Option<ServerTiming>,
+    /// Gives the gateway's own errors another form than Traefik's. Not in Traefik.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_pages: Option<ErrorPages>,
 }
 
 impl Default for EntryPointHttp {
@@ -229,6 +233,7 @@ impl Default for EntryPointHttp {
             underscore_headers_strategy: Word::EMPTY,
             proxy_status: None,
             server_timing: None,
+            error_pages: None,
         }
     }
 }

@@ -24,7 +24,7 @@ use super::limits::limits;
 use super::report;
 use super::routers::Rules;
 use super::routes::Router;
-use super::{tcp, udp};
+use super::{error_pages, tcp, udp};
 use crate::identity::Announcer;
 use crate::observability::AuditLog;
 use crate::observability::metrics::Metrics;
@@ -110,11 +110,16 @@ pub fn compile(
     let mut entry_points = http.route();
     let tcp = tcp::route(&builder, &tls.store, |entry_point| http.https_names(entry_point));
     let udp = udp::route(&builder);
+    let (error_pages, page_problems) =
+        error_pages::compile(&builder, previous.map(|compiled| &*compiled.snapshot));
     build_unused(&builder);
     for (routes, (tcp, udp)) in
         entry_points.iter_mut().zip(tcp.entry_points.into_iter().zip(udp.entry_points))
     {
         (routes.tcp, routes.udp) = (tcp, udp);
+    }
+    for (routes, pages) in entry_points.iter_mut().zip(error_pages) {
+        routes.error_pages = pages;
     }
     let (rules, http_routers, mut findings) = http.finish();
     findings.extend(tcp.findings.into_iter().chain(udp.findings));
@@ -125,7 +130,7 @@ pub fn compile(
     (config.http.routers, config.tcp.routers, config.udp.routers) = (http_routers, tcp.routers, udp.routers);
     let certificates = certificates(&origins, &broken_certificates);
     let tls_problems = tls.problems.iter().map(|problem| located(problem, &config, &origins, &certificates));
-    let problems = problems.into_iter().chain(tls_problems).collect();
+    let problems = problems.into_iter().chain(tls_problems).chain(page_problems).collect();
     let found = report::Found { findings, diagnostics, broken: &broken, problems, written };
     let mut report = report::assemble(config, &origins, found);
     report.tls_origins = tls_origins(&origins, &certificates);

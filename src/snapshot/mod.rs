@@ -7,6 +7,7 @@ mod conditional;
 mod consumers;
 mod diagnostics;
 mod effects;
+mod error_pages;
 mod files;
 mod limits;
 mod middlewares;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tidegate_core::{Consumers, Next, RequestCounters, RouteInfo};
+use tidegate_middlewares::error_pages::Renderer as ErrorPages;
 use time::OffsetDateTime;
 
 use crate::observability::metrics::{CarryingObject, CountedObject};
@@ -82,6 +84,8 @@ pub struct Routes {
     pub udp: Option<Arc<crate::udp::Route>>,
     /// TLS options by host.
     pub tls_options: HostOptions,
+    /// The form of the gateway's own errors, if it is not that of Traefik.
+    pub error_pages: Option<Arc<ErrorPages>>,
 }
 
 impl Snapshot {

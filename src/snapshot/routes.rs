@@ -102,6 +102,7 @@ impl<'a, 'b> Router<'a, 'b> {
             tcp: None,
             udp: None,
             tls_options,
+            error_pages: None,
         });
         routes.collect()
     }

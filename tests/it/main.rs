@@ -31,6 +31,7 @@ mod dashboard;
 mod debug_endpoints;
 mod docs;
 mod early_hints;
+mod error_pages;
 mod explain;
 mod explain_cases;
 mod explain_commands;

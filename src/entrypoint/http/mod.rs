@@ -37,6 +37,7 @@ use tidegate_core::{
     Body, BodyErrorKind, BoxFuture, Context, End, Exchange, Guard, Interim, Reason, Request, Response,
     SpanKind, Upgrade, boxed, reply,
 };
+use tidegate_middlewares::error_pages::Asked;
 
 use crate::entrypoint::hold::EARLY;
 use crate::entrypoint::http::body::{OpenResponse, ResponseBody, request_body};
@@ -176,6 +177,7 @@ pub(in crate::entrypoint) async fn respond(
     arrived: ReceivedRequest,
 ) -> (Response, Option<Closing>) {
     let presence = Presence::from_headers(&arrived.head.headers);
+    let asked = client.listener.has_error_pages.then(|| Box::new(Asked::of(&arrived.head)));
     let mut pending = Pending { client, closing: None };
     let routing = route_request(client, arrived, presence, &mut pending.closing);
     let routed = AssertUnwindSafe(routing).catch_unwind().await;
@@ -186,6 +188,9 @@ pub(in crate::entrypoint) async fn respond(
         tracing::error!(entry_point = %client.listener.name, panic = what, "a request handler panicked");
         reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::InternalError)
     });
+    if let Some(asked) = asked.filter(|_| response.reason.is_some()) {
+        apply_error_pages(client, &mut response, &asked, closing.as_ref().map(Closing::exchange));
+    }
     if let Some(proxy_status) = &client.listener.proxy_status {
         proxy_status.apply(&mut response, closing.as_ref().map(Closing::exchange));
     }
@@ -199,6 +204,21 @@ pub(in crate::entrypoint) async fn respond(
         response.headers_mut().remove(CONTENT_TYPE);
     }
     (response, closing)
+}
+
+/// Gives an error of the gateway the form that its entry point has for it.
+#[cold]
+fn apply_error_pages(
+    client: &ClientConnection,
+    response: &mut Response,
+    asked: &Asked,
+    exchange: Option<&Exchange>,
+) {
+    let snapshot = client.listener.snapshots.load();
+    let routes = snapshot.entry_points.get(client.listener.index);
+    if let Some(pages) = routes.and_then(|routes| routes.error_pages.as_ref()) {
+        pages.apply(response, asked, exchange);
+    }
 }
 
 /// A request without a response. It is dropped if its connection ends.

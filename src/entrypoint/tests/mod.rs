@@ -157,6 +157,7 @@ fn gate_with_hosts(
             tcp: None,
             udp: None,
             tls_options,
+            error_pages: None,
         }],
         tls,
         services: BTreeMap::new(),
