@@ -147,6 +147,8 @@ reasons! {
     ResponseTooLarge = "response_too_large", Middleware;
     /// The response's body failed while a middleware read it.
     ResponseBroken = "response_broken", Middleware;
+    /// The response is configured (`respond`).
+    Configured = "configured", Middleware;
     /// The response to a preflight request (CORS).
     Preflight = "preflight", Middleware;
     /// The path cannot be changed as configured.

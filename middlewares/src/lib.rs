@@ -51,6 +51,7 @@ pub mod replace_path;
 pub mod replace_path_regex;
 mod replay;
 pub mod request_id;
+pub mod respond;
 pub mod retry;
 pub mod runtime;
 mod sniff;
@@ -98,6 +99,7 @@ registry! {
     replacePath: replace_path::ReplacePath,
     replacePathRegex: replace_path_regex::ReplacePathRegex,
     requestId: request_id::RequestId,
+    respond: respond::Respond,
     retry: retry::Retry,
     stripPrefix: strip_prefix::StripPrefix,
     stripPrefixRegex: strip_prefix_regex::StripPrefixRegex,

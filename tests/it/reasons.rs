@@ -126,6 +126,7 @@ fn routes(servers: &Servers) -> String {
     answer: {{rule: 'Path(`/answer`)', service: a, middlewares: [small]}}
     cut: {{rule: 'Path(`/broken-body`)', service: a, middlewares: [buffer]}}
     cors: {{rule: 'Path(`/cors`)', service: a, middlewares: [cors]}}
+    configured: {{rule: 'PathPrefix(`/configured`)', service: noop@internal, middlewares: [configured]}}
     path: {{rule: 'PathPrefix(`/path`)', service: a, middlewares: [replace]}}
     page: {{rule: 'Path(`/no`)', service: a, middlewares: [page]}}
     empty: {{rule: 'Path(`/empty`)', service: none}}
@@ -159,6 +160,7 @@ fn routes(servers: &Servers) -> String {
     small: {{buffering: {{maxRequestBodyBytes: 1, maxResponseBodyBytes: 1}}}}
     buffer: {{buffering: {{maxResponseBodyBytes: 1000}}}}
     cors: {{headers: {{accessControlAllowMethods: [GET], accessControlAllowOriginList: ['*']}}}}
+    configured: {{respond: {{status: 503, body: closed}}}}
     replace: {{replacePathRegex: {{regex: '^/path', replacement: '/x/../'}}}}
     token: {{jwt: {{signingSecret: {secret}, claims: 'Equals(`sub`, `ann`)', requireExpiration: false}}}}
     page: {{errors: {{status: ['403'], service: a, query: '/<{{url}}'}}}}
@@ -282,6 +284,7 @@ fn routed() -> Vec<Case> {
             raw(gateway.web(), format!("OPTIONS {target} HTTP/1.1\r\nhost: h\r\n{more}\r\n")).unwrap();
         }),
         case(PathRefused, "/path", simple),
+        case(Configured, "/configured", simple),
         case(ErrorPage, "/no", simple),
         case(NoServer, "/empty", simple),
         case(ConnectFailed, "/refused", simple),

@@ -209,7 +209,10 @@ fn replaces(reason: Reason, response: &Response) -> bool {
     let is_plain = |headers: &HeaderMap| {
         headers.get(CONTENT_TYPE).is_none_or(|value| value.as_bytes().starts_with(b"text/plain"))
     };
-    let is_own = !matches!(reason, Reason::AuthenticationAnswer | Reason::OwnService | Reason::ClientGone);
+    let is_own = !matches!(
+        reason,
+        Reason::AuthenticationAnswer | Reason::Configured | Reason::OwnService | Reason::ClientGone
+    );
     is_error && is_own && is_plain(response.headers())
 }
 

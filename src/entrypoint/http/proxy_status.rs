@@ -112,6 +112,7 @@ fn error_of(reason: Reason) -> &'static str {
         | Reason::Redirect
         | Reason::SignIn
         | Reason::OwnService
+        | Reason::Configured
         | Reason::Preflight => "proxy_internal_response",
         Reason::InternalError
         | Reason::AuthenticationUnavailable
