@@ -8,6 +8,7 @@ pub mod consumer;
 pub mod decode;
 mod delay;
 pub mod formats;
+pub mod hold;
 pub mod locate;
 pub mod merge;
 pub mod middleware;

@@ -8,6 +8,7 @@ use tidegate_core::values::{Duration, is_default};
 use tidegate_core::word::{Vocabulary, Word};
 
 use crate::delay::Delay;
+use crate::hold::Hold;
 
 /// Traefik's `http.services.<name>`: exactly one of the five kinds, with optional middlewares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,9 @@ pub struct LoadBalancer {
     /// Traefik.
     #[serde(skip_serializing_if = "Duration::is_zero")]
     pub slow_start: Duration,
+    /// Lets requests wait while no server is usable. Not in Traefik.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
     /// Checks the servers actively.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<ServerHealthCheck>,
@@ -73,6 +77,7 @@ impl Default for LoadBalancer {
             servers: Vec::new(),
             strategy: Strategy::Wrr.into(),
             slow_start: Duration::default(),
+            hold: None,
             health_check: None,
             passive_health_check: None,
             pass_host_header: true,

@@ -1,7 +1,8 @@
 //! Builds services next to the live ones: a draft reads the registry and collects the changes to it.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tidegate_config::service::{
     Failover, LoadBalancer as LoadBalancerOptions, Mirroring, Sticky as StickyOptions, Strategy,
@@ -13,6 +14,7 @@ use super::balance::{Balance, Member};
 use super::check::Check;
 use super::failover::FailoverService;
 use super::health;
+use super::hold::{Hold, Queue};
 use super::load_balancer::{Candidate, LoadBalancer, Outside};
 use super::mirror::MirrorService;
 use super::registry::{Registry, ServerKey};
@@ -28,6 +30,9 @@ pub struct Draft {
     registry: Arc<Registry>,
     servers: Staged<ServerKey, Server>,
     balances: Staged<String, Balance>,
+    queues: Staged<String, Queue>,
+    /// New services for whose names requests wait.
+    awaited: RefCell<Vec<Awaited>>,
     checks: Checks<Server, Check>,
 }
 
@@ -35,6 +40,9 @@ pub struct Draft {
 /// started, replaced and stopped. If dropped, nothing changes.
 #[must_use = "the services have no health checks, and lose their state with the next configuration"]
 pub struct Effects(Draft);
+
+/// The queue of a name, and the service that has it now.
+type Awaited = (Arc<Queue>, Weak<dyn Service>);
 
 /// Options shared by the new servers of a service.
 struct ServerContext<'a> {
@@ -62,9 +70,13 @@ impl Default for Counters<'_> {
 impl Effects {
     /// Makes the changes. Call this once the services are live.
     pub fn apply(self) {
-        let Draft { registry, servers, balances, checks } = self.0;
+        let Draft { registry, servers, balances, queues, awaited, checks } = self.0;
         servers.enter(Server::start);
         balances.enter(|_| ());
+        queues.enter(|_| ());
+        for (queue, service) in awaited.into_inner() {
+            queue.replace(service);
+        }
         for (server, check) in checks.into_all() {
             health::set_check(&server, check, &registry.control);
         }
@@ -75,10 +87,13 @@ impl Draft {
     /// Returns an empty draft.
     pub fn new(registry: Arc<Registry>) -> Self {
         let (servers, balances) = (registry.servers.clone(), registry.balances.clone());
+        let queues = Staged::new(registry.queues.clone());
         Self {
             registry,
             servers: Staged::new(servers),
             balances: Staged::new(balances),
+            queues,
+            awaited: RefCell::default(),
             checks: Checks::default(),
         }
     }
@@ -93,6 +108,13 @@ impl Draft {
         Effects(self)
     }
 
+    /// Returns the queue of a service. Without `needed`, only if requests may already wait for it.
+    fn queue(&self, name: &str, needed: bool) -> Option<Arc<Queue>> {
+        let name = name.to_owned();
+        let known = self.queues.find(&name, |_| true);
+        known.or_else(|| needed.then(|| self.queues.add(name, Queue::default())))
+    }
+
     /// Returns a service with servers. Known servers are reused with their connections and health.
     pub fn load_balancer(
         &self,
@@ -104,6 +126,7 @@ impl Draft {
         let mut errors = BuildErrors::default();
         let strategy = errors.check(strategy(options));
         errors.check(check_passive(options));
+        errors.check(options.hold.as_ref().map_or(Ok(()), Hold::check));
         let mut checks = Vec::new();
         let mut servers = Vec::new();
         let mut members = Vec::new();
@@ -135,8 +158,12 @@ impl Draft {
         errors.finish()?;
         let balance = self.balance(name, strategy, members);
         self.checks.set(name, checks);
-        let outside = Outside { sticky, counters: counters.service.clone() };
-        Ok(Arc::new(LoadBalancer::new(name, options, servers, balance, outside)))
+        let queue = self.queue(name, options.hold.is_some());
+        let hold = options.hold.zip(queue.clone()).map(|(options, queue)| Hold { queue, options });
+        let outside = Outside { sticky, counters: counters.service.clone(), hold };
+        let service: Arc<dyn Service> = Arc::new(LoadBalancer::new(name, options, servers, balance, outside));
+        self.awaited.borrow_mut().extend(queue.map(|queue| (queue, Arc::downgrade(&service))));
+        Ok(service)
     }
 
     /// Returns a service that distributes requests over `children` (name as configured, weight, service).

@@ -16,6 +16,7 @@ use tidegate_core::{
 
 use super::Service;
 use super::balance::{Balance, Load};
+use super::hold::Hold;
 use super::preview::{Choice, Preview, ServerPreview};
 use super::server::{Rank, Server};
 use super::sticky::Sticky;
@@ -37,6 +38,7 @@ pub(super) struct LoadBalancer {
     timed: bool,
     /// Whether the URL of any server has a path to prepend to that of the request.
     prefixes: bool,
+    hold: Option<Hold>,
     /// URLs of servers without traffic (weight 0). They are not checked.
     unused: Box<[String]>,
 }
@@ -45,6 +47,7 @@ pub(super) struct LoadBalancer {
 pub(super) struct Outside {
     pub(super) sticky: Option<Sticky>,
     pub(super) counters: Option<Arc<RequestCounters>>,
+    pub(super) hold: Option<Hold>,
 }
 
 /// A server, as a service uses it.
@@ -61,7 +64,7 @@ impl LoadBalancer {
         options: &Options,
         servers: Vec<Candidate>,
         balance: Arc<Balance>,
-        Outside { sticky, counters }: Outside,
+        Outside { sticky, counters, hold }: Outside,
     ) -> Self {
         Self {
             prefixes: servers.iter().any(|one| one.preserve_path && !one.server.endpoint().path().is_empty()),
@@ -70,6 +73,7 @@ impl LoadBalancer {
             balance,
             sticky,
             counters,
+            hold,
             passive: options.passive_health_check.clone(),
             slow_start: options.slow_start.0,
             pass_host: options.pass_host_header,
@@ -83,7 +87,8 @@ impl LoadBalancer {
         }
     }
 
-    async fn serve(&self, mut request: Request) -> Response {
+    /// Sends a request to a server. Returns it in `unsent`, if that is given, when no server took it.
+    async fn serve(&self, mut request: Request, unsent: Option<&mut Option<Request>>) -> Response {
         let sticky = self.sticky.as_ref().and_then(|sticky| sticky.find(&request.head.headers));
         let original = self.prefixes.then(|| request.head.uri.clone());
         let mut failed = SmallVec::<[usize; MAX_SERVERS]>::new();
@@ -113,8 +118,22 @@ impl LoadBalancer {
             self.begin_attempt(&request.context.exchange, None);
         }
         let response = reply::upstream_failure(last);
-        match failed.last() {
+        let response = match failed.last() {
             Some(index) => self.finish(response, *index, true),
+            None => response,
+        };
+        if let Some(unsent) = unsent {
+            *unsent = Some(request);
+        }
+        response
+    }
+
+    /// The same, but lets the request wait if no server takes it.
+    async fn serve_or_hold(&self, request: Request, hold: &Hold) -> Response {
+        let mut unsent = None;
+        let response = self.serve(request, Some(&mut unsent)).await;
+        match unsent {
+            Some(request) => Box::pin(hold.wait(request, response)).await,
             None => response,
         }
     }
@@ -302,13 +321,24 @@ impl Load for Servers<'_> {
 
 impl Handler for LoadBalancer {
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
-        boxed(move || self.serve(request))
+        match &self.hold {
+            None => boxed(move || self.serve(request, None)),
+            Some(hold) => boxed(move || self.serve_or_hold(request, hold)),
+        }
     }
 }
 
 impl Service for LoadBalancer {
     fn is_up(&self) -> bool {
         self.servers.iter().any(|candidate| candidate.server.is_up())
+    }
+
+    fn held(&self) -> usize {
+        self.hold.as_ref().map_or(0, |hold| hold.queue.waiting())
+    }
+
+    fn try_call<'a>(&'a self, request: Request, unsent: &'a mut Option<Request>) -> BoxFuture<'a, Response> {
+        boxed(move || self.serve(request, Some(unsent)))
     }
 
     fn server_status(&self) -> BTreeMap<String, &'static str> {

@@ -10,6 +10,7 @@ mod check_error;
 mod draft;
 mod failover;
 mod health;
+mod hold;
 mod load_balancer;
 mod mirror;
 mod preview;
@@ -22,7 +23,7 @@ mod weighted;
 
 use std::collections::BTreeMap;
 
-use tidegate_core::{Handler, Request};
+use tidegate_core::{BoxFuture, Handler, Request, Response};
 
 pub use draft::{Counters, Draft, Effects};
 pub use preview::{Choice, Preview, ServerPreview};
@@ -37,6 +38,16 @@ pub trait Service: Handler {
     /// Returns `UP` or `DOWN` by server URL, for services with servers.
     fn server_status(&self) -> BTreeMap<String, &'static str> {
         BTreeMap::new()
+    }
+
+    /// Returns the number of requests that wait for a server.
+    fn held(&self) -> usize {
+        0
+    }
+
+    /// Handles a request, but does not let it wait for a server. If it was not sent to any, it is returned in `unsent`.
+    fn try_call<'a>(&'a self, request: Request, _unsent: &'a mut Option<Request>) -> BoxFuture<'a, Response> {
+        self.call(request)
     }
 
     /// Returns what the service would do with a request, without sending it or taking a turn.

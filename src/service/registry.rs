@@ -7,6 +7,7 @@ use tidegate_core::HttpClient;
 use tokio::runtime::Handle;
 
 use super::balance::Balance;
+use super::hold::Queue;
 use super::server::Server;
 use crate::live::Live;
 use crate::upstream::Client;
@@ -25,6 +26,8 @@ pub struct Registry {
     pub(super) servers: Arc<Live<ServerKey, Server>>,
     /// By service.
     pub(super) balances: Arc<Live<String, Balance>>,
+    /// Requests that wait, by service.
+    pub(super) queues: Arc<Live<String, Queue>>,
 }
 
 /// Service, URL and fingerprint of the transport.
@@ -39,6 +42,7 @@ impl Registry {
             client: Client::new(workers),
             servers: Arc::default(),
             balances: Arc::default(),
+            queues: Arc::default(),
             control,
         });
         registry.control.spawn(sweep(Arc::downgrade(&registry)));
@@ -52,6 +56,7 @@ impl Registry {
 
     fn sweep(&self) {
         self.balances.sweep();
+        self.queues.sweep();
         for server in self.servers.sweep() {
             server.endpoint().sweep();
         }

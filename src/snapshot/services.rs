@@ -207,6 +207,10 @@ impl Service for Wrapped {
         self.service.server_status()
     }
 
+    fn held(&self) -> usize {
+        self.service.held()
+    }
+
     fn preview(&self, _: &Request) -> Preview {
         Preview::Behind(self.chain.clone(), self.service.clone())
     }

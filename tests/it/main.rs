@@ -40,6 +40,7 @@ mod graceful_shutdown;
 mod grpc_health;
 mod handover;
 mod hmac;
+mod hold;
 mod http2_attacks;
 mod http3;
 mod http3_limits;

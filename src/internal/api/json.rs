@@ -226,6 +226,11 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
     if !servers.is_empty() {
         add(&mut object, "serverStatus", json(&servers));
     }
+    let held =
+        snapshot.services.get(name).filter(|_| kind == Kind::Service).map_or(0, |service| service.held());
+    if held > 0 {
+        add(&mut object, "heldRequests", json(&held));
+    }
     Some(object.into())
 }
 

@@ -99,6 +99,7 @@ pub(super) fn collect(
     if view.levels.services {
         retries(out, shown);
         servers(out, snapshot);
+        held(out, snapshot);
     }
     traffic::write(out, snapshot, view.levels);
     certificates(out, snapshot);
@@ -309,6 +310,22 @@ fn servers(out: &mut dyn Writer, snapshot: &Snapshot) {
         for (url, status) in servers {
             out.series(&[("service", service), ("url", &url)], Value::Count(u64::from(status == "UP")));
         }
+    }
+}
+
+/// Writes how many requests wait for a server of services that let them (`hold`).
+fn held(out: &mut dyn Writer, snapshot: &Snapshot) {
+    let options = snapshot.report.config.http.services.iter().filter(|(_, options)| {
+        options.load_balancer.as_ref().is_some_and(|balancer| balancer.hold.is_some())
+    });
+    let mut held =
+        options.filter_map(|(name, _)| Some((name, snapshot.services.get(name)?.held()))).peekable();
+    if held.peek().is_some() {
+        let help = "Number of requests that wait for a server, by service.";
+        out.metric(Metric::gauge("tidegate_service_held_requests", help));
+    }
+    for (service, count) in held {
+        out.series(&[("service", service)], Value::Count(count as u64));
     }
 }
 

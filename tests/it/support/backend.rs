@@ -57,8 +57,13 @@ pub struct Backend {
 impl Backend {
     /// Responds to every request with 200, its name in `X-Backend` and the request's head as the body.
     pub fn echo(name: &str) -> Self {
+        Self::echo_on(TcpListener::bind("127.0.0.1:0").unwrap(), name)
+    }
+
+    /// Does so on an existing listener.
+    pub fn echo_on(listener: TcpListener, name: &str) -> Self {
         let name = name.to_owned();
-        Self::with(move |seen, stream| {
+        Self::on(listener, move |seen, stream| {
             let body = &seen.head;
             let answer = format!(
                 "HTTP/1.1 200 OK\r\nX-Backend: {name}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
