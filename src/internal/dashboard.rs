@@ -67,17 +67,17 @@ pub(super) struct Dashboard {
 impl Dashboard {
     /// Creates a dashboard for the API at this base path.
     pub(super) fn new(options: &Options) -> Self {
-        let base = options.base_path.trim_end_matches('/').to_owned();
+        let base = options.base().to_owned();
         let title = if options.dashboard_name.is_empty() { "Tidegate" } else { &options.dashboard_name };
         Self { title: escape(title), base }
     }
 
-    /// Handles what `api@internal` serves besides the API: the redirect of its root, and the dashboard.
+    /// Handles what `api@internal` serves besides the API: redirects to the dashboard, and the dashboard.
     pub(super) fn beside_api(&self, path: &str, request: &Request) -> Option<Response> {
         if request.head.method != Method::GET {
             return None;
         }
-        if path == "/" || path.is_empty() {
+        if path == "/" || path.is_empty() || path == "/dashboard" {
             let prefix = stripped_prefix(&request.head.headers);
             return Some(found(&format!("{prefix}{}/dashboard/", self.base)));
         }

@@ -94,6 +94,12 @@ fn api(settings: &Settings, http: &mut Http) {
     if !api.dashboard {
         return;
     }
+    if !api.middlewares.is_empty() {
+        // A login has to see the path that users return to, so nothing is stripped in front of it.
+        let dashboard = router(at, "PathPrefix(`/`)", "api", i64::MAX - 2);
+        http.routers.insert("dashboard".into(), Arc::new(dashboard));
+        return;
+    }
     let mut dashboard = router(at, "PathPrefix(`/`)", "dashboard", i64::MAX - 2);
     dashboard.middlewares =
         vec!["dashboard_redirect@internal".into(), "dashboard_stripprefix@internal".into()];

@@ -19,12 +19,23 @@ pub struct Api {
     pub dashboard_name: String,
     /// Base path of API and dashboard.
     pub base_path: String,
+    /// Middlewares (`name@provider`) that guard API, dashboard and debug endpoints, whichever router leads to them.
+    /// Not in Traefik.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub middlewares: Vec<String>,
     /// Recent requests, which the API shows. Not in Traefik.
     #[serde(skip_serializing_if = "is_default")]
     pub requests: RecentRequests,
     /// Rates, errors and times, which the API shows. Not in Traefik.
     #[serde(skip_serializing_if = "is_default")]
     pub statistics: Statistics,
+}
+
+impl Api {
+    /// Returns the base path without a trailing slash; empty with `insecure`, whose routers have none.
+    pub fn base(&self) -> &str {
+        if self.insecure { "" } else { self.base_path.trim_end_matches('/') }
+    }
 }
 
 /// `api.statistics`.
@@ -70,6 +81,7 @@ impl Default for Api {
             disable_dashboard_ad: false,
             dashboard_name: String::new(),
             base_path: "/".into(),
+            middlewares: Vec::new(),
             requests: RecentRequests::default(),
             statistics: Statistics::default(),
         }

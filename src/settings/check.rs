@@ -175,6 +175,13 @@ impl Check<'_> {
                 );
                 self.problem(&["api", "basePath"], &message);
             }
+            for name in api.middlewares.iter().filter(|name| {
+                !name.split_once('@').is_some_and(|(name, provider)| !name.is_empty() && !provider.is_empty())
+            }) {
+                let message =
+                    format!("`{name}` names no provider: expected `name@provider`, such as `login@file`");
+                self.problem(&["api", "middlewares"], &message);
+            }
             if api.insecure && api.base_path != "/" {
                 let message =
                     "has no effect while `api.insecure` is on: everything is served below `/`, as in Traefik";

@@ -16,6 +16,8 @@ use crate::upstream::Transport;
 
 /// Name of the default transport.
 const DEFAULT_TRANSPORT: &str = "default@internal";
+/// The services that `api.middlewares` guards, whichever router leads to them.
+const GUARDED: [&str; 2] = ["api@internal", "dashboard@internal"];
 
 impl Component for Options {
     type Instance = dyn Service;
@@ -36,22 +38,22 @@ impl Component for Options {
     }
 
     fn built_in(builder: &Builder<'_>, name: &str) -> Option<Result<Arc<dyn Service>, BuildError>> {
-        builder.environment.internal.get(name).cloned().map(Ok)
+        let service = builder.environment.internal.get(name).cloned()?;
+        let api = builder.environment.settings.api.as_ref();
+        match api.map(|api| api.middlewares.as_slice()) {
+            Some(guards) if !guards.is_empty() && GUARDED.contains(&name) => {
+                Some(behind(builder, guards.iter().map(String::as_str), Ok(service)))
+            }
+            _ => Some(Ok(service)),
+        }
     }
 
     fn build(&self, builder: &Builder<'_>, name: &str) -> Result<Arc<dyn Service>, BuildError> {
         if self.middlewares.is_empty() {
             return build_kind(builder, name, self);
         }
-        let mut errors = BuildErrors::default();
-        let service = errors.check(build_kind(builder, name, self));
-        let middlewares = self.middlewares.iter().map(|name| builder.instance::<Middleware>(name.as_str()));
-        let middlewares = errors.check(BuildErrors::collect(middlewares));
-        let wrapped = |(middlewares, service): (Vec<_>, Arc<dyn Service>)| {
-            let chain = Next::new(middlewares, Next::service(service.clone()));
-            Arc::new(Wrapped { chain, service }) as Arc<dyn Service>
-        };
-        errors.made(middlewares.zip(service).map(wrapped))
+        let middlewares = self.middlewares.iter().map(Reference::as_str);
+        behind(builder, middlewares, build_kind(builder, name, self))
     }
 }
 
@@ -184,6 +186,23 @@ fn children<'a>(
         })?;
         Ok((options.name.written().to_owned(), options.weight.unwrap_or(1), service))
     })
+}
+
+/// Returns a service behind middlewares. If one of them cannot be built, nor can the service.
+fn behind<'a>(
+    builder: &Builder<'_>,
+    middlewares: impl Iterator<Item = &'a str>,
+    service: Result<Arc<dyn Service>, BuildError>,
+) -> Result<Arc<dyn Service>, BuildError> {
+    let mut errors = BuildErrors::default();
+    let service = errors.check(service);
+    let middlewares = middlewares.map(|name| builder.instance::<Middleware>(name));
+    let middlewares = errors.check(BuildErrors::collect(middlewares));
+    let wrapped = |(middlewares, service): (Vec<_>, Arc<dyn Service>)| {
+        let chain = Next::new(middlewares, Next::service(service.clone()));
+        Arc::new(Wrapped { chain, service }) as Arc<dyn Service>
+    };
+    errors.made(middlewares.zip(service).map(wrapped))
 }
 
 /// A service with middlewares.

@@ -14,6 +14,7 @@ mod acme_consul;
 mod acme_faults;
 mod acme_orders;
 mod api;
+mod api_access;
 mod api_key;
 mod api_key_attacks;
 mod api_key_commands;

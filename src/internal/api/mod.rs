@@ -52,7 +52,7 @@ impl Api {
             debug: options.debug.then(|| Debug::new(around.runtimes.clone())),
             around,
             started: SystemTime::now(),
-            base: options.base_path.trim_end_matches('/').to_owned(),
+            base: options.base().to_owned(),
             dashboard: options.dashboard.then(|| dashboard::Dashboard::new(options)),
         }
     }
