@@ -1,6 +1,12 @@
 //! What limits hold at the moment, for metrics and the API.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+/// Maximum number of keys that [`Offenders`] keep.
+const MAX_OFFENDERS: usize = 32;
 
 /// A middleware that limits its clients.
 pub trait Limit {
@@ -13,6 +19,11 @@ pub trait Limit {
     /// Returns what was used of quotas, in no order. Called when the API is read.
     fn usage(&self) -> Vec<Usage> {
         Vec::new()
+    }
+
+    /// Returns what it has refused. Called when the API is read. The default is for limits that do not count it.
+    fn refusals(&self) -> Option<Refusals> {
+        None
     }
 
     /// Returns what its named policies have counted. Called when metrics or the API are read.
@@ -65,13 +76,55 @@ pub struct PolicyState {
     pub offenders: Vec<Offender>,
 }
 
-/// A key that a policy refused, or would have.
+/// A key that a limit refused, or would have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offender {
     /// The key.
     pub key: String,
     /// How often, at most. Too high for keys that took the place of others.
     pub refused: u64,
+}
+
+/// What a limit has refused since it exists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// Number of requests or connections.
+    pub refused: u64,
+    /// The keys that were refused most often, in that order. Contains no values of headers.
+    pub offenders: Vec<Offender>,
+}
+
+/// The keys that a limit refused most often. Keeps a fixed number of them (space-saving).
+#[derive(Debug, Default)]
+pub struct Offenders {
+    refused: AtomicU64,
+    most: Mutex<Vec<Offender>>,
+}
+
+impl Offenders {
+    /// Counts a refusal of this key.
+    pub fn note(&self, key: &str) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        // Requests never wait for this lock: what is lost when two meet does not matter.
+        let Some(mut most) = self.most.try_lock() else { return };
+        if let Some(known) = most.iter_mut().find(|known| known.key == key) {
+            known.refused += 1;
+            return;
+        }
+        if most.len() < MAX_OFFENDERS {
+            return most.push(Offender { key: key.to_owned(), refused: 1 });
+        }
+        if let Some(least) = most.iter_mut().min_by_key(|known| known.refused) {
+            *least = Offender { key: key.to_owned(), refused: least.refused + 1 };
+        }
+    }
+
+    /// Returns what was counted.
+    pub fn counted(&self) -> Refusals {
+        let mut offenders = self.most.lock().clone();
+        offenders.sort_by(|one, other| other.refused.cmp(&one.refused).then_with(|| one.key.cmp(&other.key)));
+        Refusals { refused: self.refused.load(Ordering::Relaxed), offenders }
+    }
 }
 
 /// What a limit holds at the moment. `None` for what it never holds.
@@ -98,5 +151,26 @@ impl Occupancy {
             in_flight: sum(self.in_flight, other.in_flight),
             waiting: sum(self.waiting, other.waiting),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_busiest_offenders_keep_their_places() {
+        let offenders = Offenders::default();
+        for number in 0..1000 {
+            offenders.note(&number.to_string());
+            offenders.note("a");
+            offenders.note("b");
+            offenders.note("a");
+        }
+        let Refusals { refused, offenders } = offenders.counted();
+        assert_eq!((refused, offenders.len()), (4000, MAX_OFFENDERS));
+        let first: Vec<&str> = offenders.iter().take(2).map(|one| one.key.as_str()).collect();
+        assert_eq!(first, ["a", "b"]);
+        assert_eq!((offenders[0].refused, offenders[1].refused), (2000, 1000));
     }
 }

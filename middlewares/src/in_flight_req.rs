@@ -8,12 +8,14 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{Source, SourceCriterion};
-use tidegate_core::occupancy::{Limit, Occupancy};
+use tidegate_core::occupancy::{Limit, Occupancy, Offenders, Refusals};
 use tidegate_core::values::is_default;
 use tidegate_core::{
     BoxFuture, Build, BuildContext, BuildError, End, Guard, Middleware, Next, Prediction, Reason, Request,
     Response, boxed, reply,
 };
+
+use crate::rate_limit;
 
 /// Traefik's `inFlightReq`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -36,7 +38,8 @@ impl Build for InFlightReq {
             .map_err(|error| error.map(|text| format!("error creating requests limiter: {text}")))?;
         // Requests in flight also count against a new `amount`. Another criterion means other sources.
         let counts = context.state(&format!("counts by {:?}", self.source_criterion), Counts::default);
-        Ok(Arc::new(Limiter { amount: self.amount, source, counts }))
+        let offenders = rate_limit::offenders(self.source_criterion.as_ref(), context);
+        Ok(Arc::new(Limiter { amount: self.amount, source, counts, offenders }))
     }
 }
 
@@ -44,11 +47,13 @@ struct Limiter {
     amount: i64,
     source: Source,
     counts: Arc<Counts>,
+    offenders: Arc<Offenders>,
 }
 
 impl Middleware for Limiter {
     fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let Some(permit) = self.counts.acquire(self.source.of(&request), self.amount) else {
+            rate_limit::note_refusal(&self.offenders, &self.source, &request);
             return crate::ready(too_many(self.amount));
         };
         let permit = Arc::new(permit);
@@ -89,6 +94,10 @@ impl Limit for Limiter {
             counts.1 += shard.values().map(|count| count.unsigned_abs()).sum::<u64>();
         }
         Occupancy { sources: Some(counts.0), in_flight: Some(counts.1), waiting: None }
+    }
+
+    fn refusals(&self) -> Option<Refusals> {
+        Some(self.offenders.counted())
     }
 }
 

@@ -17,7 +17,8 @@ use governor::{Quota, RateLimiter};
 use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{ClientIp, Source, SourceCriterion};
-use tidegate_core::occupancy::{self, Occupancy, PolicyState};
+use tidegate_core::forwarded::is_address_header;
+use tidegate_core::occupancy::{self, Occupancy, Offenders, PolicyState, Refusals};
 use tidegate_core::store::{Bucket, Turn};
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::word::Word;
@@ -116,7 +117,8 @@ impl RateLimit {
             Some(redis) => Shared::new(self, redis, context).map(|shared| Limit::Shared(Box::new(shared))),
         };
         let (limit, source) = BuildErrors::both(limit, source)?;
-        Ok(Arc::new(Limiter { source, limit, waiting: AtomicU64::new(0) }))
+        let offenders = offenders(self.source_criterion.as_ref(), context);
+        Ok(Arc::new(Limiter { source, limit, waiting: AtomicU64::new(0), offenders }))
     }
 }
 
@@ -152,6 +154,10 @@ impl occupancy::Limit for Both {
         occupancy::Limit::occupancy(&*self.plain).plus(policies)
     }
 
+    fn refusals(&self) -> Option<Refusals> {
+        occupancy::Limit::refusals(&*self.plain)
+    }
+
     fn policies(&self) -> Vec<PolicyState> {
         self.policies.limit().map(occupancy::Limit::policies).unwrap_or_default()
     }
@@ -165,11 +171,29 @@ pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
     if text.len() > buckets::MAX_KEY_LEN { Cow::Owned(buckets::hashed(text)) } else { Cow::Borrowed(text) }
 }
 
+/// Returns the offenders of a limit, which outlive changes of its other options.
+pub(crate) fn offenders(criterion: Option<&SourceCriterion>, context: &BuildContext<'_>) -> Arc<Offenders> {
+    context.state(&format!("offenders by {criterion:?}"), Offenders::default)
+}
+
+/// Counts a request that was refused. The key does not show values of headers, which may be secrets.
+pub(crate) fn note_refusal(offenders: &Offenders, source: &Source, request: &Request) {
+    let key = source.of(request);
+    match source {
+        Source::Header(name) if !is_address_header(name) => {
+            let digest = buckets::hashed(&key);
+            offenders.note(&format!("{name} {}", digest.get(..16).unwrap_or(&digest)));
+        }
+        _ => offenders.note(&shortened(&key)),
+    }
+}
+
 struct Limiter {
     source: Source,
     limit: Limit,
     /// Number of requests that are delayed.
     waiting: AtomicU64,
+    offenders: Arc<Offenders>,
 }
 
 enum Limit {
@@ -270,7 +294,7 @@ impl Middleware for Limiter {
                 return Box::pin(async move {
                     match limit.admit(source).await {
                         Ok(Turn::In(delay)) => self.after(delay, request, next).await,
-                        Ok(Turn::Over(wait)) => refusal(wait),
+                        Ok(Turn::Over(wait)) => self.refuse(wait, &request),
                         Err(StoreUnavailable) => reply::error(
                             StatusCode::INTERNAL_SERVER_ERROR,
                             "Could not insert/update bucket",
@@ -283,7 +307,7 @@ impl Middleware for Limiter {
         match limit.admit(self.source.of(&request)) {
             Turn::In(delay) if delay.is_zero() => next.run(request),
             Turn::In(delay) => Box::pin(self.after(delay, request, next)),
-            Turn::Over(wait) => crate::ready(refusal(wait)),
+            Turn::Over(wait) => crate::ready(self.refuse(wait, &request)),
         }
     }
 
@@ -325,6 +349,10 @@ impl occupancy::Limit for Limiter {
         let waiting = Some(self.waiting.load(Ordering::Relaxed));
         Occupancy { sources, in_flight: None, waiting }
     }
+
+    fn refusals(&self) -> Option<Refusals> {
+        (!matches!(self.limit, Limit::None)).then(|| self.offenders.counted())
+    }
 }
 
 impl Limiter {
@@ -334,6 +362,11 @@ impl Limiter {
             tokio::time::sleep(delay).await;
         }
         next.run(request).await
+    }
+
+    fn refuse(&self, wait: StdDuration, request: &Request) -> Response {
+        note_refusal(&self.offenders, &self.source, request);
+        refusal(wait)
     }
 }
 
@@ -399,6 +432,35 @@ mod tests {
         assert_eq!(ask(&middleware, get("http://h.test/")).headers()["x-retry-in"], "600ms");
         clock.advance(StdDuration::from_millis(600));
         assert_eq!(ask(&middleware, get("http://h.test/")).status(), 200);
+    }
+
+    #[test]
+    fn refused_sources_are_counted_without_values_of_headers() {
+        let (world, _) = World::stopped();
+        let by_address = build_in(&world, limited(1, 60, 1)).unwrap();
+        let by_header = RateLimit {
+            source_criterion: Some(SourceCriterion {
+                request_header_name: "X-Token".into(),
+                ..SourceCriterion::default()
+            }),
+            ..limited(1, 60, 1)
+        };
+        let with_token = || with_body(http::Request::get("http://h.test/").header("X-Token", "hunter2"), "");
+        for _ in 0..3 {
+            ask(&by_address, get("http://h.test/"));
+        }
+        let refused = by_address.limit().unwrap().refusals().unwrap();
+        assert_eq!((refused.refused, refused.offenders.len()), (2, 1));
+        assert_eq!((refused.offenders[0].key.as_str(), refused.offenders[0].refused), ("127.0.0.1", 2));
+        let by_header = build_in(&world, by_header).unwrap();
+        for _ in 0..2 {
+            ask(&by_header, with_token());
+        }
+        let key = by_header.limit().unwrap().refusals().unwrap().offenders[0].key.clone();
+        assert!(key.starts_with("x-token ") && !key.contains("hunter2"), "{key}");
+        // Other options keep what was counted.
+        let changed = build_in(&world, limited(2, 60, 1)).unwrap();
+        assert_eq!(changed.limit().unwrap().refusals().unwrap().refused, 2);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tidegate_core::Middleware;
-use tidegate_core::occupancy::{Limit, Occupancy, PolicyState, Usage};
+use tidegate_core::occupancy::{Limit, Occupancy, PolicyState, Refusals, Usage};
 
 use super::builder::Instances;
 use crate::tcp;
@@ -30,6 +30,14 @@ impl RouterLimit {
             Instance::Tcp(middleware) => middleware.limit().map(Limit::policies),
         }
         .unwrap_or_default()
+    }
+
+    /// Returns what it has refused, if it counts that.
+    pub fn refusals(&self) -> Option<Refusals> {
+        match &self.instance {
+            Instance::Http(middleware) => middleware.limit().and_then(Limit::refusals),
+            Instance::Tcp(middleware) => middleware.limit().and_then(Limit::refusals),
+        }
     }
 
     /// Returns what was used of quotas.

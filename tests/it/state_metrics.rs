@@ -114,6 +114,28 @@ fn policies_show_what_they_have_decided() {
 }
 
 #[test]
+fn limits_show_whom_they_refuse_most() {
+    let backend = Backend::echo("a");
+    let by_header = "rateLimit: {average: 1, period: 1h, sourceCriterion: {requestHeaderName: X-Key}}";
+    for (options, key) in [
+        ("rateLimit: {average: 1, period: 1h}", "127.0.0.1"),
+        ("rateLimit: {average: 1, period: 1h, sourceCriterion: {requestHost: true}}", "h.test"),
+        (by_header, "x-key "),
+    ] {
+        let gateway = Gateway::with(FLAGS, &limited(&backend.url(), options));
+        let ask = || get_with(gateway.web(), "h.test", "/", "X-Key: hunter2\r\n").status;
+        assert_eq!([ask(), ask(), ask()], [200, 429, 429]);
+        let shown = gateway.api("/api/limits");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!((&shown[0]["refused"], &shown[0]["sources"]), (&2.into(), &1.into()), "{options}");
+        let offender = &shown[0]["offenders"][0];
+        assert!(offender["key"].as_str().unwrap().starts_with(key), "{offender}");
+        assert_eq!(offender["refused"], 2);
+    }
+}
+
+#[test]
 fn limits_of_tcp_connections_show_what_they_hold() {
     let server = Server::greeter("mail");
     let routes = format!(

@@ -17,7 +17,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
-use tidegate_core::occupancy::{self, Limit, Occupancy};
+use tidegate_core::occupancy::{self, Limit, Occupancy, Offenders, Refusals};
 use tidegate_core::plan::{Quota, QuotaBucket, Unit};
 use tidegate_core::store::StoreError;
 use tidegate_core::values::is_default;
@@ -106,6 +106,7 @@ impl Build for Plan {
                 shared,
                 ledger: Mutex::new(Opened::Not(None)),
                 clock: context.clock(),
+                offenders: context.state("offenders", Offenders::default),
             };
             Arc::new(meter) as Arc<dyn Middleware>
         });
@@ -162,6 +163,7 @@ struct Meter {
     shared: Option<Arc<SharedQuotas>>,
     ledger: Mutex<Opened>,
     clock: Clock,
+    offenders: Arc<Offenders>,
 }
 
 /// Whose quota a request uses.
@@ -286,6 +288,7 @@ impl Meter {
         let (before, after, window) = match taken {
             Ok(Taken::Within { before, after, window }) => (before, after, window),
             Ok(Taken::Over { used, window }) => {
+                self.note_refusal(&account, request.context.identity.as_deref());
                 let mut response = Refusal::Exceeded { used, window, now }.response();
                 self.add_fields(&mut response, &account, quota, used, window, now);
                 return response;
@@ -303,6 +306,19 @@ impl Meter {
         }
         let charge = Charge { account, store, clock: self.clock.clone(), bytes: 0 };
         response.map(|body| body.with_guard(Box::new(charge)))
+    }
+
+    /// Counts a request beyond the quota of its consumer, or of its key if each has its own.
+    fn note_refusal(&self, account: &Account, identity: Option<&Identity>) {
+        let consumer = &account.consumer;
+        let is_per_key = consumer.quota.as_ref().is_some_and(|quota| quota.bucket == QuotaBucket::Key);
+        match identity.filter(|_| is_per_key) {
+            Some(Identity { method, subject, .. }) => {
+                let subject = crate::rate_limit::shortened(subject);
+                self.offenders.note(&format!("{} {method}={subject}", consumer.name));
+            }
+            None => self.offenders.note(&consumer.name),
+        }
     }
 
     fn is_usage(&self, request: &Request) -> bool {
@@ -451,6 +467,10 @@ impl Limit for Meter {
             Opened::Not(_) => None,
         };
         Occupancy { sources, ..Occupancy::default() }
+    }
+
+    fn refusals(&self) -> Option<Refusals> {
+        Some(self.offenders.counted())
     }
 
     fn usage(&self) -> Vec<occupancy::Usage> {

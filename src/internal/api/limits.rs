@@ -15,6 +15,7 @@ pub(super) fn limits(snapshot: &Snapshot) -> Value {
 fn limit(limit: &RouterLimit) -> Option<Value> {
     let (kind, held) = limit.occupancy()?;
     let policies: Vec<Value> = limit.policies().iter().map(policy).collect();
+    let refusals = limit.refusals();
     Some(json!({
         "router": limit.router,
         "middleware": limit.middleware,
@@ -22,12 +23,17 @@ fn limit(limit: &RouterLimit) -> Option<Value> {
         "sources": held.sources,
         "inFlight": held.in_flight,
         "waiting": held.waiting,
+        "refused": refusals.as_ref().map(|refusals| refusals.refused),
+        "offenders": refusals.as_ref().map(|refusals| offenders(&refusals.offenders)),
         "policies": policies,
     }))
 }
 
+fn offenders(offenders: &[Offender]) -> Value {
+    offenders.iter().map(|one| json!({"key": one.key, "refused": one.refused})).collect()
+}
+
 fn policy(counted: &PolicyState) -> Value {
-    let offender = |one: &Offender| json!({"key": one.key, "refused": one.refused});
     json!({
         "name": &*counted.name,
         "mode": if counted.is_shadow { "shadow" } else { "enforce" },
@@ -38,6 +44,6 @@ fn policy(counted: &PolicyState) -> Value {
         "shadow": counted.shadowed,
         "queued": counted.queued,
         "exempt": counted.exempted,
-        "offenders": counted.offenders.iter().map(offender).collect::<Vec<_>>(),
+        "offenders": offenders(&counted.offenders),
     })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tidegate_core::Connection;
-use tidegate_core::occupancy::{Limit, Occupancy};
+use tidegate_core::occupancy::{Limit, Occupancy, Offenders, Refusals};
 
 use super::{Middleware, Permit};
 
@@ -15,6 +15,7 @@ use super::{Middleware, Permit};
 pub(super) struct InFlightConn {
     amount: i64,
     open: Arc<OpenConnections>,
+    offenders: Offenders,
 }
 
 /// Number of open connections by address. Addresses without connections are removed.
@@ -23,7 +24,7 @@ type OpenConnections = Mutex<HashMap<IpAddr, i64, RandomState>>;
 impl InFlightConn {
     /// Returns a limit of `amount` connections per address.
     pub(super) fn new(amount: i64) -> Self {
-        Self { amount, open: Arc::default() }
+        Self { amount, open: Arc::default(), offenders: Offenders::default() }
     }
 }
 
@@ -33,6 +34,8 @@ impl Middleware for InFlightConn {
         let mut open = self.open.lock();
         let before = open.get(&address).copied().unwrap_or(0);
         if before >= self.amount {
+            drop(open);
+            self.offenders.note(&address.to_string());
             return Err("max number of connections reached");
         }
         open.insert(address, before + 1);
@@ -53,6 +56,10 @@ impl Limit for InFlightConn {
         let open = self.open.lock();
         let in_flight = open.values().map(|count| count.unsigned_abs()).sum();
         Occupancy { sources: Some(open.len() as u64), in_flight: Some(in_flight), waiting: None }
+    }
+
+    fn refusals(&self) -> Option<Refusals> {
+        Some(self.offenders.counted())
     }
 }
 

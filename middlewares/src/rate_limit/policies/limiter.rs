@@ -216,7 +216,7 @@ impl Policies {
         for (ask, drawn) in asks.iter().zip(drawn) {
             let Turn::Over(wait) = drawn.turn else { continue };
             let state = &ask.policy.state;
-            state.offend(&ask.key);
+            state.offenders.note(&ask.key);
             if ask.policy.is_shadow {
                 state.shadowed.fetch_add(1, Ordering::Relaxed);
                 continue;

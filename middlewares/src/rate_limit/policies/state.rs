@@ -5,20 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
-use tidegate_core::occupancy::{Offender, PolicyState};
+use tidegate_core::occupancy::{Offenders, PolicyState};
 use tidegate_core::store::{Allowance, Level};
 
 use super::super::shard::{SHARDS, Shard};
-
-/// Number of offenders that are kept.
-const OFFENDERS: usize = 32;
 
 /// The state of one policy, which outlives changes of its options.
 #[derive(Debug)]
 pub(super) struct State {
     shards: [Mutex<Shard<Level>>; SHARDS],
     hasher: foldhash::fast::RandomState,
-    offenders: Mutex<Vec<Offender>>,
+    pub(super) offenders: Offenders,
     pub(super) waiting: AtomicU64,
     pub(super) admitted: AtomicU64,
     pub(super) refused: AtomicU64,
@@ -33,7 +30,7 @@ impl Default for State {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: foldhash::fast::RandomState::default(),
-            offenders: Mutex::default(),
+            offenders: Offenders::default(),
             waiting: zero(),
             admitted: zero(),
             refused: zero(),
@@ -66,27 +63,9 @@ impl State {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
-    /// Counts a key that was refused. Keeps the keys that were refused most often (space-saving).
-    pub(super) fn offend(&self, key: &str) {
-        // Requests never wait for this lock: what is lost when two meet does not matter.
-        let Some(mut offenders) = self.offenders.try_lock() else { return };
-        if let Some(known) = offenders.iter_mut().find(|known| known.key == key) {
-            known.refused += 1;
-            return;
-        }
-        if offenders.len() < OFFENDERS {
-            return offenders.push(Offender { key: key.to_owned(), refused: 1 });
-        }
-        if let Some(least) = offenders.iter_mut().min_by_key(|known| known.refused) {
-            *least = Offender { key: key.to_owned(), refused: least.refused + 1 };
-        }
-    }
-
     /// Returns what was counted.
     pub(super) fn counted(&self, name: &Arc<str>, is_shadow: bool) -> PolicyState {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let mut offenders = self.offenders.lock().clone();
-        offenders.sort_by(|one, other| other.refused.cmp(&one.refused).then_with(|| one.key.cmp(&other.key)));
         PolicyState {
             name: name.clone(),
             is_shadow,
@@ -97,7 +76,7 @@ impl State {
             shadowed: read(&self.shadowed),
             queued: read(&self.queued),
             exempted: read(&self.exempted),
-            offenders,
+            offenders: self.offenders.counted().offenders,
         }
     }
 }
