@@ -7,6 +7,8 @@ pub enum AuditEvent {
     SignedIn,
     /// A session ended because its user wanted it to.
     SignedOut,
+    /// An operator ended a session, or all of a user.
+    SessionEnded,
 }
 
 impl AuditEvent {
@@ -15,6 +17,7 @@ impl AuditEvent {
         match self {
             Self::SignedIn => "signed_in",
             Self::SignedOut => "signed_out",
+            Self::SessionEnded => "session_ended",
         }
     }
 }

@@ -34,6 +34,7 @@ pub mod reason;
 pub mod reference;
 pub mod reply;
 mod request_kind;
+pub mod sessions;
 pub mod spans;
 pub mod store;
 pub mod timing;

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::occupancy::Limit;
+use crate::sessions::Sessions;
 use crate::timing::OpenRun;
 use crate::{MiddlewareInfo, OpenSpan, Prediction, Request, Response, SpanKind};
 
@@ -49,6 +50,11 @@ pub trait Middleware: Send + Sync + 'static {
 
     /// Returns what it holds, if it limits its clients.
     fn limit(&self) -> Option<&dyn Limit> {
+        None
+    }
+
+    /// Returns its sessions, if it has any.
+    fn sessions(&self) -> Option<&dyn Sessions> {
         None
     }
 

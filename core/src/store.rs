@@ -245,4 +245,23 @@ pub trait SharedStore: Send + Sync {
         expiry: Duration,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Adds a member to the set with this key for the duration of `expiry`. Of more than `most` members, those that
+    /// expire first are lost.
+    fn add_member<'a>(
+        &'a self,
+        key: &'a str,
+        member: &'a str,
+        most: usize,
+        expiry: Duration,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Returns at most `most` members of the set with this key, those that expire last first.
+    fn members<'a>(
+        &'a self,
+        key: &'a str,
+        most: usize,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<Vec<String>, StoreError>>;
 }

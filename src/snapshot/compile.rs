@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tidegate_config as config;
 use tidegate_config::tls::Tls;
 use tidegate_config::{Config, Kind, ObjectRef, Origin, Origins, Problem, Provided, Qualified};
-use tidegate_core::{BuildError, Clock, ConsumersHandle, HttpClient};
+use tidegate_core::{BuildError, Clock, ConsumersHandle, HttpClient, Middleware};
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
 
@@ -145,12 +145,19 @@ pub fn compile(
         traffic: instances.traffic.clone(),
         consumers: directory.consumers.clone(),
         limits: limits(&instances),
+        sessions: with_sessions(&instances),
         compiled: now,
     };
     (
         Compiled { snapshot: Arc::new(snapshot), qualified, instances, rules, consumers: directory, tls },
         effects,
     )
+}
+
+/// Returns the middlewares with sessions. None of them has an instance per router.
+fn with_sessions(instances: &Instances) -> BTreeMap<String, Arc<dyn Middleware>> {
+    let all = instances.middlewares.instances().filter(|(_, middleware)| middleware.sessions().is_some());
+    all.map(|((name, _), middleware)| (name.clone(), middleware.clone())).collect()
 }
 
 /// Builds objects that no router uses, to report their errors.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
+use tidegate_core::occupancy::Limit;
+use tidegate_core::sessions::Sessions;
 use tidegate_core::{Access, BoxFuture, Middleware, Next, Prediction, Request, Response};
 
 use crate::router::Rule;
@@ -31,6 +33,14 @@ impl Middleware for Conditional {
             remove_claims(&mut request.head.headers, access);
         }
         next.run(request)
+    }
+
+    fn limit(&self) -> Option<&dyn Limit> {
+        self.middleware.limit()
+    }
+
+    fn sessions(&self) -> Option<&dyn Sessions> {
+        self.middleware.sessions()
     }
 
     fn owns(&self, request: &Request) -> bool {

@@ -29,7 +29,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tidegate_core::{Consumers, Next, RequestCounters, RouteInfo};
+use tidegate_core::{Consumers, Middleware, Next, RequestCounters, RouteInfo};
 use tidegate_middlewares::error_pages::Renderer as ErrorPages;
 use time::OffsetDateTime;
 
@@ -68,6 +68,8 @@ pub struct Snapshot {
     pub consumers: Arc<Consumers>,
     /// Limits of routers, for metrics.
     pub limits: Vec<RouterLimit>,
+    /// Middlewares with sessions, by qualified name.
+    pub sessions: BTreeMap<String, Arc<dyn Middleware>>,
     /// When it was compiled.
     pub compiled: OffsetDateTime,
 }

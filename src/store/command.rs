@@ -31,6 +31,11 @@ static COMPARE_AND_SET: Script = Script {
     digest: LazyLock::new(|| digest(include_str!("compare_and_set.lua"))),
 };
 
+static MEMBERS: Script = Script {
+    text: include_str!("members.lua"),
+    digest: LazyLock::new(|| digest(include_str!("members.lua"))),
+};
+
 fn digest(script: &str) -> String {
     Sha1::digest(script.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -42,6 +47,8 @@ pub(super) enum Operation<'a> {
     Get,
     Set { value: &'a [u8], expiry: Duration },
     CompareAndSet { expected: Option<&'a [u8]>, value: &'a [u8], expiry: Duration },
+    AddMember { member: &'a str, most: usize, expiry: Duration },
+    Members { most: usize },
 }
 
 impl Operation<'_> {
@@ -50,7 +57,8 @@ impl Operation<'_> {
         let (value, expiry) = match self {
             // Keys of buckets are always short.
             Self::Take(_) | Self::Draw(_) => return Ok(()),
-            Self::Get => (None, None),
+            Self::Get | Self::Members { .. } => (None, None),
+            Self::AddMember { expiry, .. } => (None, Some(expiry)),
             Self::Set { value, expiry } | Self::CompareAndSet { value, expiry, .. } => {
                 (Some(value), Some(expiry))
             }
@@ -81,8 +89,10 @@ impl Operation<'_> {
     pub(super) fn failure(&self) -> &'static str {
         match self {
             Self::Take(_) | Self::Draw(_) => "limits in Redis cannot be counted",
-            Self::Get => "values in Redis cannot be read",
-            Self::Set { .. } | Self::CompareAndSet { .. } => "values in Redis cannot be written",
+            Self::Get | Self::Members { .. } => "values in Redis cannot be read",
+            Self::Set { .. } | Self::CompareAndSet { .. } | Self::AddMember { .. } => {
+                "values in Redis cannot be written"
+            }
         }
     }
 
@@ -115,6 +125,10 @@ impl Operation<'_> {
                 .arg(*value)
                 .arg(millis(*expiry))
                 .take(),
+            Self::AddMember { member, most, expiry } => {
+                run(&MEMBERS).arg(*most).arg(*member).arg(millis(*expiry)).take()
+            }
+            Self::Members { most } => run(&MEMBERS).arg(*most).take(),
         }
     }
 }
@@ -204,4 +218,22 @@ pub(super) fn decode_was_set(reply: Value) -> Result<bool, CommandError> {
         Value::Int(0) => Ok(false),
         _ => Err(CommandError::UnexpectedReply("a write")),
     }
+}
+
+/// Decodes the reply to a new member of a set.
+pub(super) fn decode_added(reply: Value) -> Result<(), CommandError> {
+    match reply {
+        Value::Int(1) => Ok(()),
+        _ => Err(CommandError::UnexpectedReply("a new member")),
+    }
+}
+
+/// Decodes the members of a set. Those that are not texts were not written by us.
+pub(super) fn decode_members(reply: Value) -> Result<Vec<String>, CommandError> {
+    let Value::Array(members) = reply else { return Err(CommandError::UnexpectedReply("a list")) };
+    let text = |member: Value| match member {
+        Value::BulkString(member) => String::from_utf8(member).ok(),
+        _ => None,
+    };
+    Ok(members.into_iter().filter_map(text).collect())
 }

@@ -225,6 +225,28 @@ impl SharedStore for RedisStore {
         let question = Operation::CompareAndSet { expected, value, expiry };
         Box::pin(self.run_and_decode(key, question, deadline, command::decode_was_set))
     }
+
+    fn add_member<'a>(
+        &'a self,
+        key: &'a str,
+        member: &'a str,
+        most: usize,
+        expiry: Duration,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let question = Operation::AddMember { member, most, expiry };
+        Box::pin(self.run_and_decode(key, question, deadline, command::decode_added))
+    }
+
+    fn members<'a>(
+        &'a self,
+        key: &'a str,
+        most: usize,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        let question = Operation::Members { most };
+        Box::pin(self.run_and_decode(key, question, deadline, command::decode_members))
+    }
 }
 
 fn node(endpoint: &str, options: &Arc<StoreOptions>, control: &Handle) -> Result<Arc<Node>, OptionError> {

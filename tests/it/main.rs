@@ -54,6 +54,7 @@ mod metrics;
 mod middleware_attacks;
 mod oidc;
 mod oidc_attacks;
+mod oidc_operator;
 mod oidc_sessions;
 mod otlp_logs;
 mod otlp_metrics;

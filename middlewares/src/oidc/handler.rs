@@ -4,19 +4,17 @@ use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::{Method, StatusCode};
-use tidegate_core::{
-    BoxFuture, Identity, Middleware, Next, Prediction, Reason, Request, Response, boxed, reply,
-};
+use tidegate_core::sessions::Sessions;
+use tidegate_core::{BoxFuture, Middleware, Next, Prediction, Reason, Request, Response, boxed, reply};
 
 use super::cookies;
 use super::login::add_cookies;
 use super::party::Party;
 use super::refresh::Outcome;
 use super::refusal::Refusal;
-use super::session::{Live, Session};
+use super::session::Live;
 use super::target::{Asked, is_navigation};
 use crate::auth;
-use crate::jwt::claims;
 
 /// Lets requests with a session pass, and answers those that belong to logins.
 pub(super) struct Handler(pub(super) Arc<Party>);
@@ -45,6 +43,10 @@ impl Middleware for Handler {
             }
         }
         boxed(move || self.check(request, next))
+    }
+
+    fn sessions(&self) -> Option<&dyn Sessions> {
+        Some(&*self.0)
     }
 
     fn owns(&self, request: &Request) -> bool {
@@ -192,21 +194,8 @@ impl Handler {
         for ((name, _), value) in self.0.headers.iter().zip(&live.headers) {
             auth::replace_exclusively(headers, name, value.clone());
         }
-        request.context.identify(self.identity(live));
+        request.context.identify(self.0.identity(live));
         Ok(())
-    }
-
-    /// Returns who the client is: the consumer with this login, if there is one.
-    fn identity(&self, live: &Live) -> Arc<Identity> {
-        let directory = self.0.consumers.load();
-        if directory.is_empty() {
-            return live.identity.clone();
-        }
-        let text = |name: &str| session_claim(&live.session, name);
-        match directory.by_login(text("iss").unwrap_or_default(), text) {
-            Some(consumer) => Arc::new(Identity::clone(&live.identity).of_consumer(Some(consumer))),
-            None => live.identity.clone(),
-        }
     }
 
     /// Requests that change something must show that they come from a script of the site.
@@ -222,14 +211,6 @@ impl Handler {
             }
             _ => Err(Refusal::Csrf),
         }
-    }
-}
-
-/// Returns the text of a claim. The subject is also that of a provider without ID tokens.
-fn session_claim<'s>(session: &'s Session, name: &str) -> Option<&'s str> {
-    match name {
-        "sub" => Some(&session.subject),
-        name => claims::claim(&session.claims, name)?.as_str(),
     }
 }
 

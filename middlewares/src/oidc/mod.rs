@@ -13,6 +13,7 @@ mod refresh;
 mod refusal;
 mod seal;
 mod session;
+mod sessions;
 mod target;
 
 use std::sync::Arc;

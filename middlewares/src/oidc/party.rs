@@ -10,7 +10,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tidegate_core::store::{SharedStore, StoreError};
-use tidegate_core::{Clock, ConsumersHandle};
+use tidegate_core::{Clock, ConsumersHandle, Identity};
 
 use super::cookies::{CookieStyle, TooLong};
 use super::provider::Provider;
@@ -23,6 +23,8 @@ use crate::jwt::claims::Expression;
 const MAX_CACHED: u64 = 16 * 1024 * 1024;
 /// Maximum number of used states and of ended sessions that are remembered.
 const MAX_REMEMBERED: usize = 65_536;
+/// Maximum number of sessions that the list in a store has.
+const MAX_INDEXED: usize = 10_000;
 /// Key prefix in shared stores.
 const STORE_PREFIX: &str = "tidegate:oidc:";
 /// The value of a session that has ended.
@@ -241,7 +243,7 @@ impl Party {
         self.is_valid(&live, now).then_some(live)
     }
 
-    fn is_valid(&self, live: &Live, now: u64) -> bool {
+    pub(super) fn is_valid(&self, live: &Live, now: u64) -> bool {
         now < live.session.end(&self.lifetime) && !self.kept.has_ended(live)
     }
 
@@ -264,11 +266,38 @@ impl Party {
 
     /// Returns a session in the store.
     pub(super) async fn stored(&self, store: &Store, id: &str) -> Result<Option<Session>, StoreError> {
-        let value = store.store.get(&session_key(id), store.deadline).await?;
+        self.stored_by_mark(store, &session::session_mark(id)).await
+    }
+
+    /// Returns the session in the store that has this mark.
+    pub(super) async fn stored_by_mark(
+        &self,
+        store: &Store,
+        mark: &str,
+    ) -> Result<Option<Session>, StoreError> {
+        let value = store.store.get(&session_key(mark), store.deadline).await?;
         let value = value.and_then(|value| String::from_utf8(value.to_vec()).ok());
         let plain = value.and_then(|value| self.ring.open(&self.purpose("stored"), &value));
         let session = plain.and_then(|plain| serde_json::from_slice::<Session>(&plain).ok());
-        Ok(session.filter(|session| session.id == id))
+        Ok(session.filter(|session| session::session_mark(&session.id) == mark))
+    }
+
+    /// Returns the key of the list of sessions, which the API shows.
+    pub(super) fn index_key(&self) -> String {
+        format!("{STORE_PREFIX}index:{}", self.session_cookie.name)
+    }
+
+    /// Returns who the client is: the consumer with this login, if there is one.
+    pub(super) fn identity(&self, live: &Live) -> Arc<Identity> {
+        let directory = self.consumers.load();
+        if directory.is_empty() {
+            return live.identity.clone();
+        }
+        let text = |name: &str| session::session_claim(&live.session, name);
+        match directory.by_login(text("iss").unwrap_or_default(), text) {
+            Some(consumer) => Arc::new(Identity::clone(&live.identity).of_consumer(Some(consumer))),
+            None => live.identity.clone(),
+        }
     }
 
     /// Keeps a session, and returns the cookies for it.
@@ -282,8 +311,12 @@ impl Party {
             Some(store) => {
                 let plain = serde_json::to_vec(session).map_err(|_| KeepError::Invalid)?;
                 let value = self.ring.seal(&self.purpose("stored"), &plain)?;
-                let (key, expiry) = (session_key(&session.id), Duration::from_millis(left));
+                let mark = session::session_mark(&session.id);
+                let (key, expiry) = (session_key(&mark), Duration::from_millis(left));
                 store.store.set(&key, value.as_bytes(), expiry, store.deadline).await?;
+                // The store logs failures. A session counts without being listed.
+                let index = self.index_key();
+                let _ = store.store.add_member(&index, &mark, MAX_INDEXED, expiry, store.deadline).await;
                 let ticket = Ticket { id: session.id.clone(), login: session.login, marks: session.marks() };
                 let plain = serde_json::to_vec(&ticket).map_err(|_| KeepError::Invalid)?;
                 let value = self.ring.seal(&self.purpose("ticket"), &plain)?;
@@ -317,7 +350,7 @@ impl Party {
         self.kept.end(session::session_mark(&session.id), self.now());
         let Some(store) = &self.store else { return Ok(()) };
         let left = session.end(&self.lifetime).saturating_sub(self.now()).max(1_000);
-        let key = session_key(&session.id);
+        let key = session_key(&session::session_mark(&session.id));
         store.store.set(&key, ENDED, Duration::from_millis(left), store.deadline).await
     }
 
@@ -366,7 +399,7 @@ impl Party {
 
 impl Store {
     /// Returns when the sessions with this name have ended.
-    async fn ended(&self, mark: &str) -> Result<Option<u64>, StoreError> {
+    pub(super) async fn ended(&self, mark: &str) -> Result<Option<u64>, StoreError> {
         let value = self.store.get(&ended_key(mark), self.deadline).await?;
         Ok(value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok()))
     }
@@ -378,8 +411,8 @@ impl Store {
     }
 }
 
-fn session_key(id: &str) -> String {
-    format!("{STORE_PREFIX}session:{}", session::session_mark(id))
+fn session_key(mark: &str) -> String {
+    format!("{STORE_PREFIX}session:{mark}")
 }
 
 fn ended_key(mark: &str) -> String {

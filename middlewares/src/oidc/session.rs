@@ -169,6 +169,14 @@ impl Live {
     }
 }
 
+/// Returns the text of a claim. The subject is also that of a provider without ID tokens.
+pub(super) fn session_claim<'s>(session: &'s Session, name: &str) -> Option<&'s str> {
+    match name {
+        "sub" => Some(&session.subject),
+        name => claims::claim(&session.claims, name)?.as_str(),
+    }
+}
+
 /// Returns the time in milliseconds since 1970.
 pub(super) fn millis(clock: &Clock) -> u64 {
     let since = clock.wall().duration_since(UNIX_EPOCH).unwrap_or(Duration::MAX);

@@ -330,6 +330,26 @@ mod tests {
         ) -> BoxFuture<'a, Result<bool, StoreError>> {
             Box::pin(async { unreachable() })
         }
+
+        fn add_member<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a str,
+            _: usize,
+            _: StdDuration,
+            _: StdDuration,
+        ) -> BoxFuture<'a, Result<(), StoreError>> {
+            Box::pin(async { unreachable() })
+        }
+
+        fn members<'a>(
+            &'a self,
+            _: &'a str,
+            _: usize,
+            _: StdDuration,
+        ) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+            Box::pin(async { unreachable() })
+        }
     }
 
     fn world(answers: Vec<Result<Turn, StoreError>>) -> (World, Arc<ScriptedStore>) {

@@ -167,6 +167,7 @@ fn gate_with_hosts(
         traffic: Default::default(),
         consumers: Arc::default(),
         limits: Vec::new(),
+        sessions: Default::default(),
         compiled: time::OffsetDateTime::UNIX_EPOCH,
     };
     let mut entry_point = EntryPoint { address: "127.0.0.1:0".into(), ..EntryPoint::default() };
@@ -486,6 +487,7 @@ fn an_address_in_use_is_an_error_that_names_it() {
         traffic: Default::default(),
         consumers: Arc::default(),
         limits: Vec::new(),
+        sessions: Default::default(),
         compiled: time::OffsetDateTime::UNIX_EPOCH,
     }));
     let error = EntryPoints::start(&settings, handle, Options::default()).err().unwrap().to_string();

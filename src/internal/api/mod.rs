@@ -8,6 +8,7 @@ mod limits;
 mod list;
 mod overview;
 mod requests;
+mod sessions;
 mod statistics;
 mod usage;
 
@@ -94,6 +95,12 @@ impl Handler for Api {
             && let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade)
         {
             return boxed(move || explain::answer(snapshots.load(), self.around.settings.clone(), request));
+        }
+        if let Some(rest) = path.and_then(|path| path.strip_prefix("/api/sessions"))
+            && let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade)
+        {
+            let rest = rest.to_owned();
+            return boxed(move || sessions::answer(snapshots.load(), rest, request));
         }
         let debugging = self.debug.as_ref().and_then(|debug| {
             let path = path?.strip_prefix("/debug/")?;
