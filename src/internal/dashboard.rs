@@ -42,8 +42,10 @@ const ASSETS: &[(&str, &str, &str)] = &[
 const MODULES: &[(&str, &str, &str)] = modules![
     "api.js"
     "certificates.js"
+    "consumers.js"
     "dom.js"
     "explain.js"
+    "limits.js"
     "lists.js"
     "main.js"
     "object.js"
@@ -55,6 +57,7 @@ const MODULES: &[(&str, &str, &str)] = modules![
     "request.js"
     "requests.js"
     "router.js"
+    "sessions.js"
     "statistics.js"
 ];
 

@@ -57,6 +57,29 @@ fn keys_of_consumers_come_and_go_without_a_restart() {
 }
 
 #[test]
+fn the_api_shows_when_keys_issued_elsewhere_were_used() {
+    let service = Backend::echo("a");
+    // The SHA-256 of `foreign-key`, and `test`.
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"foreign-key");
+    let sha256: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let keys = format!(
+        "[{{sha256: {sha256}}}, {{hash: '$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/'}}, {{id: unused, sha256: {sha256}}}]"
+    );
+    let consumers = format!("    ann: {{credentials: {{apiKeys: {keys}}}}}\n");
+    let gateway = Gateway::serve(&routes("", &consumers, &service.url()));
+    for (at, key) in [(0, "foreign-key"), (1, "test")] {
+        let shown =
+            || -> Value { serde_json::from_str(&gateway.api("/api/http/consumers/ann@file")).unwrap() };
+        assert_eq!(shown()["credentials"]["apiKeys"][at]["lastUsed"], Value::Null);
+        let answer = get_with(gateway.web(), "h", "/", &format!("X-API-Key: {key}\r\n"));
+        assert_eq!(answer.status, 200, "{key}");
+        let shown = shown();
+        assert!(shown["credentials"]["apiKeys"][at]["lastUsed"].is_string(), "{shown}");
+        assert!(shown["lastUsed"].is_string() && !shown.to_string().contains(&sha256), "{shown}");
+    }
+}
+
+#[test]
 fn each_state_and_limit_has_its_reason() {
     let service = Backend::echo("a");
     for (options, status, expected) in [

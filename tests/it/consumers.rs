@@ -42,8 +42,11 @@ fn the_api_lists_consumers_without_secrets() {
 ",
         Gateway::one_service(&backend.url())
     ));
+    let mut acme = ask(&gateway, "/api/http/consumers/acme@file");
+    let origin = acme.as_object_mut().unwrap().remove("origin").unwrap();
+    assert!(origin.as_str().unwrap().contains("routes.yml:"), "{origin}");
     assert_eq!(
-        ask(&gateway, "/api/http/consumers/acme@file"),
+        acme,
         json!({
             "groups": ["ops"],
             "labels": {"team": "core"},

@@ -3,14 +3,16 @@
 //! Members are in Traefik's order, so texts can be compared directly.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
-use tidegate_config::consumer::Consumer;
+use tidegate_config::consumer::{ApiKey as KeyOptions, Consumer, Digest};
 use tidegate_config::router::Router;
 use tidegate_config::service::Service;
 use tidegate_config::tcp::TcpService;
-use tidegate_config::{Config, Kind, Middleware, ObjectRef, WithType};
+use tidegate_config::{Config, Kind, Middleware, ObjectRef, Origin, WithType};
+use tidegate_core::consumer::{ApiKey, KeyHash};
 use tidegate_core::reference::{Name as _, References, Target, provider_of};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -218,6 +220,9 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
         if let Some(type_name) = type_name(snapshot, kind, name) {
             add(&mut object, "type", type_name);
         }
+        if matches!(kind, Kind::Consumer | Kind::Plan) {
+            add(&mut object, "origin", report.origin.clone().unwrap_or(Origin::Internal).to_string());
+        }
         if matches!(kind, Kind::Router | Kind::TcpRouter) {
             add(&mut object, "priorityStr", priority(snapshot, kind, name).to_string());
         }
@@ -234,24 +239,44 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
     Some(object.into())
 }
 
-/// Returns a consumer without secrets and what they are compared with. Keys have the time of their last use.
+/// Returns a consumer without secrets and what they are compared with. It and its keys have the time of their last use.
 fn consumer(snapshot: &Snapshot, name: &str, options: &Consumer) -> Object {
+    let used: Vec<Option<i64>> = options
+        .credentials
+        .api_keys
+        .iter()
+        .map(|key| known_key(snapshot, key).filter(|known| *known.consumer.name == *name)?.last_used.get())
+        .collect();
     let mut shown = options.clone();
     for key in &mut shown.credentials.api_keys {
         (key.sha256, key.hash) = Default::default();
     }
+    let time = |at: i64| OffsetDateTime::from_unix_timestamp(at).ok()?.format(&Rfc3339).ok();
     let mut object = members(&shown);
     let keys = object.get_mut("credentials").and_then(|all| all.get_mut("apiKeys"));
-    for key in keys.and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut) {
-        let known = key.get("id").and_then(Value::as_str).and_then(|id| snapshot.consumers.key(id));
-        let used =
-            known.filter(|known| *known.consumer.name == *name).and_then(|known| known.last_used.get());
-        let used = used.and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok()?.format(&Rfc3339).ok());
-        if let Some(used) = used {
+    let keys = keys.and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut);
+    for (key, used) in keys.zip(&used) {
+        if let Some(used) = used.and_then(time) {
             add(key, "lastUsed", used);
         }
     }
+    if let Some(last) = used.into_iter().flatten().max().and_then(time) {
+        add(&mut object, "lastUsed", last);
+    }
     object
+}
+
+/// Returns a key of the directory: by its id, or by its hash if it was issued elsewhere.
+fn known_key<'a>(snapshot: &'a Snapshot, options: &KeyOptions) -> Option<&'a Arc<ApiKey>> {
+    let consumers = &snapshot.consumers;
+    match options.sha256 {
+        _ if !options.id.is_empty() => consumers.key(&options.id),
+        Some(Digest(hash)) => consumers.foreign_key(&hash),
+        None => consumers.password_keys().find(|key| match &key.hash {
+            KeyHash::Password(hash) => *hash == options.hash.0,
+            KeyHash::Sha256(_) => false,
+        }),
+    }
 }
 
 /// Returns true for kinds that the API lists: those of Traefik's, consumers and plans.

@@ -62,17 +62,17 @@ fn visit(gateway: &Gateway) {
 }
 
 /// Opens a page, and waits until it is shown.
-fn open(browser: &mut Chromium, base: &str, page: &str) {
+pub fn open(browser: &mut Chromium, base: &str, page: &str) {
     browser.open(&format!("{base}/dashboard/#{page}"));
     browser.until(&shown(page));
 }
 
-fn shown(page: &str) -> String {
+pub fn shown(page: &str) -> String {
     format!("document.getElementById('view')?.dataset.shown === '#{page}'")
 }
 
 /// Returns an expression that is true when the page contains a text.
-fn says(text: &str) -> String {
+pub fn says(text: &str) -> String {
     format!("document.querySelector('main').innerText.includes({text:?})")
 }
 
@@ -86,12 +86,12 @@ fn hide(browser: &mut Chromium, is_hidden: bool) {
     browser.evaluate(&format!("Object.defineProperty(document, 'hidden', {{value: {is_hidden}, configurable: true}}); document.dispatchEvent(new Event('visibilitychange'))"));
 }
 
-fn text(browser: &mut Chromium) -> String {
+pub fn text(browser: &mut Chromium) -> String {
     browser.evaluate("document.querySelector('main').innerText").as_str().unwrap().to_owned()
 }
 
 /// Checks what assistive technology needs on each page.
-fn accessible(browser: &mut Chromium, page: &str) {
+pub fn accessible(browser: &mut Chromium, page: &str) {
     for (what, expression) in [
         ("one h1", "document.querySelectorAll('h1').length === 1"),
         (
@@ -209,6 +209,9 @@ fn every_page_shows_its_data_without_complaints() {
         ("/providers/File", &["HTTP routers", "UDP services", "does not exist"]),
         ("/certificates", &["shop.example", "days left"]),
         ("/cluster", &["This gateway is alone.", "(this one)", "All serve the same configuration."]),
+        ("/consumers", &["No consumers are defined."]),
+        ("/sessions", &["No middleware has sessions"]),
+        ("/limits", &["No limit has refused anything.", "shop@file", "limit@file", "rateLimit"]),
         ("/problems", &["broken@file", "routes.yml:"]),
         ("/nothing/here", &["This page does not exist."]),
     ] {
@@ -327,6 +330,9 @@ http:
         ("s", "/http/services"),
         ("q", "/requests"),
         ("x", "/explain"),
+        ("u", "/consumers"),
+        ("n", "/sessions"),
+        ("t", "/limits"),
         ("p", "/problems"),
         ("o", "/"),
     ] {

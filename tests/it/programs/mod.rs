@@ -16,6 +16,7 @@ mod cluster_page;
 mod conflicting_definitions;
 mod consul;
 mod dashboard;
+mod dashboard_access;
 mod dns_changes;
 mod docker;
 mod docs;

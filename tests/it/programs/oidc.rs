@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::chromium::Chromium;
 use crate::support::oidc::{Browser, CLIENT, CLIENT_SECRET, HOST, SECRET, StandIn};
 use crate::support::outside::{Redis, Running, program};
-use crate::support::{Backend, Gateway, eventually, free_port, get};
+use crate::support::{Backend, Gateway, eventually, free_port, get, get_with};
 
 /// The provider, which forgets everything when it is restarted.
 struct Provider {
@@ -399,6 +399,60 @@ fn sessions_in_redis_are_shared_by_replicas_and_end_on_all() {
     assert_eq!(crate::support::raw(two.web(), request).unwrap().status, 200);
     assert_eq!(browser.open("/").status, 302);
     assert_eq!(other.open("/").status, 302);
+}
+
+#[test]
+#[ignore = "needs redis-server"]
+fn an_operator_ends_sessions_in_redis_on_all_gateways() {
+    let redis = Redis::start(&[]);
+    let (provider, service) = (StandIn::start(), Backend::echo("a"));
+    let text = in_redis(&provider, &redis.address.to_string(), &service.url());
+    let text = text.replace(
+        "  middlewares:\n",
+        "  middlewares:\n    login: {basicAuth: {users: ['a:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/']}}\n",
+    );
+    let start = || Gateway::with(&["--api.middlewares=login@file"], &text);
+    let (one, two) = (start(), start());
+    let operator = "Authorization: Basic YTp0ZXN0\r\n";
+    let sessions = |gateway: &Gateway| -> Value {
+        let shown = get_with(gateway.address("traefik"), "gw", "/api/sessions", operator).text();
+        serde_json::from_str::<Value>(&shown).unwrap()[0].clone()
+    };
+    let end = |gateway: &Gateway, what: Value| {
+        let body = what.to_string();
+        let request = format!(
+            "POST /api/sessions/end HTTP/1.1\r\nHost: gw\r\n{operator}Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        crate::support::raw(gateway.address("traefik"), request).unwrap().status
+    };
+    let mut browsers: Vec<Browser> = (0..3).map(|_| Browser::new(one.web())).collect();
+    for browser in &mut browsers {
+        assert_eq!(browser.sign_in(&provider, "/").status, 200);
+    }
+    // The other gateway, which has seen none of them, lists the same.
+    let shown = sessions(&two);
+    assert_eq!(shown, sessions(&one));
+    assert_eq!(json!([shown["place"], shown["sessions"][0]["subject"]]), json!(["redis", "ann"]));
+    let keys: Vec<&str> = shown["sessions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|session| session["key"].as_str().unwrap())
+        .collect();
+    assert_eq!(keys.len(), 3);
+    assert_eq!(end(&two, json!({"middleware": "m@file", "session": keys[0]})), 200);
+    assert_eq!(end(&one, json!({"middleware": "m@file", "session": keys[0]})), 404);
+    let passes = |browsers: &[Browser]| -> usize {
+        browsers.iter().filter(|browser| browser.moved(one.web(), HOST).open("/").status == 200).count()
+    };
+    assert_eq!((passes(&browsers), sessions(&one)["sessions"].as_array().unwrap().len()), (2, 2));
+    assert_eq!(end(&two, json!({"middleware": "m@file", "subject": "ann"})), 200);
+    assert_eq!((passes(&browsers), sessions(&one)["sessions"].as_array().unwrap().len()), (0, 0));
+    assert_eq!(browsers[0].sign_in(&provider, "/").status, 200);
+    assert_eq!(sessions(&two)["sessions"].as_array().unwrap().len(), 1);
+    redis.command(&["FLUSHALL"]);
+    assert_eq!(sessions(&two)["sessions"], json!([]));
 }
 
 #[test]

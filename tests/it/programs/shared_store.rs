@@ -137,6 +137,34 @@ fn values_in_a_cluster_are_where_their_keys_belong() {
 
 #[test]
 #[ignore = "needs redis-server"]
+fn members_of_a_set_expire_and_those_that_expire_first_are_displaced() {
+    let nodes = cluster(3);
+    let (one, two) = (Shared::new(&[&nodes[0]]), Shared::new(&[&nodes[1]]));
+    let key = "tidegate:t:set";
+    let add = |shared: &Shared, member: &str, most: usize, expiry: Duration| {
+        shared.runtime.block_on(shared.store.add_member(key, member, most, expiry, PATIENCE))
+    };
+    let members = |shared: &Shared, most: usize| {
+        shared.runtime.block_on(shared.store.members(key, most, PATIENCE)).unwrap()
+    };
+    assert_eq!(members(&one, 9), Vec::<String>::new());
+    for (member, hours) in [("b", 2), ("a", 1), ("d", 4), ("c", 3), ("a", 5)] {
+        assert_eq!(add(&one, member, 4, HOUR * hours), Ok(()));
+    }
+    assert_eq!(members(&two, 9), ["a", "d", "c", "b"]);
+    assert_eq!(members(&two, 2), ["a", "d"]);
+    assert_eq!(add(&two, "e", 4, HOUR * 6), Ok(()));
+    assert_eq!(members(&one, 9), ["e", "a", "d", "c"]);
+    assert_eq!(add(&two, "short", 9, Duration::from_millis(1)), Ok(()));
+    eventually("it has expired", || members(&one, 9) == ["e", "a", "d", "c"]);
+    // The set expires with its last member.
+    let left = nodes.iter().filter_map(|node| node.command(&["PTTL", key]).trim().parse::<i64>().ok()).max();
+    assert!((21_500_000..=21_600_000).contains(&left.unwrap()), "{left:?}");
+    assert!(add(&one, "x", 4, Duration::ZERO).is_err());
+}
+
+#[test]
+#[ignore = "needs redis-server"]
 fn while_redis_is_unavailable_every_call_fails_at_once() {
     let mut redis = Redis::start(&[]);
     let shared = Shared::new(&[&redis]);

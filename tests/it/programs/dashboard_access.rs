@@ -1,0 +1,272 @@
+//! The pages of consumers, sessions and limits in a real browser, behind a login.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::dashboard::{accessible, open, says, text};
+use crate::support::chromium::Chromium;
+use crate::support::keys::Key;
+use crate::support::oidc::{Browser, CLIENT_SECRET, SECRET, StandIn, options};
+use crate::support::{Backend, Gateway, get, get_with};
+
+/// The hash of a key that was issued elsewhere.
+const HASH: &str = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC";
+/// Browsers of this host keep secure cookies.
+const HOST: &str = "app.localhost";
+
+/// A gateway with consumers, sessions and limits, whose API needs the password `test` of `a`.
+struct Guarded {
+    gateway: Gateway,
+    provider: StandIn,
+    key: Key,
+    _service: Backend,
+    _folder: tempfile::TempDir,
+}
+
+impl Guarded {
+    fn new(flags: &[&str]) -> Self {
+        let (provider, service, key) = (StandIn::start(), Backend::echo("a"), Key::new());
+        let folder = tempfile::tempdir().unwrap();
+        let usage = folder.path().join("usage.log");
+        let routes = format!(
+            "
+http:
+  routers:
+    app: {{rule: 'Host(`{HOST}`)', service: a, middlewares: [sso], entryPoints: [web]}}
+    api: {{rule: 'Host(`api.test`)', service: a, middlewares: [keys, quota], entryPoints: [web]}}
+    open: {{rule: 'Host(`open.test`)', service: a, middlewares: [few, tenants], entryPoints: [web]}}
+  middlewares:
+    login: {{basicAuth: {{users: ['a:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/']}}}}
+    sso: {{oidc: {{{}}}}}
+    keys: {{apiKey: {{}}}}
+    quota: {{plan: {{file: '{}'}}}}
+    few: {{rateLimit: {{average: 2, period: 1h, burst: 2}}}}
+    tenants: {{rateLimit: {{policies: [{{name: tenants, average: 1, period: 1h, key: ['header(X-Tenant)'], mode: shadow}}]}}}}
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+  plans:
+    gold: {{groups: [paying], quota: {{limit: 2, period: month}}}}
+  consumers:
+    acme:
+      groups: [partners]
+      labels: {{team: core}}
+      plan: gold
+      credentials:
+        apiKeys:
+        - {{{key}, label: production, expires: 2099-01-31, allowedCIDRs: [127.0.0.0/8], scopes: ['orders:read']}}
+        - {{id: old1, sha256: {}, state: revoked}}
+        - {{hash: '{HASH}'}}
+        oidc: [{{issuer: '{}', subject: ann}}]
+        certificates: [{{san: acme.example}}]
+    wrong: {{plan: none}}
+",
+            options(&provider, ""),
+            usage.display(),
+            service.url(),
+            "0".repeat(64),
+            provider.url(),
+        );
+        let gateway = Gateway::with(flags, &routes);
+        for _ in 0..3 {
+            get_with(gateway.web(), "api.test", "/", &key.header());
+            get_with(gateway.web(), "open.test", "/", "X-Tenant: hunter2\r\n");
+        }
+        Self { gateway, provider, key, _service: service, _folder: folder }
+    }
+
+    fn base(&self) -> String {
+        format!("http://{}", self.gateway.address("traefik"))
+    }
+
+    fn signed_in(&self) -> Browser {
+        let mut browser = Browser::at(self.gateway.web(), HOST);
+        assert_eq!(browser.sign_in(&self.provider, "/").status, 200);
+        browser
+    }
+
+    /// Everything that must not be shown.
+    fn secrets(&self) -> Vec<String> {
+        let own =
+            [self.key.secret(), &self.key.sha256, HASH, SECRET, CLIENT_SECRET, "hunter2", "eyJ", "H6uskkkW"];
+        own.map(str::to_owned).to_vec()
+    }
+}
+
+/// A browser of the operator.
+fn operator() -> Chromium {
+    let mut browser = Chromium::start();
+    browser.call("Network.enable", json!({}));
+    browser.call("Network.setExtraHTTPHeaders", json!({"headers": {"Authorization": "Basic YTp0ZXN0"}}));
+    browser
+}
+
+/// Clicks on the first button with this text.
+fn press(browser: &mut Chromium, within: &str, button: &str) {
+    browser.evaluate(&format!(
+        "[...document.querySelectorAll('{within} button')].find((one) => one.textContent === '{button}').click()"
+    ));
+}
+
+#[test]
+#[ignore = "needs Chromium"]
+fn consumers_limits_and_sessions_are_shown_without_secrets() {
+    let guarded = Guarded::new(&["--api.middlewares=login@file"]);
+    let signed_in = guarded.signed_in();
+    let base = guarded.base();
+    assert_eq!(get(guarded.gateway.address("traefik"), "h", "/dashboard/").status, 401);
+    let mut secrets = guarded.secrets();
+    secrets.extend(signed_in.jar.values().cloned());
+    let mut browser = operator();
+    for (page, expected) in [
+        (
+            "/consumers",
+            &[
+                "acme@file",
+                "partners",
+                "gold",
+                "3 API keys",
+                "1 login",
+                "1 certificate",
+                "wrong@file",
+                "disabled",
+            ][..],
+        ),
+        (
+            "/consumers/acme@file",
+            &[
+                "routes.yml:",
+                "team = core",
+                "production",
+                "active",
+                "revoked",
+                "issued elsewhere",
+                "127.0.0.0/8",
+                "orders:read",
+                "none since the start",
+                "sub = ann",
+                "acme.example",
+                "2 of 2 (100 %)",
+                &guarded.key.id,
+            ],
+        ),
+        ("/consumers?search=acm", &["1 shown"]),
+        (
+            "/limits",
+            &[
+                "Top offenders",
+                "127.0.0.1",
+                "few@file",
+                "open@file",
+                "acme@file",
+                "quota@file",
+                "tenants (shadow)",
+                "rateLimit",
+                "2 of 2 (100 %)",
+            ],
+        ),
+        ("/sessions", &["sso@file", "in the cookies of browsers", "ann", "acme@file", "End all", "Subject"]),
+    ] {
+        open(&mut browser, &base, page);
+        let text = text(&mut browser);
+        for expected in expected {
+            assert!(text.contains(expected), "{page}: {expected:?} is not in\n{text}");
+        }
+        let page_source = browser.evaluate("document.documentElement.outerHTML");
+        for secret in &secrets {
+            assert!(!page_source.as_str().unwrap().contains(secret.as_str()), "{page}: {secret}");
+        }
+        accessible(&mut browser, page);
+        assert_eq!(browser.complaints(), Vec::<String>::new(), "{page}");
+        browser.appear(360, 800, true);
+        let too_wide = "document.documentElement.scrollWidth > innerWidth";
+        assert_eq!(browser.evaluate(too_wide), false, "{page} is too wide for a telephone");
+        browser.appear(1280, 800, false);
+    }
+    for path in ["/api/http/consumers", "/api/sessions", "/api/limits", "/api/usage", "/api/http/plans"] {
+        let answer =
+            get_with(guarded.gateway.address("traefik"), "h", path, "Authorization: Basic YTp0ZXN0\r\n");
+        assert_eq!(answer.status, 200, "{path}");
+        for secret in &secrets {
+            assert!(!answer.text().contains(secret.as_str()), "{path}: {secret}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs Chromium"]
+fn a_button_ends_sessions_once_it_is_confirmed() {
+    let guarded = Guarded::new(&["--api.middlewares=login@file"]);
+    let (one, two) = (guarded.signed_in(), guarded.signed_in());
+    let alive = || [&one, &two].map(|browser| browser.clone().open("/").status);
+    let rows = |count: usize| format!("document.querySelectorAll('tbody tr').length === {count}");
+    let mut browser = operator();
+    open(&mut browser, &guarded.base(), "/sessions");
+    browser.until(&rows(2));
+    press(&mut browser, "tbody", "End");
+    assert_eq!(
+        browser.evaluate("document.getElementById('confirm').innerText.includes('End the session of ann')"),
+        true
+    );
+    press(&mut browser, "#confirm", "Cancel");
+    browser.until("document.getElementById('confirm') === null");
+    assert_eq!(alive(), [200, 200]);
+    // The latest is first.
+    press(&mut browser, "tbody", "End");
+    press(&mut browser, "#confirm", "End");
+    browser.until("document.getElementById('confirm') === null");
+    browser.until(&rows(1));
+    assert_eq!(alive(), [200, 302]);
+    press(&mut browser, "tbody", "End all");
+    press(&mut browser, "#confirm", "End");
+    browser.until(&says("None."));
+    assert_eq!(alive(), [302, 302]);
+    // A session that the page does not list ends by its subject.
+    let hidden = guarded.signed_in();
+    browser.evaluate("document.querySelector('#subject-0').value = 'ann'; document.querySelector('main form').requestSubmit()");
+    assert_eq!(
+        browser.evaluate("document.getElementById('confirm').innerText.includes('subject ann')"),
+        true
+    );
+    press(&mut browser, "#confirm", "End");
+    browser.until("document.getElementById('confirm') === null");
+    assert_eq!(hidden.clone().open("/").status, 302);
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs Chromium"]
+fn without_a_login_in_front_the_button_says_what_is_missing() {
+    let guarded = Guarded::new(&[]);
+    let signed_in = guarded.signed_in();
+    let mut browser = Chromium::start();
+    open(&mut browser, &guarded.base(), "/sessions");
+    press(&mut browser, "tbody", "End");
+    press(&mut browser, "#confirm", "End");
+    browser.until("document.querySelector('#confirm [role=alert]')?.innerText.includes('api.middlewares')");
+    assert_eq!(signed_in.clone().open("/").status, 200);
+}
+
+/// Writes the pictures of docs/dashboard.md if `TIDEGATE_WRITE_DOCS` is set; else they must exist.
+#[test]
+#[ignore = "needs Chromium"]
+fn pictures_of_access_for_the_docs() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/dashboard");
+    let guarded = Guarded::new(&["--api.middlewares=login@file"]);
+    let _sessions = [guarded.signed_in(), guarded.signed_in()];
+    let mut browser = operator();
+    for (name, page, is_dark) in [
+        ("consumer", "/consumers/acme@file", false),
+        ("sessions", "/sessions", true),
+        ("limits", "/limits", false),
+    ] {
+        browser.appear(1280, 760, is_dark);
+        open(&mut browser, &guarded.base(), page);
+        browser.evaluate("for (const one of document.querySelectorAll('code')) one.textContent = one.textContent.replace(/.*(?=routes.yml)/, '/etc/tidegate/').replace(/^http:.*/, 'https://id.example.com')");
+        let file = folder.join(format!("{name}.png"));
+        if std::env::var_os("TIDEGATE_WRITE_DOCS").is_some() {
+            browser.picture(&file);
+        }
+        assert!(file.exists(), "{}", file.display());
+    }
+}
