@@ -215,11 +215,28 @@ impl Middleware for Decider {
     }
 
     fn predict(&self, request: Request) -> Prediction {
-        match self.decide(request.context.identity.as_deref()) {
+        let identity = request.context.identity.clone();
+        let prediction = match self.decide(identity.as_deref()) {
             Ok(()) => Prediction::passes(request).note("the client is permitted"),
             Err(refusal) => Prediction::responds(refusal.response()).note(refusal.description()),
-        }
+        };
+        identity.iter().fold(prediction, |prediction, identity| prediction.note(who(identity)))
     }
+}
+
+/// Describes a client, for explanations. Its name is left out, as it is part of credentials.
+fn who(identity: &Identity) -> String {
+    let mut text = format!("the client was authenticated by {}", identity.method);
+    let of_consumer = identity.consumer.as_ref();
+    if let Some(consumer) = of_consumer {
+        text += &format!(", consumer {}", consumer.name);
+    }
+    let groups = of_consumer.iter().flat_map(|consumer| &consumer.groups).chain(&identity.groups);
+    let groups: Vec<&str> = groups.map(String::as_str).collect();
+    if !groups.is_empty() {
+        text += &format!(", groups {}", groups.join(", "));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -311,9 +328,15 @@ mod tests {
         let note = |identity: Option<Identity>| {
             let mut request = get("http://a.test/");
             identity.into_iter().for_each(|identity| request.context.identify(identity));
-            middleware.predict(request).notes.join("")
+            middleware.predict(request).notes.join("; ")
         };
-        assert_eq!(note(Some(ann())), "the client is not permitted: Group(`guests`) does not hold");
+        let expected = "the client is not permitted: Group(`guests`) does not hold";
+        assert_eq!(
+            note(Some(ann())),
+            format!(
+                "{expected}; the client was authenticated by jwt, consumer acme@file, groups partners, ops"
+            )
+        );
         assert_eq!(note(None), "the client has no identity");
     }
 

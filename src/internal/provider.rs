@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tidegate_config::router::Router;
+use tidegate_config::service::Service;
 use tidegate_config::{Config, Http, Provided};
 use tidegate_middlewares::Options;
 use tidegate_middlewares::redirect_regex::RedirectRegex;
@@ -78,10 +79,13 @@ fn rest(settings: &Settings, http: &mut Http) {
 
 fn api(settings: &Settings, http: &mut Http) {
     let Some(api) = &settings.api else { return };
-    http.services.insert("api".into(), Arc::default());
+    // The gateway puts them in front of its own services; here, they are shown.
+    let middlewares = api.middlewares.iter().map(|name| name.as_str().into()).collect();
+    let guarded = Arc::new(Service { middlewares, ..Service::default() });
     if api.dashboard {
-        http.services.insert("dashboard".into(), Arc::default());
+        http.services.insert("dashboard".into(), guarded.clone());
     }
+    http.services.insert("api".into(), guarded);
     if !api.insecure {
         return;
     }

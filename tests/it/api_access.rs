@@ -121,17 +121,29 @@ fn it_fails_closed_while_the_middleware_is_missing_or_broken() {
 
 #[test]
 fn users_sign_in_with_a_provider_on_their_way_to_the_dashboard() {
-    let provider = StandIn::start();
-    let options = oidc::options(&provider, "");
-    let gateway =
-        guarded("login@file", &format!("http: {{middlewares: {{login: {{oidc: {{{options}}}}}}}}}"));
-    assert_eq!(gateway.problems(), Vec::<String>::new());
-    let traefik = gateway.address("traefik");
-    assert_eq!(get(traefik, HOST, "/api/version").status, 401);
-    let mut browser = Browser::new(traefik);
-    let page = browser.sign_in(&provider, "/dashboard/");
-    assert!(page.status == 200 && page.text().contains("main.js"), "{} {}", page.status, page.text());
-    assert_eq!(browser.open("/api/version").status, 200);
+    let (provider, key) = (StandIn::start(), Key::new());
+    let routes = format!(
+        "http:
+  middlewares:
+    login: {{oidc: {{{}}}}}
+    keys: {{apiKey: {{}}}}
+    either: {{anyOf: {{middlewares: [login, keys]}}}}
+  consumers:
+{}",
+        oidc::options(&provider, ""),
+        key.consumer("ann", "")
+    );
+    for (middleware, with_key) in [("login@file", 401), ("either@file", 200)] {
+        let gateway = guarded(middleware, &routes);
+        assert_eq!(gateway.problems(), Vec::<String>::new());
+        let traefik = gateway.address("traefik");
+        assert_eq!(get(traefik, HOST, "/api/version").status, 401);
+        assert_eq!(get_with(traefik, HOST, "/api/version", &key.header()).status, with_key);
+        let mut browser = Browser::new(traefik);
+        let page = browser.sign_in(&provider, "/dashboard/");
+        assert!(page.status == 200 && page.text().contains("main.js"), "{} {}", page.status, page.text());
+        assert_eq!(browser.open("/api/version").status, 200);
+    }
 }
 
 #[test]

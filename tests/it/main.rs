@@ -34,6 +34,7 @@ mod docs;
 mod early_hints;
 mod error_pages;
 mod explain;
+mod explain_access;
 mod explain_cases;
 mod explain_commands;
 mod forwarded_for;

@@ -15,7 +15,7 @@ fn routes(url: &str, file: &str, key: &Key, quota: &str) -> String {
         "http:
   routers:
     all: {{rule: 'PathPrefix(`/`)', service: a, middlewares: [keys, plan]}}
-    other: {{rule: 'Path(`/other`)', service: a, middlewares: [keys, plan]}}
+    other: {{rule: 'Path(`/other`)', priority: 99, service: a, middlewares: [keys, plan]}}
   middlewares:
     keys: {{apiKey: {{}}}}
     plan: {{plan: {{file: '{file}', usagePath: /usage}}}}
@@ -39,6 +39,12 @@ fn routers_count_together_and_the_api_shows_the_usage() {
     let ask = |path: &str| get_with(gateway.web(), "h", path, &key.header());
     let codes: Vec<u16> = ["/", "/other", "/", "/other"].map(|path| ask(path).status).to_vec();
     assert_eq!(codes, [200, 200, 200, 429]);
+    let limits: Value = serde_json::from_str(&gateway.api("/api/limits")).unwrap();
+    let other = limits.as_array().unwrap().iter().find(|limit| limit["router"] == "other@file").unwrap();
+    assert_eq!(
+        json!([other["refused"], other["offenders"]]),
+        json!([1, [{"key": "acme@file", "refused": 1}]])
+    );
     let shown: Value = serde_json::from_str(&gateway.api("/api/usage?consumer=acme@file")).unwrap();
     assert_eq!(shown.as_array().unwrap().len(), 1, "{shown}");
     let row = &shown[0];
