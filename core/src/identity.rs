@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use crate::Consumer;
 
+/// Claims of a token.
+pub type Claims = serde_json::Map<String, serde_json::Value>;
+
 /// The identity of a client. Set only by what authenticates clients, and readable by everything after that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -17,6 +20,8 @@ pub struct Identity {
     pub labels: BTreeMap<String, String>,
     /// What the credential permits.
     pub scopes: Vec<String>,
+    /// All claims, if the credential is a token that has some.
+    pub claims: Option<Arc<Claims>>,
     /// How the client was authenticated.
     pub method: AuthMethod,
     /// `name@provider` of the middleware or the TLS options that authenticated it.
@@ -26,13 +31,14 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Creates an identity without groups, labels, scopes and consumer.
+    /// Creates an identity without groups, labels, scopes, claims and consumer.
     pub fn new(subject: impl Into<String>, method: AuthMethod, by: Arc<str>) -> Self {
         Self {
             subject: subject.into(),
             groups: Vec::new(),
             labels: BTreeMap::new(),
             scopes: Vec::new(),
+            claims: None,
             method,
             by,
             consumer: None,

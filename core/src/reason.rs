@@ -129,6 +129,12 @@ reasons! {
     AppsecBlocked = "appsec_blocked", Middleware;
     /// CrowdSec cannot be asked for a decision, or does not answer (`crowdsec`).
     DecisionUnavailable = "decision_unavailable", Middleware;
+    /// A policy denies the request (`opa`).
+    PolicyDenied = "policy_denied", Middleware;
+    /// A policy cannot be evaluated, or its result is not a decision (`opa`).
+    PolicyFailed = "policy_failed", Middleware;
+    /// There is no decision in time: the OPA server does not answer, or too many evaluations are queued (`opa`).
+    PolicyUnavailable = "policy_unavailable", Middleware;
     /// The host is not allowed (`allowedHosts`).
     HostDenied = "host_denied", Middleware;
     /// The rate exceeds the limit.
@@ -210,6 +216,9 @@ impl Reason {
                 | Self::AuthenticationAnswer
                 | Self::AuthenticationUnavailable
                 | Self::AddressDenied
+                | Self::PolicyDenied
+                | Self::PolicyFailed
+                | Self::PolicyUnavailable
         )
     }
 }

@@ -46,7 +46,7 @@ impl Build for AnyOf {
                 ))),
                 None => Err(BuildError::new(format!(
                     "anyOf: middleware \"{}\" does not decide who may pass: expected access, apiKey, basicAuth, digestAuth, \
-                     forwardAuth, hmac, jwt, ldap, oAuthIntrospection, oidc, ipAllowList, anyOf, or a chain of those",
+                     forwardAuth, hmac, jwt, ldap, oAuthIntrospection, oidc, opa, ipAllowList, anyOf, or a chain of those",
                     name
                 ))),
             }

@@ -17,6 +17,10 @@ use url::form_urlencoded;
 /// Maximum length of a response in bytes.
 const MAX_RESPONSE: u64 = 1024 * 1024;
 
+/// Content types of requests.
+const FORM: &str = "application/x-www-form-urlencoded";
+const JSON: &str = "application/json";
+
 /// Sends requests and reads responses within limits.
 #[derive(Clone)]
 pub(crate) struct ApiClient {
@@ -80,7 +84,17 @@ impl ApiClient {
         headers: HeaderMap,
         form: String,
     ) -> Result<ApiResponse, ApiError> {
-        self.send(Method::POST, uri, headers, Some(form)).await
+        self.send(Method::POST, uri, headers, Some((FORM, form))).await
+    }
+
+    /// Posts JSON with further headers, which replace the usual ones. Returns a response with any status.
+    pub(crate) async fn post_json(
+        &self,
+        uri: &Uri,
+        headers: HeaderMap,
+        json: String,
+    ) -> Result<ApiResponse, ApiError> {
+        self.send(Method::POST, uri, headers, Some((JSON, json))).await
     }
 
     fn expect(&self, response: ApiResponse) -> Result<ApiResponse, ApiError> {
@@ -95,10 +109,10 @@ impl ApiClient {
         method: Method,
         uri: &Uri,
         headers: HeaderMap,
-        form: Option<String>,
+        content: Option<(&'static str, String)>,
     ) -> Result<ApiResponse, ApiError> {
         let exchange = async {
-            let request = request(method, uri, headers, form);
+            let request = request(method, uri, headers, content);
             let response = self.client.send(request, &self.tls, self.timeout).await?;
             let (head, body) = response.into_parts();
             let body = body.collect(MAX_RESPONSE).await.map_err(|error| match error {
@@ -116,7 +130,7 @@ fn authorized(authorization: Option<HeaderValue>) -> HeaderMap {
     authorization.into_iter().map(|value| (AUTHORIZATION, value)).collect()
 }
 
-fn request(method: Method, uri: &Uri, more: HeaderMap, form: Option<String>) -> Request {
+fn request(method: Method, uri: &Uri, more: HeaderMap, content: Option<(&'static str, String)>) -> Request {
     let mut head = http::Request::new(()).into_parts().0;
     head.method = method;
     head.uri = uri.clone();
@@ -132,11 +146,11 @@ fn request(method: Method, uri: &Uri, more: HeaderMap, form: Option<String>) -> 
             headers.insert(name, value);
         }
     }
-    let body = match form {
-        Some(form) => {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(form.len()));
-            Body::full(form)
+    let body = match content {
+        Some((kind, content)) => {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(content.len()));
+            Body::full(content)
         }
         None => Body::empty(),
     };

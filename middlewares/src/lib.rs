@@ -37,6 +37,7 @@ pub mod jwt;
 pub mod ldap;
 mod location;
 pub mod oidc;
+pub mod opa;
 pub mod pass_tls_client_cert;
 mod path;
 pub mod pattern;
@@ -91,6 +92,7 @@ registry! {
     ldap: ldap::Ldap,
     oAuthIntrospection: introspection::Introspection,
     oidc: oidc::Oidc,
+    opa: opa::Opa,
     passTLSClientCert: pass_tls_client_cert::PassTlsClientCert,
     plan: plan::Plan,
     rateLimit: rate_limit::RateLimit,

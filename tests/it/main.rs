@@ -57,6 +57,7 @@ mod oidc;
 mod oidc_attacks;
 mod oidc_operator;
 mod oidc_sessions;
+mod opa;
 mod otlp_logs;
 mod otlp_metrics;
 mod packaging;

@@ -63,6 +63,7 @@ impl Servers {
                     [{\"type\":\"captcha\",\"value\":\"127.0.0.1\",\"duration\":\"14h\"}]"
                 }
                 "/no" | "/waf/" => b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",
+                "/v1/data/a/b" => b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{\"result\": 1} ",
                 _ => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
             };
             stream.write_all(answer).is_ok() && answer.ends_with(b"hi")
@@ -116,6 +117,9 @@ fn routes(servers: &Servers) -> String {
     puzzle: {{rule: 'Path(`/puzzle`)', service: a, middlewares: [puzzle]}}
     waf: {{rule: 'Path(`/waf`)', service: a, middlewares: [waf]}}
     undecided: {{rule: 'Path(`/undecided`)', service: a, middlewares: [undecided]}}
+    policy: {{rule: 'Path(`/policy`)', service: a, middlewares: [policy]}}
+    policy-failed: {{rule: 'Path(`/policy-failed`)', service: a, middlewares: [policy-failed]}}
+    policy-gone: {{rule: 'Path(`/policy-gone`)', service: a, middlewares: [policy-gone]}}
     hosts: {{rule: 'Path(`/hosts`)', service: a, middlewares: [hosts]}}
     used-up: {{rule: 'Path(`/used-up`)', service: a, middlewares: [keys-of-plans, plan]}}
     limited: {{rule: 'Path(`/limited`)', service: a, middlewares: [limit]}}
@@ -152,6 +156,9 @@ fn routes(servers: &Servers) -> String {
       captchaProvider: turnstile, captchaSiteKey: s, captchaSecretKey: s}}}}
     waf: {{crowdsec: {{crowdsecMode: appsec, crowdsecAppsecHost: '{host}', crowdsecAppsecPath: /waf/}}}}
     undecided: {{crowdsec: {{crowdsecLapiHost: '{gone}', crowdsecLapiKey: k}}}}
+    policy: {{opa: {{policy: \"package a\\nallow := false\"}}}}
+    policy-failed: {{opa: {{url: '{url}', decision: a/b}}}}
+    policy-gone: {{opa: {{url: 'http://{gone}', decision: a/b}}}}
     hosts: {{headers: {{allowedHosts: [other.test]}}}}
     limit: {{rateLimit: {{average: 1, period: 1h, burst: 1}}}}
     shared: {{rateLimit: {{average: 1, redis: {{endpoints: ['{gone}']}}}}}}
@@ -257,6 +264,9 @@ fn routed() -> Vec<Case> {
         case(Captcha, "/puzzle", simple),
         case(AppsecBlocked, "/waf", simple),
         case(DecisionUnavailable, "/undecided", simple),
+        case(PolicyDenied, "/policy", simple),
+        case(PolicyFailed, "/policy-failed", simple),
+        case(PolicyUnavailable, "/policy-gone", simple),
         case(HostDenied, "/hosts", simple),
         case(RateLimited, "/limited", |gateway, _, target| {
             for _ in 0..2 {

@@ -295,19 +295,21 @@ impl Authenticator {
             Some(condition) if !condition.holds(&claims) => Some(Refusal::Claims),
             _ => None,
         };
+        let weight = size(&claims) + 512;
+        let claims = Arc::new(claims);
         Ok(Active {
             identity: self.identity(&claims, &directory)?.map(Arc::new),
             directory: directory.version(),
             headers,
             denied,
             until: Until { age: self.clock.uptime() + self.ttl, expiry },
-            weight: size(&claims) + 512,
-            claims: Arc::new(claims),
+            weight,
+            claims,
         })
     }
 
     /// Returns who the client is; `None` if the answer does not say.
-    fn identity(&self, claims: &Claims, directory: &Consumers) -> Result<Option<Identity>, Refusal> {
+    fn identity(&self, claims: &Arc<Claims>, directory: &Consumers) -> Result<Option<Identity>, Refusal> {
         let claim = self.username.as_deref().unwrap_or("sub");
         let name = claims::claim(claims, claim).and_then(claims::scalar).filter(|name| !name.is_empty());
         if name.is_none() && self.username.is_some() {
@@ -326,6 +328,7 @@ impl Authenticator {
         if let Some(issuer) = issuer {
             identity.labels.insert("iss".to_owned(), issuer.to_owned());
         }
+        identity.claims = Some(claims.clone());
         identity.consumer = consumer;
         Ok(Some(identity))
     }

@@ -251,7 +251,8 @@ impl Authenticator {
                     return Ok(Some(verified));
                 }
                 // The signature is known to be valid.
-                let identity = self.identity(&Token::parse(&text)?.claims, &directory)?.map(Arc::new);
+                let claims = Arc::new(Token::parse(&text)?.claims);
+                let identity = self.identity(&claims, &directory)?.map(Arc::new);
                 let verified = Verified::clone(&verified);
                 let verified = Arc::new(Verified { identity, directory: directory.version(), ..verified });
                 self.verified.insert(hash, verified.clone());
@@ -288,22 +289,25 @@ impl Authenticator {
         }
         let expiry = self.rules.check(&token, now)?.unwrap_or(f64::INFINITY);
         let headers = self.headers.iter().map(|(_, claim)| claims::header_value(&token.claims, claim));
+        let headers = headers.collect::<Result<_, _>>()?;
         let directory = self.consumers.load();
+        let claims = Arc::new(token.claims);
         Ok(Verified {
-            identity: self.identity(&token.claims, &directory)?.map(Arc::new),
+            identity: self.identity(&claims, &directory)?.map(Arc::new),
             directory: directory.version(),
-            headers: headers.collect::<Result<_, _>>()?,
-            binding: claims::certificate(&token.claims)?,
-            is_permitted: self.claims.as_ref().is_none_or(|claims| claims.holds(&token.claims)),
+            headers,
+            binding: claims::certificate(&claims)?,
+            is_permitted: self.claims.as_ref().is_none_or(|condition| condition.holds(&claims)),
             expiry,
             issuer,
             keys,
-            weight: text.len() as u64 + 256,
+            // The text is not kept, but what it says.
+            weight: text.len() as u64 * 4 + 512,
         })
     }
 
     /// Returns who the client is; `None` if the token does not say.
-    fn identity(&self, claims: &Claims, directory: &Consumers) -> Result<Option<Identity>, Refusal> {
+    fn identity(&self, claims: &Arc<Claims>, directory: &Consumers) -> Result<Option<Identity>, Refusal> {
         let claim = self.username.as_deref().unwrap_or("sub");
         let name = claims::claim(claims, claim).and_then(claims::scalar).filter(|name| !name.is_empty());
         if name.is_none() && self.username.is_some() {
@@ -325,6 +329,7 @@ impl Authenticator {
         if let Some(issuer) = issuer {
             identity.labels.insert("iss".to_owned(), issuer.to_owned());
         }
+        identity.claims = Some(claims.clone());
         identity.consumer = consumer;
         Ok(Some(identity))
     }

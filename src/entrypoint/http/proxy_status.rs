@@ -104,6 +104,7 @@ fn error_of(reason: Reason) -> &'static str {
         | Reason::AddressBanned
         | Reason::Captcha
         | Reason::AppsecBlocked
+        | Reason::PolicyDenied
         | Reason::HostDenied
         | Reason::RateLimited
         | Reason::QuotaExceeded
@@ -118,6 +119,8 @@ fn error_of(reason: Reason) -> &'static str {
         | Reason::AuthenticationUnavailable
         | Reason::LimitUnavailable
         | Reason::DecisionUnavailable
+        | Reason::PolicyFailed
+        | Reason::PolicyUnavailable
         | Reason::ErrorPage => "proxy_internal_error",
         Reason::RouterBroken => "proxy_configuration_error",
         Reason::NoRouter => "destination_not_found",
