@@ -3,6 +3,7 @@
 pub(crate) mod bearer;
 pub(crate) mod credentials;
 pub(crate) mod password;
+pub(crate) mod remembered;
 pub(crate) mod slow;
 pub(crate) mod source;
 

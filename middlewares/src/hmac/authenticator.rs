@@ -17,8 +17,8 @@ use super::digest::Expected;
 use super::keys::Key;
 use super::presented::Presented;
 use super::refusal::Refusal;
-use super::remembered::{Mark, Remembered};
 use super::{cavage, fields, message};
+use crate::auth::remembered::{Mark, Remembered, RememberedError};
 
 /// Lets signed requests pass.
 pub(super) struct Authenticator {
@@ -112,7 +112,11 @@ impl Authenticator {
         if self.rejects_replays {
             let window = self.max_age + self.skew;
             let (now, capacity) = (self.clock.uptime(), self.max_remembered);
-            if let Err(refusal) = self.remembered.add(verified.mark, now, window, capacity) {
+            if let Err(error) = self.remembered.add(verified.mark, now, window, capacity) {
+                let refusal = match error {
+                    RememberedError::Known => Refusal::Replayed,
+                    RememberedError::Full => Refusal::Full,
+                };
                 return crate::ready(refusal.response());
             }
         }

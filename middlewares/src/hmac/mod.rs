@@ -8,7 +8,6 @@ mod keys;
 mod message;
 mod presented;
 mod refusal;
-mod remembered;
 #[cfg(test)]
 mod tests;
 
@@ -23,12 +22,12 @@ use tidegate_core::values::{Duration, Secret, is_default};
 use tidegate_core::word::{Vocabulary, Word};
 use tidegate_core::{Access, Build, BuildContext, BuildError, BuildErrors, Middleware};
 
+use crate::auth::remembered::Remembered;
 use crate::jwt;
 use crate::jwt::keys::KeySet;
 use authenticator::{Authenticator, Owned};
 pub use keys::Algorithm;
 use keys::{Key, MIN_SECRET};
-use remembered::Remembered;
 
 /// Maximum age of a signature.
 const MAX_AGE: StdDuration = StdDuration::from_hours(1);

@@ -1,20 +1,27 @@
-//! Signatures that have been used, for as long as they could be used again.
+//! Signatures and proofs that have been used, for as long as they could be used again.
 
 use std::time::Duration;
 
 use foldhash::{HashSet, HashSetExt as _};
 use parking_lot::Mutex;
 
-use super::refusal::Refusal;
-
 /// Number of parts, each with its own lock.
 const SHARDS: usize = 64;
 
 /// What identifies a used signature: half of a SHA-256.
-pub(super) type Mark = [u8; 16];
+pub(crate) type Mark = [u8; 16];
+
+/// Why a use is not recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RememberedError {
+    /// It is not the first.
+    Known,
+    /// There are too many others.
+    Full,
+}
 
 /// Used signatures. They outlive changes of the options.
-pub(super) struct Remembered([Mutex<Shard>; SHARDS]);
+pub(crate) struct Remembered([Mutex<Shard>; SHARDS]);
 
 /// Two generations: what is added now, and what was added before.
 struct Shard {
@@ -25,7 +32,7 @@ struct Shard {
 }
 
 impl Remembered {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(std::array::from_fn(|_| {
             let (current, previous) = (HashSet::new(), HashSet::new());
             Mutex::new(Shard { current, previous, since: Duration::ZERO })
@@ -38,19 +45,19 @@ impl Remembered {
     }
 
     /// Returns true if a signature has been used.
-    pub(super) fn contains(&self, mark: &Mark) -> bool {
+    pub(crate) fn contains(&self, mark: &Mark) -> bool {
         let shard = self.shard(mark).lock();
         shard.current.contains(mark) || shard.previous.contains(mark)
     }
 
     /// Records a use for at least `window`. Fails if it is not the first, or if there are `capacity` others.
-    pub(super) fn add(
+    pub(crate) fn add(
         &self,
         mark: Mark,
         now: Duration,
         window: Duration,
         capacity: usize,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), RememberedError> {
         let mut shard = self.shard(&mark).lock();
         let age = now.saturating_sub(shard.since);
         if age >= window {
@@ -61,10 +68,10 @@ impl Remembered {
             shard.since = now;
         }
         if shard.current.contains(&mark) || shard.previous.contains(&mark) {
-            return Err(Refusal::Replayed);
+            return Err(RememberedError::Known);
         }
         if shard.current.len() >= capacity.div_ceil(SHARDS) {
-            return Err(Refusal::Full);
+            return Err(RememberedError::Full);
         }
         shard.current.insert(mark);
         Ok(())
@@ -87,13 +94,13 @@ mod tests {
                 2 * SHARDS,
             )
         };
-        assert_eq!([add(1, 9), add(1, 18), add(2, 19)], [Ok(()), Err(Refusal::Replayed), Ok(())]);
+        assert_eq!([add(1, 9), add(1, 18), add(2, 19)], [Ok(()), Err(RememberedError::Known), Ok(())]);
         assert_eq!(
             [add(1, 19), add(3, 19), add(4, 19)],
-            [Err(Refusal::Replayed), Ok(()), Err(Refusal::Full)]
+            [Err(RememberedError::Known), Ok(()), Err(RememberedError::Full)]
         );
         // The first is forgotten, the second is not.
-        assert_eq!([add(4, 29), add(1, 29), add(2, 29)], [Ok(()), Ok(()), Err(Refusal::Replayed)]);
+        assert_eq!([add(4, 29), add(1, 29), add(2, 29)], [Ok(()), Ok(()), Err(RememberedError::Known)]);
         assert_eq!([add(2, 100), add(4, 100)], [Ok(()), Ok(())]);
     }
 }
