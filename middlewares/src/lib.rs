@@ -22,6 +22,7 @@ mod condition;
 pub mod content_type;
 pub mod crowdsec;
 pub mod digest_auth;
+pub mod dpop;
 pub mod encoded_characters;
 pub mod error_pages;
 pub mod errors;

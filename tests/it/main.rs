@@ -31,6 +31,7 @@ mod crowdsec;
 mod dashboard;
 mod debug_endpoints;
 mod docs;
+mod dpop;
 mod early_hints;
 mod error_pages;
 mod explain;

@@ -17,6 +17,10 @@ pub(crate) enum Code {
     InvalidToken,
     /// A token that does not permit the request.
     InsufficientScope,
+    /// A proof of possession that is not accepted (RFC 9449 section 7.1).
+    InvalidProof,
+    /// A proof without the nonce that it needs (RFC 9449 section 9).
+    UseNonce,
     /// Not the client's fault.
     Unavailable,
 }
@@ -27,6 +31,8 @@ pub(crate) fn refusal(code: Code, description: &'static str) -> Response {
         Code::Missing => return unauthorized(HeaderValue::from_static("Bearer realm=\"traefik\"")),
         Code::InvalidRequest => (StatusCode::BAD_REQUEST, "invalid_request", Reason::Unauthenticated),
         Code::InvalidToken => (StatusCode::UNAUTHORIZED, "invalid_token", Reason::Unauthenticated),
+        Code::InvalidProof => (StatusCode::UNAUTHORIZED, "invalid_dpop_proof", Reason::Unauthenticated),
+        Code::UseNonce => (StatusCode::UNAUTHORIZED, "use_dpop_nonce", Reason::Unauthenticated),
         Code::InsufficientScope => (StatusCode::FORBIDDEN, "insufficient_scope", Reason::Forbidden),
         Code::Unavailable => return unavailable(),
     };

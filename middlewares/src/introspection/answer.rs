@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::refusal::Refusal;
 use crate::api_client::ApiResponse;
-use crate::jwt::claims;
+use crate::jwt::claims::{self, Binding, Thumbprint};
 use crate::jwt::token::Claims;
 
 /// Why an answer is of no use.
@@ -59,8 +59,13 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// Checks the times, issuer and audience at `now`, in seconds since 1970. Returns `exp`.
-    pub(super) fn check(&self, claims: &Claims, now: f64) -> Result<Option<f64>, Refusal> {
+    /// Checks the times, issuer and audience at `now`, in seconds since 1970. Returns `exp`, and the key that clients
+    /// must have.
+    pub(super) fn check(
+        &self,
+        claims: &Claims,
+        now: f64,
+    ) -> Result<(Option<f64>, Option<Thumbprint>), Refusal> {
         let expiry = date(claims, "exp")?;
         if expiry.is_some_and(|expiry| now >= expiry + self.leeway) {
             return Err(Refusal::Expired);
@@ -84,10 +89,11 @@ impl Rules {
         }
         // Whoever presents a bound token must prove that it has the key (RFC 9449, RFC 8705).
         let kind = claims.get("token_type").and_then(Value::as_str);
-        if claims.contains_key("cnf") || kind.is_some_and(|kind| kind.eq_ignore_ascii_case("DPoP")) {
-            return Err(Refusal::Type);
+        let is_bound = kind.is_some_and(|kind| kind.eq_ignore_ascii_case("DPoP"));
+        match claims::binding(claims) {
+            Ok(Binding { certificate: None, key }) if key.is_some() || !is_bound => Ok((expiry, key)),
+            _ => Err(Refusal::Type),
         }
-        Ok(expiry)
     }
 }
 
@@ -160,9 +166,12 @@ mod tests {
             ("{}", Err(Refusal::Audience)),
             (r#"{"aud": "api", "token_type": "DPoP"}"#, Err(Refusal::Type)),
             (r#"{"aud": "api", "cnf": {"x5t#S256": "x"}}"#, Err(Refusal::Type)),
+            (r#"{"aud": "api", "cnf": {"jkt": "x"}}"#, Err(Refusal::Type)),
+            (r#"{"aud": "api", "cnf": {}}"#, Err(Refusal::Type)),
+            (r#"{"aud": "api", "cnf": null}"#, Err(Refusal::Type)),
         ] {
             let claims = serde_json::from_str(claims).unwrap();
-            assert_eq!(rules.check(&claims, 1000.0), expected, "{claims:?}");
+            assert_eq!(rules.check(&claims, 1000.0), expected.map(|expiry| (expiry, None)), "{claims:?}");
         }
     }
 }

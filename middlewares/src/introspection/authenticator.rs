@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use aws_lc_rs::digest;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde_json::Value;
@@ -19,13 +19,16 @@ use super::refusal::Refusal;
 use super::server::Server;
 use crate::auth;
 use crate::auth::source::{Found, Source};
-use crate::jwt::claims::{self, Expression};
+use crate::dpop::{self, Dpop, Proof, ProofError, Scheme};
+use crate::jwt::claims::{self, Expression, Thumbprint};
 use crate::jwt::token::Claims;
 
 /// Maximum size of the cache of active tokens, in bytes of what is known about them.
 const MAX_ACTIVE: u64 = 16 * 1024 * 1024;
 /// Maximum number of refused tokens that are remembered.
 const MAX_REFUSED: usize = 16 * 1024;
+/// Maximum length of a token with the scheme `DPoP`, in bytes.
+const MAX_TOKEN: usize = 16 * 1024;
 /// How long no question is asked again about a token for which there was no answer.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// Maximum number of groups and of scopes of an identity.
@@ -51,6 +54,8 @@ pub(super) struct Authenticator {
     pub(super) consumers: ConsumersHandle,
     /// Headers for the service, with their claims.
     pub(super) headers: Vec<(HeaderName, String)>,
+    /// Checks proofs of tokens that are bound to a key; without it, such tokens are refused.
+    pub(super) dpop: Option<Dpop>,
     pub(super) is_optional: bool,
     pub(super) strips_token: bool,
     /// How long an answer counts at most.
@@ -91,6 +96,8 @@ struct Active {
     directory: u64,
     /// Values of the forwarded headers, in their order.
     headers: Vec<Option<HeaderValue>>,
+    /// The key that its clients must have.
+    key: Option<Thumbprint>,
     /// Why it does not permit the request.
     denied: Option<Refusal>,
     /// Until when this counts.
@@ -117,7 +124,7 @@ struct Until {
 
 impl Middleware for Authenticator {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
-        let looked_up = match self.token(self.source.take_note(&request)) {
+        let looked_up = match self.token(self.find(&request, self.source.take_note(&request))) {
             Ok(None) => Ok(Ok(None)),
             Ok(Some(token)) => {
                 let hash = hash(&token);
@@ -137,8 +144,7 @@ impl Middleware for Authenticator {
     }
 
     fn predict(&self, mut request: Request) -> Prediction {
-        let refused = |refusal: Refusal| Prediction::responds(refusal.response()).note(refusal.description());
-        let known = match self.token(self.source.find(&request)) {
+        let known = match self.token(self.find(&request, self.source.find(&request))) {
             Ok(None) => Ok(None),
             Ok(Some(token)) => match self.look_up(&hash(&token)) {
                 Some(known) => known.map(Some),
@@ -147,9 +153,37 @@ impl Middleware for Authenticator {
             Err(refusal) => Err(refusal),
         };
         let note = if matches!(known, Ok(Some(_))) { "the token is active" } else { "a token is optional" };
-        match known.and_then(|active| self.permit(&mut request, active.as_deref())) {
+        let proven = known.map_err(Stop::Refused).and_then(|active| {
+            let proof = self.prove(&request, active.as_deref())?;
+            let unused = self.dpop.as_ref().zip(proof).map(|(dpop, proof)| dpop.peek(&proof));
+            unused.transpose().map_err(Stop::Proof).map(|_| active)
+        });
+        let permitted = proven.and_then(|active| Ok(self.permit(&mut request, active.as_deref())?));
+        match permitted {
             Ok(()) => Prediction::passes(request).note(note),
-            Err(refusal) => refused(refusal),
+            Err(stop) => Prediction::responds(self.refuse(&request, stop)).note(stop.description()),
+        }
+    }
+}
+
+/// Why a request does not pass.
+#[derive(Clone, Copy)]
+enum Stop {
+    Refused(Refusal),
+    Proof(ProofError),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Stop {
+    fn description(self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.description(),
+            Self::Proof(error) => error.description(),
         }
     }
 }
@@ -163,14 +197,63 @@ fn hash(token: &str) -> Hash {
 impl Authenticator {
     fn finish<'a>(
         &'a self,
-        mut request: Request,
+        request: Request,
         known: Result<Option<Arc<Active>>, Refusal>,
         next: &'a Next,
     ) -> BoxFuture<'a, Response> {
-        match known.and_then(|active| self.permit(&mut request, active.as_deref())) {
-            Ok(()) => next.run(request),
-            Err(refusal) => crate::ready(refusal.response()),
+        let proven = known.map_err(Stop::Refused).and_then(|active| {
+            let proof = self.prove(&request, active.as_deref())?;
+            Ok((active, proof))
+        });
+        match proven {
+            Ok((active, proof)) => match self.dpop.as_ref().zip(proof) {
+                Some((dpop, proof)) => dpop.pass_on(proof, move || self.pass_on(request, active, next)),
+                None => self.pass_on(request, active, next),
+            },
+            Err(stop) => crate::ready(self.refuse(&request, stop)),
         }
+    }
+
+    fn pass_on<'a>(
+        &'a self,
+        mut request: Request,
+        active: Option<Arc<Active>>,
+        next: &'a Next,
+    ) -> BoxFuture<'a, Response> {
+        match self.permit(&mut request, active.as_deref()) {
+            Ok(()) => next.run(request),
+            Err(refusal) => crate::ready(self.refuse(&request, refusal.into())),
+        }
+    }
+
+    /// Checks that the client may use its token. Not part of what is remembered: another client may present the same.
+    fn prove(&self, request: &Request, active: Option<&Active>) -> Result<Option<Proof>, Stop> {
+        let Some((dpop, active)) = self.dpop.as_ref().zip(active) else { return Ok(None) };
+        let found = self.find(request, self.source.find(request));
+        let token = self.token(found)?.unwrap_or_default();
+        let scheme = Scheme::of(&request.head.headers);
+        dpop.check(request, token.as_bytes(), scheme, active.key.as_ref()).map_err(Stop::Proof)
+    }
+
+    /// Returns the response to a request that does not pass.
+    fn refuse(&self, request: &Request, stop: Stop) -> Response {
+        let code = match stop {
+            Stop::Refused(refusal) => refusal.code(),
+            Stop::Proof(error) => error.code(),
+        };
+        match &self.dpop {
+            Some(dpop) => dpop.refusal(code, stop.description(), Scheme::of(&request.head.headers)),
+            None => auth::bearer::refusal(code, stop.description()),
+        }
+    }
+
+    /// Returns the token with the scheme `DPoP`, or what was found elsewhere.
+    fn find<'a>(&self, request: &'a Request, found: Found<'a>) -> Found<'a> {
+        let bound = self.dpop.as_ref().and_then(|_| dpop::token(&request.head.headers));
+        let Some(token) = bound else { return found };
+        let is_only = request.head.headers.get_all(AUTHORIZATION).iter().nth(1).is_none();
+        let is_usable = found == Found::None && is_only && token.len() <= MAX_TOKEN;
+        if is_usable { Found::One(Cow::Borrowed(token)) } else { Found::Unusable }
     }
 
     /// Tells the following middlewares and the service who the client is.
@@ -187,6 +270,9 @@ impl Authenticator {
         }
         if self.strips_token && active.is_some() {
             self.source.remove(request);
+            if self.dpop.is_some() && dpop::token(&request.head.headers).is_some() {
+                dpop::remove(&mut request.head.headers);
+            }
         }
         if let Some(identity) = active.and_then(|active| active.identity.clone()) {
             request.context.identify(identity);
@@ -285,7 +371,11 @@ impl Authenticator {
     }
 
     fn active(&self, claims: Claims) -> Result<Active, Refusal> {
-        let expiry = self.rules.check(&claims, self.seconds())?.unwrap_or(f64::INFINITY);
+        let (expiry, key) = self.rules.check(&claims, self.seconds())?;
+        if key.is_some() && self.dpop.is_none() {
+            return Err(Refusal::Type);
+        }
+        let expiry = expiry.unwrap_or(f64::INFINITY);
         let headers = self.headers.iter().map(|(_, claim)| claims::header_value(&claims, claim));
         let headers = headers.collect::<Result<_, _>>().map_err(|_| Refusal::Unsendable)?;
         let directory = self.consumers.load();
@@ -301,6 +391,7 @@ impl Authenticator {
             identity: self.identity(&claims, &directory)?.map(Arc::new),
             directory: directory.version(),
             headers,
+            key,
             denied,
             until: Until { age: self.clock.uptime() + self.ttl, expiry },
             weight,

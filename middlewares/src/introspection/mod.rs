@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 
 use crate::api_client::{self, ApiClient};
 use crate::auth::source::{KeySource, Source, SourceKind};
+use crate::dpop::DpopOptions;
 use crate::jwt::claims::Expression;
 use crate::{auth, forward_auth, jwt};
 use answer::Rules;
@@ -70,6 +71,9 @@ pub struct Introspection {
     pub forward_headers: BTreeMap<String, String>,
     /// Allowed difference between clocks. Not in Traefik Hub.
     pub leeway: Duration,
+    /// Accepts tokens that are bound to a key, with proofs (RFC 9449). Not in Traefik Hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dpop: Option<DpopOptions>,
     /// Lets requests without a token pass. Not in Traefik Hub.
     #[serde(skip_serializing_if = "is_default")]
     pub optional: bool,
@@ -170,6 +174,7 @@ impl Default for Introspection {
             groups_claim: String::new(),
             forward_headers: BTreeMap::new(),
             leeway: Duration::from_secs(30),
+            dpop: None,
             optional: false,
             strip_token: false,
             cache_ttl: Duration::from_secs(60),
@@ -188,6 +193,7 @@ impl Build for Introspection {
         let limits = BuildErrors::both(self.rules(), self.check_times());
         let ((server, claims), ((source, headers), (rules, ()))) =
             BuildErrors::both(BuildErrors::both(server, claims), BuildErrors::both(places, limits))?;
+        let dpop = self.dpop.as_ref().map(|dpop| dpop.build(self.leeway.into(), context)).transpose()?;
         Ok(Arc::new(Authenticator {
             name: context.name.into(),
             clock: context.clock(),
@@ -200,6 +206,7 @@ impl Build for Introspection {
             groups: jwt::known(&self.groups_claim).unwrap_or_else(|| "groups".to_owned()),
             consumers: context.consumers(),
             headers,
+            dpop,
             is_optional: self.optional,
             strips_token: self.strip_token,
             ttl: self.cache_ttl.into(),

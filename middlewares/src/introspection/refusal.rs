@@ -1,8 +1,6 @@
-//! Why a request is refused, and the response that says so (RFC 6750).
+//! Why a request is refused, in terms of RFC 6750.
 
-use tidegate_core::Response;
-
-use crate::auth::bearer::{self, Code};
+use crate::auth::bearer::Code;
 
 /// All refusals in one table: the error code of RFC 6750, and its description, which is sent to the client.
 macro_rules! refusals {
@@ -14,7 +12,7 @@ macro_rules! refusals {
         }
 
         impl Refusal {
-            fn code(self) -> Code {
+            pub(super) fn code(self) -> Code {
                 match self {
                     $(Self::$refusal => Code::$code,)+
                 }
@@ -59,11 +57,4 @@ refusals! {
     Claims = InsufficientScope, "the claims of the token do not permit this";
     /// The server did not answer, or something else than what is expected.
     Unavailable = Unavailable, "the introspection server is unavailable";
-}
-
-impl Refusal {
-    /// Returns the response to the client.
-    pub(super) fn response(self) -> Response {
-        bearer::refusal(self.code(), self.description())
-    }
 }

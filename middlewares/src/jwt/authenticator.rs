@@ -17,12 +17,13 @@ use tidegate_core::{
 };
 use url::form_urlencoded;
 
-use super::claims::{self, Expression, Thumbprint};
+use super::claims::{self, Binding, Expression, Thumbprint};
 use super::keys::{KeySet, Verdict};
 use super::refusal::Refusal;
 use super::remote::{Remote, Source};
 use super::token::{Claims, Rules, Token};
 use crate::auth;
+use crate::dpop::{self, Dpop, Proof, ProofError, Scheme};
 
 /// Maximum length of a token in bytes.
 const MAX_TOKEN: usize = 16 * 1024;
@@ -50,6 +51,8 @@ pub(super) struct Authenticator {
     pub(super) removes_token: bool,
     /// Whether tokens must be bound to a certificate.
     pub(super) requires_binding: bool,
+    /// Checks proofs of tokens that are bound to a key; without it, such tokens are refused.
+    pub(super) dpop: Option<Dpop>,
     /// Timeout for keys.
     pub(super) timeout: Duration,
     pub(super) verified: VerifiedTokens,
@@ -113,8 +116,8 @@ pub(super) struct Verified {
     headers: Vec<Option<HeaderValue>>,
     /// Whether the claims permit the request.
     is_permitted: bool,
-    /// The certificate that its clients must have.
-    binding: Option<Thumbprint>,
+    /// What its clients must have.
+    binding: Binding,
     /// When it expires, in seconds since 1970.
     expiry: f64,
     /// Index of the issuer, and the keys that have verified the token.
@@ -123,9 +126,24 @@ pub(super) struct Verified {
     weight: u64,
 }
 
+/// A token in a request.
+struct Presented<'a> {
+    text: Cow<'a, str>,
+    scheme: Scheme,
+}
+
+/// A request that may pass.
+struct Checked {
+    /// `None` without a token, if none is needed.
+    verified: Option<Arc<Verified>>,
+    /// The proof that it uses.
+    proof: Option<Proof>,
+}
+
 /// Why a request does not pass.
 enum Stop {
     Refused(Refusal),
+    Proof(ProofError),
     /// The keys of this issuer are not known, or lack the token's key.
     Keys(usize, Refusal),
 }
@@ -139,31 +157,36 @@ impl From<Refusal> for Stop {
 impl Middleware for Authenticator {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         match self.check(&request) {
-            Ok(verified) => self.finish(request, verified.as_deref(), next),
-            Err(Stop::Refused(refusal)) => crate::ready(refusal.response()),
+            Ok(checked) => self.pass_on(request, checked, next),
             Err(Stop::Keys(issuer, _)) => boxed(move || async move {
                 if let Some(Keys::Remote { keys, .. }) = self.issuers.get(issuer).map(|issuer| &issuer.keys) {
                     keys.wait(&self.clock, self.timeout).await;
                 }
                 match self.check(&request) {
-                    Ok(verified) => self.finish(request, verified.as_deref(), next).await,
-                    Err(Stop::Refused(refusal) | Stop::Keys(_, refusal)) => refusal.response(),
+                    Ok(checked) => self.pass_on(request, checked, next).await,
+                    Err(stop) => self.refuse(&request, &stop),
                 }
             }),
+            Err(stop) => crate::ready(self.refuse(&request, &stop)),
         }
     }
 
     fn predict(&self, mut request: Request) -> Prediction {
-        let refused = |refusal: Refusal| Prediction::responds(refusal.response()).note(refusal.description());
-        match self.check(&request) {
+        let refused = |request: &Request, stop: Stop| {
+            Prediction::responds(self.refuse(request, &stop)).note(stop.description())
+        };
+        let checked = self.check(&request).and_then(|checked| match self.dpop.as_ref().zip(checked.proof) {
+            Some((dpop, proof)) => dpop.peek(&proof).map(|()| checked.verified).map_err(Stop::Proof),
+            None => Ok(checked.verified),
+        });
+        match checked {
             Ok(verified) => {
                 let note = if verified.is_some() { "the token is valid" } else { "a token is optional" };
                 match self.permit(&mut request, verified.as_deref()) {
                     Ok(()) => Prediction::passes(request).note(note),
-                    Err(refusal) => refused(refusal),
+                    Err(refusal) => refused(&request, refusal.into()),
                 }
             }
-            Err(Stop::Refused(refusal)) => refused(refusal),
             Err(Stop::Keys(issuer, _)) => {
                 let note = match self.issuers.get(issuer).map(|issuer| &issuer.keys) {
                     Some(Keys::Remote { source, .. }) => format!("fetches keys from {source}"),
@@ -171,11 +194,46 @@ impl Middleware for Authenticator {
                 };
                 Prediction::depends(request, note)
             }
+            Err(stop) => refused(&request, stop),
+        }
+    }
+}
+
+impl Stop {
+    fn description(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) | Self::Keys(_, refusal) => refusal.description(),
+            Self::Proof(error) => error.description(),
         }
     }
 }
 
 impl Authenticator {
+    /// Returns the response to a request that does not pass.
+    fn refuse(&self, request: &Request, stop: &Stop) -> Response {
+        let Some(dpop) = &self.dpop else {
+            return match stop {
+                Stop::Refused(refusal) | Stop::Keys(_, refusal) => refusal.response(),
+                // Proofs are checked only with the option.
+                Stop::Proof(error) => auth::bearer::refusal(error.code(), error.description()),
+            };
+        };
+        let code = match stop {
+            Stop::Refused(refusal) | Stop::Keys(_, refusal) => refusal.code(),
+            Stop::Proof(error) => error.code(),
+        };
+        dpop.refusal(code, stop.description(), Scheme::of(&request.head.headers))
+    }
+
+    fn pass_on<'a>(&'a self, request: Request, checked: Checked, next: &'a Next) -> BoxFuture<'a, Response> {
+        match self.dpop.as_ref().zip(checked.proof) {
+            Some((dpop, proof)) => {
+                dpop.pass_on(proof, move || self.finish(request, checked.verified.as_deref(), next))
+            }
+            None => self.finish(request, checked.verified.as_deref(), next),
+        }
+    }
+
     fn finish<'a>(
         &'a self,
         mut request: Request,
@@ -184,7 +242,7 @@ impl Authenticator {
     ) -> BoxFuture<'a, Response> {
         match self.permit(&mut request, verified) {
             Ok(()) => next.run(request),
-            Err(refusal) => crate::ready(refusal.response()),
+            Err(refusal) => crate::ready(self.refuse(&request, &refusal.into())),
         }
     }
 
@@ -209,14 +267,24 @@ impl Authenticator {
         Ok(())
     }
 
-    /// Returns what is known from the request's token; `None` if it has none and needs none.
-    fn check(&self, request: &Request) -> Result<Option<Arc<Verified>>, Stop> {
-        let verified = self.recognise(request)?;
-        if let Some(verified) = &verified {
-            // Not part of what is remembered: another client may present the same token.
-            self.check_binding(request, verified.binding.as_ref())?;
+    /// Checks the request's token, and whether the client may use it.
+    fn check(&self, request: &Request) -> Result<Checked, Stop> {
+        let Some(presented) = self.token(request)? else {
+            let nothing = Checked { verified: None, proof: None };
+            return if self.is_optional { Ok(nothing) } else { Err(Refusal::Missing.into()) };
+        };
+        let verified = self.recognise(&presented.text)?;
+        // Not part of what is remembered: another client may present the same token.
+        let key = verified.binding.key.as_ref();
+        if key.is_some() && self.dpop.is_none() {
+            return Err(Refusal::OtherBinding.into());
         }
-        Ok(verified)
+        self.check_binding(request, verified.binding.certificate.as_ref())?;
+        let proof = match &self.dpop {
+            Some(dpop) => dpop.check(request, presented.text.as_bytes(), presented.scheme, key),
+            None => Ok(None),
+        };
+        Ok(Checked { verified: Some(verified), proof: proof.map_err(Stop::Proof)? })
     }
 
     /// Refuses tokens that are bound to another certificate than that of the connection.
@@ -232,10 +300,8 @@ impl Authenticator {
         }
     }
 
-    fn recognise(&self, request: &Request) -> Result<Option<Arc<Verified>>, Stop> {
-        let Some(text) = self.token(request)? else {
-            return if self.is_optional { Ok(None) } else { Err(Refusal::Missing.into()) };
-        };
+    /// Returns what is known from a token.
+    fn recognise(&self, text: &str) -> Result<Arc<Verified>, Stop> {
         if text.len() > MAX_TOKEN {
             return Err(Refusal::TooLong.into());
         }
@@ -248,21 +314,21 @@ impl Authenticator {
             {
                 let directory = self.consumers.load();
                 if verified.directory == directory.version() {
-                    return Ok(Some(verified));
+                    return Ok(verified);
                 }
                 // The signature is known to be valid.
-                let claims = Arc::new(Token::parse(&text)?.claims);
+                let claims = Arc::new(Token::parse(text)?.claims);
                 let identity = self.identity(&claims, &directory)?.map(Arc::new);
                 let verified = Verified::clone(&verified);
                 let verified = Arc::new(Verified { identity, directory: directory.version(), ..verified });
                 self.verified.insert(hash, verified.clone());
-                return Ok(Some(verified));
+                return Ok(verified);
             }
             self.verified.remove(&hash);
         }
-        let verified = Arc::new(self.verify(&text, now)?);
+        let verified = Arc::new(self.verify(text, now)?);
         self.verified.insert(hash, verified.clone());
-        Ok(Some(verified))
+        Ok(verified)
     }
 
     fn verify(&self, text: &str, now: f64) -> Result<Verified, Stop> {
@@ -296,7 +362,7 @@ impl Authenticator {
             identity: self.identity(&claims, &directory)?.map(Arc::new),
             directory: directory.version(),
             headers,
-            binding: claims::certificate(&claims)?,
+            binding: claims::binding(&claims)?,
             is_permitted: self.claims.as_ref().is_none_or(|condition| condition.holds(&claims)),
             expiry,
             issuer,
@@ -335,17 +401,26 @@ impl Authenticator {
     }
 
     /// Returns the request's token.
-    fn token<'a>(&self, request: &'a Request) -> Result<Option<Cow<'a, str>>, Refusal> {
+    fn token<'a>(&self, request: &'a Request) -> Result<Option<Presented<'a>>, Refusal> {
         let mut fields = request.head.headers.get_all(AUTHORIZATION).iter();
         let field = fields.next();
         if fields.next().is_some() {
             return Err(Refusal::SeveralTokens);
         }
-        let bearer = field.map(bearer).transpose()?.flatten().map(Cow::Borrowed);
-        let Some(key) = &self.query_key else { return Ok(bearer) };
+        let bound = self.dpop.as_ref().and_then(|_| dpop::token(&request.head.headers));
+        let bound = bound.map(|token| std::str::from_utf8(token).map_err(|_| Refusal::Malformed));
+        let (in_header, scheme) = match bound.transpose()? {
+            Some("") => return Err(Refusal::Malformed),
+            Some(token) => (Some(token), Scheme::Dpop),
+            None => (field.map(bearer).transpose()?.flatten(), Scheme::Bearer),
+        };
+        let in_header = in_header.map(|text| Presented { text: Cow::Borrowed(text), scheme });
+        let Some(key) = &self.query_key else { return Ok(in_header) };
         let query = request.head.uri.query().unwrap_or_default().as_bytes();
-        let in_query = form_urlencoded::parse(query).filter(|(name, _)| name == key).map(|(_, value)| value);
-        let mut tokens = bearer.into_iter().chain(in_query);
+        let in_query = form_urlencoded::parse(query)
+            .filter(|(name, _)| name == key)
+            .map(|(_, text)| Presented { text, scheme: Scheme::Bearer });
+        let mut tokens = in_header.into_iter().chain(in_query);
         let token = tokens.next();
         if tokens.next().is_some() {
             return Err(Refusal::SeveralTokens);
@@ -355,7 +430,9 @@ impl Authenticator {
 
     fn remove_token(&self, request: &mut Request) {
         let headers = &mut request.head.headers;
-        if headers.get(AUTHORIZATION).is_some_and(|field| matches!(bearer(field), Ok(Some(_)))) {
+        if self.dpop.is_some() && dpop::token(headers).is_some() {
+            dpop::remove(headers);
+        } else if headers.get(AUTHORIZATION).is_some_and(|field| matches!(bearer(field), Ok(Some(_)))) {
             headers.remove(AUTHORIZATION);
         }
         let (Some(key), Some(query)) = (&self.query_key, request.head.uri.query()) else { return };

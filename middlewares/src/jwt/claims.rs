@@ -99,14 +99,27 @@ impl Test {
 /// A SHA-256 hash.
 pub(crate) type Thumbprint = [u8; 32];
 
-/// Returns the hash of the certificate that a token is bound to (RFC 8705 section 3.1). A token that is bound to anything
-/// else, such as a key (RFC 9449), is for clients that prove it, which cannot be checked.
-pub(crate) fn certificate(claims: &Claims) -> Result<Option<Thumbprint>, Refusal> {
-    let Some(confirmation) = claims.get("cnf") else { return Ok(None) };
-    let text = confirmation.get("x5t#S256").ok_or(Refusal::OtherBinding)?;
-    let hash = text.as_str().and_then(|text| BASE64_URL_SAFE_NO_PAD.decode(text).ok());
-    let hash = hash.and_then(|hash| Thumbprint::try_from(hash).ok());
-    hash.map(Some).ok_or(Refusal::Malformed)
+/// What clients must have to use a token (RFC 7800).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Binding {
+    /// The hash of a certificate (RFC 8705 section 3.1).
+    pub(crate) certificate: Option<Thumbprint>,
+    /// The hash of a key (RFC 9449 section 6.1).
+    pub(crate) key: Option<Thumbprint>,
+}
+
+/// Returns what a token is bound to. A token that is bound to anything else cannot be checked.
+pub(crate) fn binding(claims: &Claims) -> Result<Binding, Refusal> {
+    let Some(confirmation) = claims.get("cnf") else { return Ok(Binding::default()) };
+    let hash = |name: &str| {
+        let text = confirmation.get(name)?;
+        let hash = text.as_str().and_then(|text| BASE64_URL_SAFE_NO_PAD.decode(text).ok());
+        Some(hash.and_then(|hash| Thumbprint::try_from(hash).ok()).ok_or(Refusal::Malformed))
+    };
+    match (hash("x5t#S256").transpose()?, hash("jkt").transpose()?) {
+        (None, None) => Err(Refusal::OtherBinding),
+        (certificate, key) => Ok(Binding { certificate, key }),
+    }
 }
 
 /// Returns a claim by its name, or by the path to a nested one: `realm_access.roles`.

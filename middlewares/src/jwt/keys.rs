@@ -118,6 +118,12 @@ impl KeySet {
         Ok(Self { keys, by_id: true, digest: sha256(json) })
     }
 
+    /// Reads the public key in the header of a proof (RFC 9449). The caller checks that it has no private parts.
+    pub(crate) fn proof(jwk: &serde_json::Map<String, serde_json::Value>) -> Option<Self> {
+        let jwk = serde_json::from_value(serde_json::Value::Object(jwk.clone())).ok()?;
+        Some(Self { keys: vec![from_jwk(&jwk, false)?], by_id: false, digest: [0; 32] })
+    }
+
     /// Returns true if both were read from the same text.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.digest == other.digest

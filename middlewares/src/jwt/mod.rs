@@ -22,6 +22,7 @@ use tidegate_core::values::{Duration, Secret, is_default};
 use tidegate_core::{Access, Build, BuildContext, BuildError, BuildErrors, Middleware};
 
 use crate::api_client::{self, ApiClient};
+use crate::dpop::DpopOptions;
 use crate::{auth, forward_auth};
 use authenticator::{Authenticator, Issuer, Keys};
 use claims::Expression;
@@ -91,6 +92,9 @@ pub struct Jwt {
     /// Accepts only tokens that are bound to the client's certificate (RFC 8705). Not in Traefik Hub.
     #[serde(skip_serializing_if = "is_default")]
     pub require_certificate_binding: bool,
+    /// Accepts tokens that are bound to a key, with proofs (RFC 9449). Not in Traefik Hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dpop: Option<DpopOptions>,
     /// Query parameter with the token, for clients that cannot send the header.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub token_query_key: String,
@@ -151,6 +155,7 @@ impl Default for Jwt {
             require_expiration: true,
             optional: false,
             require_certificate_binding: false,
+            dpop: None,
             token_query_key: String::new(),
             strip_authorization_header: false,
             client_config: None,
@@ -171,6 +176,7 @@ impl Build for Jwt {
         if let Some(tls) = &client.tls {
             forward_auth::check_tls(tls, context)?;
         }
+        let dpop = self.dpop.as_ref().map(|dpop| dpop.build(self.leeway.into(), context)).transpose()?;
         let timeout = StdDuration::from_secs(client.timeout_seconds);
         let mut tasks = Vec::new();
         let issuers = match source {
@@ -201,6 +207,7 @@ impl Build for Jwt {
             query_key: known(&self.token_query_key),
             removes_token: self.strip_authorization_header,
             requires_binding: self.require_certificate_binding,
+            dpop,
             timeout,
             verified: authenticator::cache(),
             _tasks: tasks,

@@ -15,7 +15,7 @@ macro_rules! refusals {
         }
 
         impl Refusal {
-            fn code(self) -> Code {
+            pub(super) fn code(self) -> Code {
                 match self {
                     $(Self::$refusal => Code::$code,)+
                 }
@@ -64,7 +64,7 @@ refusals! {
     Audience = InvalidToken, "the token is for another audience";
     /// `cnf` names no certificate, and `requireCertificateBinding` is set.
     NotBound = InvalidToken, "the token is not bound to a certificate";
-    /// `cnf` names something other than a certificate.
+    /// `cnf` names something other than a certificate, or a key without the option `dpop`.
     OtherBinding = InvalidToken, "the token is bound to something other than a certificate";
     /// `cnf` names another certificate than that of the connection.
     OtherCertificate = InvalidToken, "the token is bound to another certificate";

@@ -106,7 +106,7 @@ fn decode<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, Refusal> {
 }
 
 /// Returns the algorithm with exactly this name; `none` is not one of them.
-fn algorithm(name: &str) -> Option<Algorithm> {
+pub(crate) fn algorithm(name: &str) -> Option<Algorithm> {
     match name {
         // RFC 9864.
         "Ed25519" => Some(Algorithm::EdDSA),

@@ -20,6 +20,7 @@ mod dashboard_access;
 mod dns_changes;
 mod docker;
 mod docs;
+mod dpop;
 mod etcd;
 mod identity;
 mod ldap;

@@ -11,15 +11,15 @@ use crate::support::outside::{Redis, Running, program};
 use crate::support::{Backend, Gateway, eventually, free_port, get, get_with};
 
 /// The provider, which forgets everything when it is restarted.
-struct Provider {
-    port: u16,
+pub(super) struct Provider {
+    pub(super) port: u16,
     settings: Value,
     folder: tempfile::TempDir,
     running: Option<Running>,
 }
 
 impl Provider {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             port: free_port(),
             settings: json!({"frontChannel": {}}),
@@ -28,12 +28,12 @@ impl Provider {
         }
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
     /// Starts it with these clients.
-    fn start(&mut self, clients: Value, lifetime: u64) {
+    pub(super) fn start(&mut self, clients: Value, lifetime: u64) {
         let front = self.settings["frontChannel"].take();
         self.settings =
             json!({"port": self.port, "clients": clients, "lifetime": lifetime, "frontChannel": front});

@@ -32,6 +32,12 @@ const provider = new Provider(issuer, {
     clientCredentials: { enabled: true },
     introspection: { enabled: true },
     revocation: { enabled: true },
+    dPoP: { enabled: true },
+    // Tokens for a service are JWTs.
+    resourceIndicators: {
+      enabled: true,
+      getResourceServerInfo: async () => ({ scope: '', audience: 'api', accessTokenFormat: 'jwt' }),
+    },
   },
   pkce: { required: () => true },
   rotateRefreshToken: true,
