@@ -130,7 +130,7 @@ impl Middleware for Gate {
             }
             Decider::Policy { policy, decides } => {
                 let policy = policy.clone();
-                let results = threads::run_blocking(PREDICTION_TIMEOUT, move || policy.evaluate(input));
+                let results = threads::run_alone(PREDICTION_TIMEOUT, move || policy.evaluate(input));
                 let results = results.ok_or(GateError::Busy).and_then(|results| Ok(results?));
                 results.and_then(|results| self.read(&results, *decides))
             }

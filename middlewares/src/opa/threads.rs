@@ -55,12 +55,17 @@ pub(super) async fn run<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'sta
     receiver.await.ok()
 }
 
-/// Like [`run`], for callers that may block. Returns `None` on timeout as well.
-pub(super) fn run_blocking<T: Send + 'static>(
+/// Runs a job on a thread of its own, for callers that may block: requests do not delay it. Returns `None` on timeout.
+pub(super) fn run_alone<T: Send + 'static>(
     timeout: Duration,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     let (sender, receiver) = sync_channel(1);
-    QUEUE.try_send(Box::new(move || drop(sender.send(job())))).ok()?;
+    let thread = std::thread::Builder::new().name("policy check".to_owned()).stack_size(STACK);
+    let job = move || drop(sender.send(job()));
+    if let Err(error) = thread.spawn(move || drop(catch_unwind(AssertUnwindSafe(job)))) {
+        tracing::error!(%error, "cannot start a thread for a policy");
+        return None;
+    }
     receiver.recv_timeout(timeout).ok()
 }
