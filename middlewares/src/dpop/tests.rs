@@ -11,6 +11,7 @@ use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::Request as HttpRequest;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tidegate_core::{Body, Build as _, BuildContext, ManualClock, Middleware, Request, Response, Verdict};
 
@@ -523,5 +524,30 @@ fn mistakes_in_options_are_named() {
         let jwt = Jwt { signing_secret: SECRET.into(), dpop: Some(options), ..Jwt::default() };
         let error = testing::build_in(&World::default(), jwt).err().unwrap().to_string();
         assert!(error.contains(message), "{error}: expected {message}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// No character of header and claims can be changed, left out or added.
+    #[test]
+    fn a_changed_proof_is_refused(place in any::<prop::sample::Index>(), with in "[A-Za-z0-9._-]{0,2}") {
+        let case = Case::new();
+        let proof = case.proof(&json!({}));
+        let signed = proof.rfind('.').unwrap();
+        let at = place.index(signed);
+        let changed = format!("{}{with}{}", &proof[..at], &proof[at + 1..]);
+        prop_assume!(changed != proof);
+        let response = case.send(case.request("DPoP", &[&changed]));
+        prop_assert_eq!(response.status(), 401);
+        case.accepts(&proof);
+    }
+
+    /// Whatever is sent as a proof is refused.
+    #[test]
+    fn no_text_is_a_proof(text in "[ -~]{0,100}") {
+        let case = Case::new();
+        prop_assert_eq!(case.send(case.request("DPoP", &[text.trim()])).status(), 401);
     }
 }
