@@ -38,8 +38,8 @@ use server::Server;
 
 /// Prefix of the Data API.
 const DATA_API: &str = "/v1/data";
-/// Maximum length of a body that is part of the input, in bytes.
-const MAX_BODY: u64 = 16 * 1024 * 1024;
+/// Maximum length of a body that is part of the input, in bytes. It is parsed on the worker.
+const MAX_BODY: u64 = 1024 * 1024;
 /// Maximum time for which decisions are remembered.
 const MAX_TTL: StdDuration = StdDuration::from_hours(1);
 /// Maximum timeout.
