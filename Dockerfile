@@ -11,6 +11,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 COPY scripts/static-binary.sh scripts/
 COPY wire wire
+COPY cache cache
 COPY core core
 COPY config config
 COPY middlewares middlewares

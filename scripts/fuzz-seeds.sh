@@ -13,7 +13,7 @@ def seed(target, text):
     data = text if isinstance(text, bytes) else text.encode()
     (root / "fuzz/corpus" / target / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
 
-sources = [path for folder in ("src", "wire", "config", "core", "middlewares", "clients", "acme", "providers", "docs", "tests", "examples")
+sources = [path for folder in ("src", "wire", "cache", "config", "core", "middlewares", "clients", "acme", "providers", "docs", "tests", "examples")
            for path in (root / folder).rglob("*") if path.suffix in (".rs", ".md", ".yml", ".yaml", ".toml")]
 texts = [path.read_text(errors="replace") for path in sources] + [(root / "README.md").read_text()]
 

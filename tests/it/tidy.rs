@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The folders of the crates beside the gateway itself.
-const CRATES: [&str; 7] = ["wire", "core", "middlewares", "config", "clients", "acme", "providers"];
+const CRATES: [&str; 8] = ["wire", "cache", "core", "middlewares", "config", "clients", "acme", "providers"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
