@@ -12,10 +12,14 @@
 //!    changes.
 
 pub mod cache_status;
+mod catalog;
 mod head;
 pub mod key;
+pub mod memory;
+mod purge;
 pub mod rules;
 mod time;
 
 pub use head::Head;
+pub use purge::{Epoch, Purge};
 pub use time::{MAX_SECONDS, Timestamp};

@@ -1,6 +1,8 @@
 //! Compares the rules with `http-cache-semantics` on random exchanges, where that library is right. Where it is known
 //! to be wrong, or where RFC 9111 leaves a choice, [`excluded`] says so.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
@@ -23,7 +25,7 @@ struct Case {
     last_modified: Option<u32>,
     age: Option<u32>,
     vary: Option<&'static str>,
-    foo: (Option<&'static str>, Option<&'static str>),
+    values: (Option<&'static str>, Option<&'static str>),
     no_cache: bool,
     request_max_age: Option<u32>,
     min_fresh: Option<u32>,
@@ -54,7 +56,7 @@ impl Case {
     fn first_request(&self) -> HeaderMap {
         map([
             ("authorization", self.authorization.then(|| "Basic x".to_owned())),
-            ("foo", self.foo.0.map(str::to_owned)),
+            ("foo", self.values.0.map(str::to_owned)),
         ])
     }
 
@@ -68,7 +70,7 @@ impl Case {
         );
         map([
             ("cache-control", (!control.is_empty()).then(|| control.join(", "))),
-            ("foo", self.foo.1.map(str::to_owned)),
+            ("foo", self.values.1.map(str::to_owned)),
         ])
     }
 
@@ -180,7 +182,7 @@ fn cases() -> impl Strategy<Value = Case> {
     (response, request).prop_map(
         |(
             (status, authorization, flags, max_age, s_maxage, expires, last_modified, age, vary),
-            (foo, no_cache, request_max_age, min_fresh, max_stale, later),
+            (values, no_cache, request_max_age, min_fresh, max_stale, later),
         )| Case {
             status,
             authorization,
@@ -191,7 +193,7 @@ fn cases() -> impl Strategy<Value = Case> {
             last_modified,
             age,
             vary,
-            foo,
+            values,
             no_cache,
             request_max_age,
             min_fresh,
@@ -220,7 +222,7 @@ const PLAIN: Case = Case {
     last_modified: None,
     age: None,
     vary: None,
-    foo: (None, None),
+    values: (None, None),
     no_cache: false,
     request_max_age: None,
     min_fresh: None,

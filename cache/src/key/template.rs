@@ -1,6 +1,6 @@
 //! The primary key of a request.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
@@ -45,6 +45,12 @@ impl Key {
     /// The resource: scheme, host, path and query, as far as they are part of the key.
     pub fn resource(&self) -> &[u8] {
         self.0.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
     }
 }
 

@@ -1,0 +1,391 @@
+//! The store in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+
+use crate::catalog::{Catalog, Entry, Limits};
+use crate::head::Head;
+use crate::key::Key;
+use crate::purge::{Epoch, Purge};
+
+/// Bodies are kept in chunks of this many bytes, and a rest.
+const CHUNK: usize = 64 * 1024;
+/// What an entry costs beside its head, body and key: the index, counters and list nodes.
+const OVERHEAD: usize = 256;
+
+/// Limits of a store in memory, in bytes where not said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// All stored responses, with their heads.
+    pub total: u64,
+    /// One response.
+    pub object: u64,
+    /// Responses that are being received. Further ones are not stored.
+    pub receiving: u64,
+    /// The number of variants of a key.
+    pub variants: usize,
+}
+
+impl Default for MemoryLimits {
+    fn default() -> Self {
+        Self { total: 64 << 20, object: 1 << 20, receiving: 16 << 20, variants: 16 }
+    }
+}
+
+/// Why a response that is received is not stored after all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotKept {
+    /// It exceeds the limit of one response.
+    #[error("response larger than {0} bytes")]
+    TooLarge(u64),
+    /// Too much is being received at once.
+    #[error("too many responses are being received")]
+    Busy,
+    /// Its body has fewer or more bytes than `Content-Length` says.
+    #[error("{received} bytes received, expected {expected}")]
+    Incomplete {
+        /// What `Content-Length` says.
+        expected: u64,
+        /// What has arrived.
+        received: u64,
+    },
+    /// It was purged while it was received.
+    #[error("purged while it was received")]
+    Purged,
+    /// The store has preferred others.
+    #[error("not admitted")]
+    NotAdmitted,
+}
+
+/// A stored response.
+#[derive(Debug)]
+pub struct Object {
+    /// Its head.
+    pub head: Head,
+    body: Vec<Bytes>,
+    length: u64,
+}
+
+impl Object {
+    /// The number of bytes of its body.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Its body, in chunks.
+    pub fn body(&self) -> &[Bytes] {
+        &self.body
+    }
+
+    /// The bytes of the body from `first` to `last`, both included, in chunks.
+    pub fn part(&self, first: u64, last: u64) -> impl Iterator<Item = Bytes> {
+        let mut start = 0u64;
+        self.body.iter().filter_map(move |chunk| {
+            let (from, end) = (start, start + chunk.len() as u64);
+            start = end;
+            let (begin, stop) = (first.max(from), last.saturating_add(1).min(end));
+            // Both are within the chunk, whose length is a usize.
+            (begin < stop).then(|| chunk.slice((begin - from) as usize..(stop - from) as usize))
+        })
+    }
+}
+
+/// A stored response in its store.
+#[derive(Clone, Debug)]
+pub struct Stored(Arc<Entry<Object>>);
+
+impl Stored {
+    /// The response.
+    pub fn object(&self) -> &Object {
+        &self.0.value
+    }
+
+    /// Its key.
+    pub fn key(&self) -> &Key {
+        &self.0.key
+    }
+}
+
+/// What is stored for a key.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The response for the request's fields (RFC 9111 §4.1).
+    pub matching: Option<Stored>,
+    /// Responses for other fields, which a validation can name (RFC 9111 §4.3.1).
+    pub others: Vec<Stored>,
+}
+
+/// The store in memory.
+pub struct MemoryStore {
+    catalog: Catalog<Object>,
+    receiving: AtomicU64,
+    limits: MemoryLimits,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new(limits: MemoryLimits) -> Arc<Self> {
+        let object = limits.object.min(limits.total);
+        let catalog = Catalog::new(Limits {
+            weight: limits.total,
+            entry_weight: object,
+            variants: limits.variants.max(1),
+        });
+        Arc::new(Self { catalog, receiving: AtomicU64::new(0), limits: MemoryLimits { object, ..limits } })
+    }
+
+    /// What is stored for a key. Takes a lock for a moment, and counts as a use of the matching response.
+    pub fn find(&self, key: &Key, request: &HeaderMap) -> Found {
+        let found = self.catalog.find(key, request);
+        Found { matching: found.entry.map(Stored), others: found.others.into_iter().map(Stored).collect() }
+    }
+
+    /// The moment at which a request begins: to be taken before it is sent to the server.
+    pub fn epoch(&self) -> Epoch {
+        self.catalog.epoch()
+    }
+
+    /// Begins to store a response. Nothing can be found before [`Writer::finish`].
+    pub fn write(self: &Arc<Self>, key: Key, head: Head, epoch: Epoch) -> Result<Writer, NotKept> {
+        let expected = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        if expected.is_some_and(|expected| expected > self.limits.object) {
+            return Err(NotKept::TooLarge(self.limits.object));
+        }
+        let fixed = (head.size() + 2 * key.as_bytes().len() + OVERHEAD) as u64;
+        let mut reserved = Reserved { store: self.clone(), bytes: 0 };
+        reserved.add(fixed)?;
+        let (chunks, open) = (Vec::new(), BytesMut::new());
+        Ok(Writer { key, head, epoch, chunks, open, received: 0, expected, reserved })
+    }
+
+    /// Replaces the head of a stored response, after a 304 or a response to HEAD. False if it is not stored any
+    /// longer, or was purged since `epoch`.
+    pub fn update(&self, stored: &Stored, head: Head, epoch: Epoch) -> bool {
+        let object = stored.object();
+        let weight = (head.size() + 2 * stored.0.key.as_bytes().len() + OVERHEAD) as u64 + object.length;
+        let entry = Entry {
+            key: stored.0.key.clone(),
+            variant: head.variant.clone(),
+            tags: head.tags.clone(),
+            weight,
+            value: Object { head, body: object.body.clone(), length: object.length },
+        };
+        if entry.variant != stored.0.variant {
+            self.catalog.remove(&stored.0);
+        }
+        self.catalog.insert(entry, epoch).is_some_and(|inserted| inserted.stored)
+    }
+
+    /// Removes a stored response, unless it has been replaced.
+    pub fn remove(&self, stored: &Stored) -> bool {
+        self.catalog.remove(&stored.0)
+    }
+
+    /// Removes what a purge covers, and returns its number.
+    pub fn purge(&self, purge: &Purge) -> usize {
+        self.catalog.purge(purge).len()
+    }
+
+    /// The number of stored responses, and their bytes.
+    pub fn usage(&self) -> (usize, u64) {
+        self.catalog.usage()
+    }
+
+    /// Bytes of responses that are being received.
+    pub fn receiving(&self) -> u64 {
+        self.receiving.load(Ordering::Relaxed)
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &MemoryLimits {
+        &self.limits
+    }
+}
+
+/// A response that is being received. Dropping it stores nothing.
+pub struct Writer {
+    key: Key,
+    head: Head,
+    epoch: Epoch,
+    chunks: Vec<Bytes>,
+    open: BytesMut,
+    received: u64,
+    expected: Option<u64>,
+    reserved: Reserved,
+}
+
+/// A share of what may be received at once.
+struct Reserved {
+    store: Arc<MemoryStore>,
+    bytes: u64,
+}
+
+impl Reserved {
+    fn add(&mut self, bytes: u64) -> Result<(), NotKept> {
+        let limits = &self.store.limits;
+        if self.bytes + bytes > limits.object {
+            return Err(NotKept::TooLarge(limits.object));
+        }
+        let before = self.store.receiving.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        if before + bytes > limits.receiving { Err(NotKept::Busy) } else { Ok(()) }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.store.receiving.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Writer {
+    /// Adds a piece of the body. It is copied: a piece may keep a much larger buffer alive. After an error, the writer
+    /// is of no use.
+    pub fn push(&mut self, mut piece: &[u8]) -> Result<(), NotKept> {
+        self.reserved.add(piece.len() as u64)?;
+        self.received += piece.len() as u64;
+        while !piece.is_empty() {
+            let (now, later) = piece.split_at(piece.len().min(CHUNK - self.open.len()));
+            self.open.extend_from_slice(now);
+            piece = later;
+            if self.open.len() == CHUNK {
+                self.chunks.push(self.open.split().freeze());
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores the response. To be called only when the body has ended as it should.
+    pub fn finish(self) -> Result<(), NotKept> {
+        let Self { key, head, epoch, chunks: mut body, open, received, expected, reserved } = self;
+        if let Some(expected) = expected.filter(|expected| *expected != received) {
+            return Err(NotKept::Incomplete { expected, received });
+        }
+        if !open.is_empty() {
+            // A copy of the right size.
+            body.push(Bytes::copy_from_slice(&open));
+        }
+        let (variant, tags) = (head.variant.clone(), head.tags.clone());
+        let value = Object { head, body, length: received };
+        match reserved
+            .store
+            .catalog
+            .insert(Entry { key, variant, tags, weight: reserved.bytes, value }, epoch)
+        {
+            None => Err(NotKept::Purged),
+            Some(inserted) if inserted.stored => Ok(()),
+            Some(_) => Err(NotKept::NotAdmitted),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, StatusCode};
+
+    use super::*;
+    use crate::rules::{Rules, Times, storable};
+    use crate::time::Timestamp;
+
+    fn head(lines: &[(&'static str, &str)]) -> Head {
+        let mut headers = HeaderMap::new();
+        headers.insert("cache-control", HeaderValue::from_static("max-age=50"));
+        for (name, value) in lines {
+            headers.insert(*name, HeaderValue::from_str(value).unwrap());
+        }
+        let now = Timestamp::from_millis(1_767_225_600_000);
+        let times = Times { requested: now, received: now };
+        storable(&Rules::default(), &HeaderMap::new(), StatusCode::OK, &headers, times).unwrap()
+    }
+
+    fn key(name: &str) -> Key {
+        Key::from_bytes(format!("http://{name}\0").as_bytes())
+    }
+
+    fn store(total: u64, object: u64) -> Arc<MemoryStore> {
+        MemoryStore::new(MemoryLimits { total, object, receiving: 1 << 20, variants: 4 })
+    }
+
+    fn put(store: &Arc<MemoryStore>, name: &str, head: Head, body: &[u8]) -> Result<(), NotKept> {
+        let mut writer = store.write(key(name), head, store.epoch())?;
+        for piece in body.chunks(1000) {
+            writer.push(piece)?;
+        }
+        writer.finish()
+    }
+
+    #[test]
+    fn bodies_come_back_whole_and_in_parts() {
+        let store = store(4 << 20, 1 << 20);
+        let body: Vec<u8> = (0..200_000u32).map(|i| i as u8 ^ (i >> 8) as u8).collect();
+        put(&store, "x", head(&[]), &body).unwrap();
+        let found = store.find(&key("x"), &HeaderMap::new()).matching.unwrap();
+        let object = found.object();
+        assert_eq!((object.length(), object.body().concat()), (200_000, body.clone()));
+        for (first, last) in [(0, 0), (0, 199_999), (65_535, 65_536), (65_536, 131_071), (199_999, u64::MAX)]
+        {
+            let part = object.part(first, last).collect::<Vec<_>>().concat();
+            let end = usize::try_from(last.min(199_999)).unwrap();
+            assert_eq!(part, &body[usize::try_from(first).unwrap()..=end], "{first}-{last}");
+        }
+        assert_eq!(store.receiving(), 0);
+    }
+
+    #[test]
+    fn incomplete_and_large_responses_are_not_stored() {
+        let store = store(1 << 20, 20_000);
+        let length = |text| head(&[("content-length", text)]);
+        assert_eq!(
+            put(&store, "x", length("5"), b"1234"),
+            Err(NotKept::Incomplete { expected: 5, received: 4 })
+        );
+        assert_eq!(
+            put(&store, "x", length("3"), b"1234"),
+            Err(NotKept::Incomplete { expected: 3, received: 4 })
+        );
+        assert_eq!(put(&store, "x", length("20001"), b""), Err(NotKept::TooLarge(20_000)));
+        assert_eq!(put(&store, "x", head(&[]), &[0; 20_001]), Err(NotKept::TooLarge(20_000)));
+        let mut dropped = store.write(key("x"), head(&[]), store.epoch()).unwrap();
+        dropped.push(b"1234").unwrap();
+        assert!(store.receiving() > 4);
+        drop(dropped);
+        assert_eq!((store.usage(), store.receiving()), ((0, 0), 0));
+        put(&store, "x", length("4"), b"1234").unwrap();
+        assert_eq!(store.usage().0, 1);
+    }
+
+    #[test]
+    fn what_is_received_at_once_is_bounded() {
+        let limits = MemoryLimits { total: 10 << 20, object: 1 << 20, receiving: 100_000, variants: 4 };
+        let store = MemoryStore::new(limits);
+        let mut writers: Vec<_> =
+            (0..4).map(|_| store.write(key("x"), head(&[]), store.epoch()).unwrap()).collect();
+        let refused =
+            writers.iter_mut().map(|writer| writer.push(&[0; 30_000])).filter(Result::is_err).count();
+        assert_eq!(refused, 1);
+        drop(writers);
+        assert!(put(&store, "x", head(&[]), &[0; 30_000]).is_ok());
+    }
+
+    #[test]
+    fn heads_are_updated_in_place() {
+        let store = store(1 << 20, 1 << 20);
+        put(&store, "x", head(&[("x", "1")]), b"body").unwrap();
+        let stored = store.find(&key("x"), &HeaderMap::new()).matching.unwrap();
+        assert!(store.update(&stored, head(&[("x", "2")]), store.epoch()));
+        let new = store.find(&key("x"), &HeaderMap::new()).matching.unwrap();
+        assert_eq!(
+            (new.object().head.headers["x"].as_bytes(), &new.object().body()[0][..]),
+            (&b"2"[..], &b"body"[..])
+        );
+        assert!(!store.remove(&stored), "it has been replaced");
+        let before = store.epoch();
+        assert_eq!(store.purge(&Purge::All), 1);
+        assert!(!store.update(&new, head(&[]), before), "purged meanwhile");
+        assert_eq!(store.usage(), (0, 0));
+    }
+}
