@@ -206,13 +206,26 @@ impl<T> Catalog<T> {
 
     /// Stores an entry in place of that for the same key and variant. `None` if a purge since `epoch` covers it.
     pub(crate) fn insert(&self, entry: Entry<T>, epoch: Epoch) -> Option<Inserted<T>> {
+        self.insert_unless(entry, epoch, |_| false)
+    }
+
+    /// The same, unless the one that is stored for the key and variant is to stay, which also returns `None`.
+    pub(crate) fn insert_unless(
+        &self,
+        entry: Entry<T>,
+        epoch: Epoch,
+        stays: impl Fn(&T) -> bool,
+    ) -> Option<Inserted<T>> {
         let mut removed = Vec::new();
         let mut evicted = Evicted::new();
         let id = self.id(&entry.key, &entry.variant);
         let entry = Arc::new(entry);
         {
             let mut shard = self.shard(&entry.key).lock();
-            if epoch != self.epoch() && self.purges.lock().covers(epoch, &entry.key, &entry.tags) {
+            if self.is_purged(epoch, &entry.key, &entry.tags) {
+                return None;
+            }
+            if self.entries.peek(&id).is_some_and(|stored| stored.key == entry.key && stays(&stored.value)) {
                 return None;
             }
             self.make_room(&mut shard, id, &entry, &mut removed);
@@ -250,18 +263,27 @@ impl<T> Catalog<T> {
         }
     }
 
+    /// Whether a purge since `epoch` covers a response.
+    pub(crate) fn is_purged(&self, epoch: Epoch, key: &Key, tags: &[Tag]) -> bool {
+        epoch != self.epoch() && self.purges.lock().covers(epoch, key, tags)
+    }
+
+    /// Whether this very entry is stored.
+    pub(crate) fn contains(&self, entry: &Arc<Entry<T>>) -> bool {
+        let id = self.id(&entry.key, &entry.variant);
+        self.entries.peek(&id).is_some_and(|stored| Arc::ptr_eq(&stored, entry))
+    }
+
     /// Removes this very entry, not one that has replaced it.
     pub(crate) fn remove(&self, entry: &Arc<Entry<T>>) -> bool {
         let mut shard = self.shard(&entry.key).lock();
-        let ids = shard.keys.get(&entry.key).cloned().unwrap_or_default();
-        for id in ids {
-            if self.entries.peek(&id).is_some_and(|stored| Arc::ptr_eq(&stored, entry)) {
-                shard.unlist(id, &entry.key, &entry.tags);
-                self.entries.remove(&id);
-                return true;
-            }
+        if !self.contains(entry) {
+            return false;
         }
-        false
+        let id = self.id(&entry.key, &entry.variant);
+        shard.unlist(id, &entry.key, &entry.tags);
+        self.entries.remove(&id);
+        true
     }
 
     /// Removes what a purge covers, and returns it. Responses to requests that have begun before are not stored.

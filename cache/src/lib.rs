@@ -13,13 +13,16 @@
 
 pub mod cache_status;
 mod catalog;
+pub mod disk;
 mod head;
 pub mod key;
 pub mod memory;
+mod not_kept;
 mod purge;
 pub mod rules;
 mod time;
 
 pub use head::Head;
+pub use not_kept::NotKept;
 pub use purge::{Epoch, Purge};
 pub use time::{MAX_SECONDS, Timestamp};

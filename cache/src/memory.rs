@@ -10,6 +10,7 @@ use http::header::CONTENT_LENGTH;
 use crate::catalog::{Catalog, Entry, Limits};
 use crate::head::Head;
 use crate::key::Key;
+use crate::not_kept::NotKept;
 use crate::purge::{Epoch, Purge};
 
 /// Bodies are kept in chunks of this many bytes, and a rest.
@@ -34,31 +35,6 @@ impl Default for MemoryLimits {
     fn default() -> Self {
         Self { total: 64 << 20, object: 1 << 20, receiving: 16 << 20, variants: 16 }
     }
-}
-
-/// Why a response that is received is not stored after all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotKept {
-    /// It exceeds the limit of one response.
-    #[error("response larger than {0} bytes")]
-    TooLarge(u64),
-    /// Too much is being received at once.
-    #[error("too many responses are being received")]
-    Busy,
-    /// Its body has fewer or more bytes than `Content-Length` says.
-    #[error("{received} bytes received, expected {expected}")]
-    Incomplete {
-        /// What `Content-Length` says.
-        expected: u64,
-        /// What has arrived.
-        received: u64,
-    },
-    /// It was purged while it was received.
-    #[error("purged while it was received")]
-    Purged,
-    /// The store has preferred others.
-    #[error("not admitted")]
-    NotAdmitted,
 }
 
 /// A stored response.

@@ -93,7 +93,8 @@ fn merged(stored: &HeaderMap, new: &HeaderMap) -> HeaderMap {
         headers.remove(name);
     }
     for (name, value) in &new {
-        headers.append(name.clone(), value.clone());
+        // Fails only for more fields than a map can have.
+        headers.try_append(name.clone(), value.clone()).unwrap_or_default();
     }
     headers
 }

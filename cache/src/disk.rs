@@ -1,0 +1,167 @@
+//! The store on disk: a file for each response, found again after a restart or a crash.
+//!
+//! Nothing here waits for the disk except what says so. A response is visible only when its file is complete; every
+//! block is checked when it is read. Data are not flushed to the medium: after a loss of power, files that are not
+//! complete fail their checks and are removed.
+
+#[cfg(test)]
+mod faults;
+mod file;
+mod inner;
+mod limits;
+mod names;
+mod reading;
+mod record;
+mod recovery;
+#[cfg(test)]
+mod tests;
+mod writing;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Sender};
+
+use http::HeaderMap;
+
+use crate::catalog::Entry;
+use crate::head::Head;
+use crate::key::Key;
+use crate::not_kept::NotKept;
+use crate::purge::{Epoch, Purge};
+use inner::{DiskObject, Inner};
+use writing::{Message, Reserved, Update};
+
+pub use limits::{DiskLimits, DiskProblem, DiskUsage, Report};
+pub use reading::{OpenObject, ReadError};
+pub use writing::{DiskWriter, Stored};
+
+/// Threads that write.
+const WRITERS: usize = 2;
+
+/// A response on disk, as the index knows it.
+#[derive(Clone, Debug)]
+pub struct DiskRef(Arc<Entry<DiskObject>>);
+
+impl DiskRef {
+    /// Bytes of its body.
+    pub fn length(&self) -> u64 {
+        self.0.value.length
+    }
+
+    /// Its key.
+    pub fn key(&self) -> &Key {
+        &self.0.key
+    }
+}
+
+/// What is stored for a key.
+#[derive(Debug, Default)]
+pub struct DiskFound {
+    /// The response for the request's fields (RFC 9111 §4.1).
+    pub matching: Option<DiskRef>,
+    /// The number of responses for other fields.
+    pub others: usize,
+}
+
+/// The store on disk.
+pub struct DiskStore {
+    inner: Arc<Inner>,
+    queues: Vec<Sender<Message>>,
+}
+
+impl DiskStore {
+    /// Opens a store in a folder, and creates that if necessary. Threads are started that write, and that find what is
+    /// there: until [`DiskUsage::ready`], a response may be missed.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be created or a thread cannot be started.
+    pub fn open(path: &Path, limits: DiskLimits, report: Report) -> io::Result<Arc<Self>> {
+        let inner = Arc::new(Inner::create(path, limits, report)?);
+        let mut queues = Vec::with_capacity(WRITERS);
+        for number in 0..WRITERS {
+            let (queue, messages) = mpsc::channel();
+            queues.push(queue);
+            let inner = inner.clone();
+            let thread = std::thread::Builder::new().name(format!("cache-write-{number}"));
+            thread.spawn(move || writing::run(&inner, &messages))?;
+        }
+        let store = Arc::new(Self { inner: inner.clone(), queues });
+        let thread = std::thread::Builder::new().name("cache-recover".to_owned());
+        thread.spawn(move || recovery::run(&inner))?;
+        Ok(store)
+    }
+
+    /// What is stored for a key, from the index in memory. Counts as a use of the matching response.
+    pub fn find(&self, key: &Key, request: &HeaderMap) -> DiskFound {
+        let found = self.inner.catalog.find(key, request);
+        DiskFound { matching: found.entry.map(DiskRef), others: found.others.len() }
+    }
+
+    /// Opens a response, and reads its head. Waits for the disk.
+    ///
+    /// # Errors
+    ///
+    /// If it is gone or not what was written: it is removed then, and is a miss.
+    pub fn read(&self, found: &DiskRef) -> Result<OpenObject, ReadError> {
+        OpenObject::new(&self.inner, &found.0)
+    }
+
+    /// The moment at which a request begins: to be taken before it is sent to the server.
+    pub fn epoch(&self) -> Epoch {
+        self.inner.catalog.epoch()
+    }
+
+    /// Begins to store a response. Never waits.
+    pub fn write(&self, key: Key, head: Head, epoch: Epoch) -> Result<DiskWriter, NotKept> {
+        DiskWriter::new(&self.inner, &self.queues, key, head, epoch)
+    }
+
+    /// Replaces the head of a response, after a 304 or a response to HEAD. Never waits; if the disk fails, the old head
+    /// stays.
+    pub fn update(&self, found: &DiskRef, head: Head, epoch: Epoch) -> Result<(), NotKept> {
+        let bytes = u64::try_from(head.size()).unwrap_or(u64::MAX);
+        let reserved = Reserved::new(&self.inner, bytes)?;
+        let update = Update { entry: found.0.clone(), head, epoch, _reserved: reserved };
+        let queue = self.queues.first().ok_or(NotKept::Unavailable)?;
+        queue.send(Message::Update(Box::new(update))).map_err(|_| NotKept::Unavailable)
+    }
+
+    /// Removes a response, unless it has been replaced. Waits for the disk.
+    pub fn remove(&self, found: &DiskRef) {
+        self.inner.discard(&found.0, false);
+    }
+
+    /// Removes what a purge covers, and returns its number. When it returns, the files are gone, and a crash does not
+    /// bring them back. Waits for the disk.
+    pub fn purge(&self, purge: &Purge) -> usize {
+        self.inner.purge(purge)
+    }
+
+    /// What the store has and has done.
+    pub fn usage(&self) -> DiskUsage {
+        let (objects, bytes) = self.inner.catalog.usage();
+        let counters = &self.inner.counters;
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        DiskUsage {
+            objects,
+            bytes,
+            queued: self.inner.queued.load(Ordering::Relaxed),
+            written: count(&counters.written),
+            lost: count(&counters.lost),
+            failed: count(&counters.failed),
+            corrupt: count(&counters.corrupt),
+            recovered: count(&counters.recovered),
+            ready: self.inner.recovered.load(Ordering::Acquire),
+            problem: self.inner.last_error.lock().clone(),
+        }
+    }
+}
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        self.inner.closed.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,190 @@
+//! What the threads of a store on disk share.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::limits::{DiskLimits, DiskProblem, Report};
+use super::names::Folder;
+use crate::catalog::{Catalog, Entry, Inserted, Limits};
+use crate::not_kept::NotKept;
+use crate::purge::{Epoch, Purge};
+
+/// How long nothing is stored after an error: a full disk stays full for a while.
+const PAUSE: Duration = Duration::from_secs(2);
+/// File systems give whole blocks, and a file has an inode.
+const FILE_SYSTEM_BLOCK: u64 = 4096;
+
+/// An object on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DiskObject {
+    /// Its name. A newer object has a larger one.
+    pub(super) id: u64,
+    /// Bytes of its body.
+    pub(super) length: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) written: AtomicU64,
+    pub(super) lost: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) corrupt: AtomicU64,
+    pub(super) recovered: AtomicU64,
+}
+
+pub(super) struct Inner {
+    pub(super) folder: Folder,
+    pub(super) catalog: Catalog<DiskObject>,
+    pub(super) limits: DiskLimits,
+    /// Read by what makes a file visible, written by purges: after a purge, not even a crash brings back what was
+    /// about to be stored.
+    commit: RwLock<()>,
+    /// Bytes that wait for the disk.
+    pub(super) queued: AtomicU64,
+    /// Objects that are being written.
+    pub(super) open: AtomicUsize,
+    /// The folder is ours and may be written to.
+    pub(super) writable: AtomicBool,
+    /// Everything that was stored before is found.
+    pub(super) recovered: AtomicBool,
+    pub(super) closed: AtomicBool,
+    next_id: AtomicU64,
+    pub(super) lock: Mutex<Option<File>>,
+    paused_until: Mutex<Option<Instant>>,
+    pub(super) last_error: Mutex<Option<DiskProblem>>,
+    pub(super) counters: Counters,
+    report: Report,
+    #[cfg(test)]
+    pub(super) faults: super::faults::Faults,
+}
+
+impl Inner {
+    pub(super) fn create(path: &Path, limits: DiskLimits, report: Report) -> io::Result<Self> {
+        let catalog = Catalog::new(Limits {
+            weight: limits.total,
+            // One queue: the disk is the limit, and an object may be as large as all of it.
+            entry_weight: limits.total,
+            variants: limits.variants.max(1),
+        });
+        Ok(Self {
+            folder: Folder::create(path)?,
+            catalog,
+            limits: DiskLimits { object: limits.object.min(limits.total), ..limits },
+            commit: RwLock::new(()),
+            queued: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+            writable: AtomicBool::new(false),
+            recovered: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            next_id: AtomicU64::new(1),
+            lock: Mutex::new(None),
+            paused_until: Mutex::new(None),
+            last_error: Mutex::new(None),
+            counters: Counters::default(),
+            report,
+            #[cfg(test)]
+            faults: super::faults::Faults::default(),
+        })
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Ids of new objects are larger than this one.
+    pub(super) fn begin_after(&self, id: u64) {
+        self.next_id.fetch_max(id.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// What an object counts for. The least is a share of the total: so small objects have a limit in number, and the
+    /// index in memory is bounded.
+    pub(super) fn weight(&self, size: u64) -> u64 {
+        let blocks = size.div_ceil(FILE_SYSTEM_BLOCK).saturating_mul(FILE_SYSTEM_BLOCK);
+        blocks.max(self.limits.total / self.limits.objects.max(1))
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused_until.lock().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Reports an error of the disk, and stores nothing for a while.
+    pub(super) fn fail(&self, path: PathBuf, error: &io::Error) {
+        self.counters.failed.fetch_add(1, Ordering::Relaxed);
+        *self.paused_until.lock() = Some(Instant::now() + PAUSE);
+        self.problem(DiskProblem::Write { path, kind: error.kind(), message: error.to_string() });
+    }
+
+    pub(super) fn problem(&self, problem: DiskProblem) {
+        (self.report)(&problem);
+        *self.last_error.lock() = Some(problem);
+    }
+
+    /// Gives a complete file its name, and puts it into the catalog.
+    pub(super) fn commit(
+        &self,
+        entry: Entry<DiskObject>,
+        epoch: Epoch,
+        rename: (&Path, &Path),
+        still: impl FnOnce() -> bool,
+    ) -> Result<(), NotKept> {
+        let id = entry.value.id;
+        let inserted = {
+            let _commit = self.commit.read();
+            if !still() || self.catalog.is_purged(epoch, &entry.key, &entry.tags) {
+                let _ = fs::remove_file(rename.0);
+                return Err(NotKept::Purged);
+            }
+            if let Err(error) = fs::rename(rename.0, rename.1) {
+                let _ = fs::remove_file(rename.0);
+                self.fail(rename.1.to_owned(), &error);
+                return Err(NotKept::Failed(error.kind()));
+            }
+            self.catalog.insert(entry, epoch)
+        };
+        self.settle(id, inserted)
+    }
+
+    /// Removes the files that an insertion has displaced, or the new one.
+    pub(super) fn settle(&self, id: u64, inserted: Option<Inserted<DiskObject>>) -> Result<(), NotKept> {
+        let Some(inserted) = inserted else {
+            self.folder.remove(id);
+            return Err(NotKept::Purged);
+        };
+        for removed in inserted.removed.iter().filter(|removed| removed.value.id != id) {
+            self.folder.remove(removed.value.id);
+        }
+        if inserted.stored {
+            return Ok(());
+        }
+        self.folder.remove(id);
+        Err(NotKept::NotAdmitted)
+    }
+
+    pub(super) fn purge(&self, purge: &Purge) -> usize {
+        let removed = {
+            let _commit = self.commit.write();
+            self.catalog.purge(purge)
+        };
+        for entry in &removed {
+            self.folder.remove(entry.value.id);
+        }
+        removed.len()
+    }
+
+    /// Removes an object that cannot be read.
+    pub(super) fn discard(&self, entry: &Arc<Entry<DiskObject>>, corrupt: bool) {
+        if corrupt {
+            self.counters.corrupt.fetch_add(1, Ordering::Relaxed);
+            self.problem(DiskProblem::Corrupt { path: self.folder.object(entry.value.id) });
+        }
+        if self.catalog.remove(entry) {
+            self.folder.remove(entry.value.id);
+        }
+    }
+}

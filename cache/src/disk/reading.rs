@@ -1,0 +1,119 @@
+//! How a response is read: block by block, each checked, so a large one is never in memory as a whole.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::file::{self, BLOCK};
+use super::inner::{DiskObject, Inner};
+use crate::catalog::Entry;
+use crate::head::Head;
+
+/// Why a response cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It has been removed, or replaced, a moment ago.
+    #[error("no longer stored")]
+    Gone,
+    /// It is not what was written.
+    #[error("wrong checksum")]
+    Corrupt,
+    /// The disk has failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A response on disk that is being read. It can be read to its end even if it is removed meanwhile.
+pub struct OpenObject {
+    inner: Arc<Inner>,
+    entry: Arc<Entry<DiskObject>>,
+    file: File,
+    nonce: u64,
+    head: Head,
+    /// The next byte to be read.
+    next: u64,
+    /// The byte after the last to be read.
+    end: u64,
+}
+
+impl OpenObject {
+    pub(super) fn new(inner: &Arc<Inner>, entry: &Arc<Entry<DiskObject>>) -> Result<Self, ReadError> {
+        let DiskObject { id, length } = entry.value;
+        let (file, end) = match inner.folder.open(id) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => {
+                inner.discard(entry, true);
+                return Err(ReadError::Corrupt);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                inner.discard(entry, false);
+                return Err(ReadError::Gone);
+            }
+            Err(error) => return Err(ReadError::Io(error)),
+        };
+        if end.key != entry.key || end.length != length {
+            inner.discard(entry, true);
+            return Err(ReadError::Corrupt);
+        }
+        if end.head.variant != entry.variant {
+            // Its head was replaced after it was found.
+            return Err(ReadError::Gone);
+        }
+        Ok(Self {
+            inner: inner.clone(),
+            entry: entry.clone(),
+            file,
+            nonce: end.nonce,
+            head: end.head,
+            next: 0,
+            end: length,
+        })
+    }
+
+    /// The head.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Bytes of the whole body.
+    pub fn length(&self) -> u64 {
+        self.entry.value.length
+    }
+
+    /// Reads only the bytes from `first` to `last`, both included.
+    pub fn select(&mut self, first: u64, last: u64) {
+        self.end = last.saturating_add(1).min(self.length());
+        self.next = first.min(self.end);
+    }
+
+    /// The next piece of the body, at most 64 KiB; `None` after the last. Waits for the disk.
+    ///
+    /// # Errors
+    ///
+    /// If the block is not what was written: the response is removed then, and what was sent of it must be cut off.
+    pub fn read(&mut self) -> Result<Option<Bytes>, ReadError> {
+        if self.next >= self.end {
+            return Ok(None);
+        }
+        let number = self.next / BLOCK as u64;
+        let block = match file::read_block(&self.file, self.nonce, self.length(), number) {
+            Ok(Some(block)) => block,
+            Ok(None) => {
+                self.inner.discard(&self.entry, true);
+                return Err(ReadError::Corrupt);
+            }
+            Err(error) => {
+                self.inner.discard(&self.entry, error.kind() == io::ErrorKind::UnexpectedEof);
+                return Err(ReadError::Io(error));
+            }
+        };
+        let start = number * BLOCK as u64;
+        let stop = self.end.min(start + block.len() as u64);
+        // Both are within the block, whose length is a usize.
+        let piece = block.slice((self.next - start) as usize..(stop - start) as usize);
+        self.next = stop;
+        Ok(Some(piece))
+    }
+}
