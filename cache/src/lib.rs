@@ -13,6 +13,7 @@
 
 pub mod cache_status;
 mod catalog;
+pub mod collapse;
 pub mod disk;
 mod head;
 pub mod key;

@@ -1,0 +1,286 @@
+//! One request to the server for many clients that ask for the same at once (request collapsing, RFC 9111 §4).
+//!
+//! The first request for a key leads; others wait for it, up to a limit in number, and for as long as they like to. When
+//! the response turns out not to be storable, all are released at once, and requests for the key do not wait for a
+//! while ("hit for miss"), since they would have to be sent one after the other.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use tokio::sync::watch;
+
+use crate::key::Key;
+use crate::time::Timestamp;
+
+/// Limits of collapsing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CollapseLimits {
+    /// The number of requests that wait for one. Further ones are sent.
+    pub waiting: usize,
+    /// The number of keys that are led at once. Requests for further ones are sent without a leader.
+    pub keys: usize,
+    /// The number of keys that are known not to be storable.
+    pub uncacheable_keys: usize,
+    /// How long they are.
+    pub uncacheable_for: Duration,
+}
+
+impl Default for CollapseLimits {
+    fn default() -> Self {
+        Self {
+            waiting: 1000,
+            keys: 10_000,
+            uncacheable_keys: 10_000,
+            uncacheable_for: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How a request that leads has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The response is stored: look it up.
+    Stored,
+    /// The response cannot be stored: send the request.
+    NotStorable,
+    /// The request has failed, or its client has left: look it up, and lead or wait again.
+    Abandoned,
+    /// The time to wait is over: send the request.
+    TimedOut,
+}
+
+/// What a request does.
+pub enum Role {
+    /// It is sent to the server, and others wait for it.
+    Lead(Leader),
+    /// It waits.
+    Wait(Waiter),
+    /// It is sent, and nobody waits for it.
+    Pass(Pass),
+}
+
+/// Why a request does not take part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// The last response for the key could not be stored.
+    Uncacheable,
+    /// Too many requests wait already.
+    TooManyWaiting,
+    /// Too many keys are led.
+    TooManyKeys,
+}
+
+struct Flight {
+    outcome: watch::Receiver<Option<Outcome>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+struct Shared {
+    flights: Mutex<HashMap<Key, Flight, RandomState>>,
+    /// Until when requests for a key do not wait.
+    uncacheable: Cache<Key, Timestamp>,
+    limits: CollapseLimits,
+}
+
+/// Requests that are under way.
+#[derive(Clone)]
+pub struct Collapser(Arc<Shared>);
+
+impl Collapser {
+    /// None is under way.
+    pub fn new(limits: CollapseLimits) -> Self {
+        Self(Arc::new(Shared {
+            flights: Mutex::default(),
+            uncacheable: Cache::new(limits.uncacheable_keys.max(1)),
+            limits,
+        }))
+    }
+
+    /// Decides what a request for `key` does that the store cannot answer.
+    pub fn join(&self, key: &Key, now: Timestamp) -> Role {
+        if let Some(until) = self.0.uncacheable.get(key) {
+            if now < until {
+                return Role::Pass(Pass::Uncacheable);
+            }
+            self.0.uncacheable.remove(key);
+        }
+        let mut flights = self.0.flights.lock();
+        let room = flights.len() < self.0.limits.keys;
+        match flights.entry(key.clone()) {
+            Entry::Occupied(flight) => {
+                let flight = flight.get();
+                // Counted under the lock, so the limit holds.
+                if flight.waiting.load(Ordering::Relaxed) >= self.0.limits.waiting {
+                    return Role::Pass(Pass::TooManyWaiting);
+                }
+                flight.waiting.fetch_add(1, Ordering::Relaxed);
+                let count = Waiting(flight.waiting.clone());
+                Role::Wait(Waiter { outcome: flight.outcome.clone(), _count: count })
+            }
+            Entry::Vacant(_) if !room => Role::Pass(Pass::TooManyKeys),
+            Entry::Vacant(place) => {
+                let (sender, outcome) = watch::channel(None);
+                place.insert(Flight { outcome, waiting: Arc::default() });
+                Role::Lead(Leader { shared: self.0.clone(), key: key.clone(), sender: Some(sender) })
+            }
+        }
+    }
+
+    /// The number of keys that are led, and of requests that wait.
+    pub fn usage(&self) -> (usize, usize) {
+        let flights = self.0.flights.lock();
+        (flights.len(), flights.values().map(|flight| flight.waiting.load(Ordering::Relaxed)).sum())
+    }
+}
+
+/// The request that others wait for. Dropping it tells them that it was abandoned.
+pub struct Leader {
+    shared: Arc<Shared>,
+    key: Key,
+    sender: Option<watch::Sender<Option<Outcome>>>,
+}
+
+impl Leader {
+    /// The response is stored and can be found.
+    pub fn stored(mut self) {
+        self.end(Outcome::Stored);
+    }
+
+    /// The response cannot be stored. To be called as soon as its head says so.
+    pub fn not_storable(mut self, now: Timestamp) {
+        self.shared.uncacheable.insert(self.key.clone(), now.plus(self.shared.limits.uncacheable_for));
+        self.end(Outcome::NotStorable);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let Some(sender) = self.sender.take() {
+            // From here on, the next request leads.
+            self.shared.flights.lock().remove(&self.key);
+            sender.send_replace(Some(outcome));
+        }
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.end(Outcome::Abandoned);
+    }
+}
+
+/// One of those who wait.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request that waits. Dropping it makes room for another.
+pub struct Waiter {
+    outcome: watch::Receiver<Option<Outcome>>,
+    _count: Waiting,
+}
+
+impl Waiter {
+    /// Waits for the leader, or until `deadline` completes.
+    pub async fn wait(mut self, deadline: impl Future<Output = ()>) -> Outcome {
+        let ended = async {
+            // The sender always sends before it is dropped.
+            self.outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| *outcome)
+        };
+        tokio::select! {
+            biased;
+            outcome = ended => outcome.unwrap_or(Outcome::Abandoned),
+            () = deadline => Outcome::TimedOut,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+    const LIMITS: CollapseLimits =
+        CollapseLimits { waiting: 3, keys: 2, uncacheable_keys: 10, uncacheable_for: Duration::from_secs(5) };
+
+    fn key(name: &str) -> Key {
+        Key::from_bytes(name.as_bytes())
+    }
+
+    fn lead(collapser: &Collapser, name: &str) -> Leader {
+        let Role::Lead(leader) = collapser.join(&key(name), NOW) else { panic!("does not lead") };
+        leader
+    }
+
+    fn wait(collapser: &Collapser, name: &str) -> Waiter {
+        let Role::Wait(waiter) = collapser.join(&key(name), NOW) else { panic!("does not wait") };
+        waiter
+    }
+
+    fn pass(collapser: &Collapser, name: &str, now: Timestamp) -> Option<Pass> {
+        if let Role::Pass(reason) = collapser.join(&key(name), now) { Some(reason) } else { None }
+    }
+
+    #[test]
+    fn waiters_learn_what_the_leader_says() {
+        for (end, expected) in [
+            (Leader::stored as fn(Leader), Outcome::Stored),
+            (|leader| leader.not_storable(NOW), Outcome::NotStorable),
+            (drop, Outcome::Abandoned),
+        ] {
+            let collapser = Collapser::new(LIMITS);
+            let leader = lead(&collapser, "a");
+            let waiters: Vec<_> = (0..3).map(|_| Box::pin(wait(&collapser, "a").wait(pending()))).collect();
+            let mut waiters = waiters;
+            for waiter in &mut waiters {
+                assert_eq!(waiter.as_mut().now_or_never(), None);
+            }
+            end(leader);
+            for waiter in waiters {
+                assert_eq!(waiter.now_or_never(), Some(expected));
+            }
+            assert_eq!(collapser.usage(), (0, 0));
+        }
+    }
+
+    #[test]
+    fn waiting_is_bounded_in_number_and_time() {
+        let collapser = Collapser::new(LIMITS);
+        let leader = lead(&collapser, "a");
+        let mut waiters: Vec<_> = (0..3).map(|_| wait(&collapser, "a")).collect();
+        assert_eq!(pass(&collapser, "a", NOW), Some(Pass::TooManyWaiting));
+        assert_eq!(waiters.pop().unwrap().wait(ready(())).now_or_never(), Some(Outcome::TimedOut));
+        assert_eq!(collapser.usage(), (1, 2));
+        wait(&collapser, "a");
+        let _other = lead(&collapser, "b");
+        assert_eq!(pass(&collapser, "c", NOW), Some(Pass::TooManyKeys));
+        leader.stored();
+        lead(&collapser, "c");
+    }
+
+    #[test]
+    fn what_cannot_be_stored_is_not_waited_for_for_a_while() {
+        let collapser = Collapser::new(LIMITS);
+        lead(&collapser, "a").not_storable(NOW);
+        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+        assert_eq!(pass(&collapser, "a", later(4)), Some(Pass::Uncacheable));
+        assert_eq!(pass(&collapser, "a", later(5)), None, "it leads again");
+        for i in 0..1000 {
+            lead(&collapser, &i.to_string()).not_storable(NOW);
+        }
+        assert!(collapser.0.uncacheable.len() <= 10);
+    }
+}
