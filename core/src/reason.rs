@@ -155,6 +155,10 @@ reasons! {
     ResponseBroken = "response_broken", Middleware;
     /// The response is configured (`respond`).
     Configured = "configured", Middleware;
+    /// The response is from the cache (`cache`).
+    Cached = "cached", Middleware;
+    /// The client wants a response from the cache only, and there is none (`cache`).
+    NotCached = "not_cached", Middleware;
     /// The response to a preflight request (CORS).
     Preflight = "preflight", Middleware;
     /// The path cannot be changed as configured.

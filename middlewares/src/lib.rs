@@ -15,6 +15,7 @@ mod auth;
 pub mod basic_auth;
 pub mod body_limit;
 pub mod buffering;
+pub mod cache;
 pub mod chain;
 pub mod circuit_breaker;
 pub mod compress;
@@ -73,6 +74,7 @@ registry! {
     basicAuth: basic_auth::BasicAuth,
     bodyLimit: body_limit::BodyLimit,
     buffering: buffering::Buffering,
+    cache: cache::Cache,
     chain: chain::Chain,
     circuitBreaker: circuit_breaker::CircuitBreaker,
     compress: compress::Compress,

@@ -18,8 +18,10 @@ pub struct Resource {
 
 /// Whether a response to this method invalidates: the method is not known to be safe, and the response is no error.
 pub fn invalidates(method: &Method, status: StatusCode) -> bool {
-    let safe = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE].contains(method);
-    !safe && (status.is_success() || status.is_redirection())
+    // CONNECT is not safe, but has no resource.
+    let harmless =
+        [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::CONNECT].contains(method);
+    !harmless && (status.is_success() || status.is_redirection())
 }
 
 /// The resources that are invalidated: the target, and what `Location` and `Content-Location` name if that has the
@@ -138,7 +140,7 @@ mod tests {
             assert!(!invalidates(&method, StatusCode::INTERNAL_SERVER_ERROR), "{method}");
             assert!(!invalidates(&method, StatusCode::NOT_FOUND), "{method}");
         }
-        for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE] {
+        for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::CONNECT] {
             assert!(!invalidates(&method, StatusCode::OK), "{method}");
         }
     }

@@ -211,7 +211,11 @@ fn replaces(reason: Reason, response: &Response) -> bool {
     };
     let is_own = !matches!(
         reason,
-        Reason::AuthenticationAnswer | Reason::Configured | Reason::OwnService | Reason::ClientGone
+        Reason::AuthenticationAnswer
+            | Reason::Cached
+            | Reason::Configured
+            | Reason::OwnService
+            | Reason::ClientGone
     );
     is_error && is_own && is_plain(response.headers())
 }

@@ -37,6 +37,8 @@ impl ProxyStatus {
         let status = response.status().as_u16();
         let mut member = self.name.clone();
         match response.reason {
+            // As good as the server's: nothing has failed.
+            Some(Reason::Cached) => return,
             Some(reason) => {
                 let error = response.failure.as_deref().map_or_else(|| error_of(reason), error_of_failure);
                 // Writing to a string cannot fail, here and below.
@@ -114,6 +116,8 @@ fn error_of(reason: Reason) -> &'static str {
         | Reason::SignIn
         | Reason::OwnService
         | Reason::Configured
+        | Reason::Cached
+        | Reason::NotCached
         | Reason::Preflight => "proxy_internal_response",
         Reason::InternalError
         | Reason::AuthenticationUnavailable

@@ -1,0 +1,130 @@
+//! Bodies from the store, and bodies that are stored as they pass.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use tidegate_cache::Timestamp;
+use tidegate_cache::collapse::Leader;
+use tidegate_cache::memory::Writer;
+use tidegate_core::body::MinDataRate;
+use tidegate_core::{Body, Clock, Frames, Polled};
+
+/// Pieces of a stored body.
+pub(super) struct Pieces {
+    rest: std::vec::IntoIter<Bytes>,
+    remaining: u64,
+}
+
+impl Pieces {
+    pub(super) fn body(pieces: impl Iterator<Item = Bytes>) -> Body {
+        let pieces: Vec<Bytes> = pieces.collect();
+        if let [piece] = &pieces[..] {
+            return Body::full(piece.clone());
+        }
+        let remaining = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if remaining == 0 {
+            Body::empty()
+        } else {
+            Body::of_frames(Self { rest: pieces.into_iter(), remaining })
+        }
+    }
+}
+
+impl Frames for Pieces {
+    fn poll_next(&mut self, _: &mut Context<'_>) -> Polled {
+        let piece = self.rest.next();
+        self.remaining -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.remaining == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.remaining)
+    }
+}
+
+/// A body that is stored as it passes. It is stored when its end has passed, and not if it fails or is dropped before.
+pub(super) struct Storing {
+    body: Body,
+    /// `None` once it is stored, or cannot be.
+    job: Option<Job>,
+    clock: Clock,
+}
+
+struct Job {
+    writer: Writer,
+    leader: Option<Leader>,
+}
+
+impl Storing {
+    pub(super) fn body(body: Body, writer: Writer, leader: Option<Leader>, clock: Clock) -> Body {
+        let mut storing = Self { body, job: Some(Job { writer, leader }), clock };
+        if storing.body.is_end_stream() {
+            storing.finish();
+            return storing.body;
+        }
+        Body::of_frames(storing)
+    }
+
+    fn finish(&mut self) {
+        let Some(Job { writer, leader }) = self.job.take() else { return };
+        match (writer.finish(), leader) {
+            (Ok(()), Some(leader)) => leader.stored(),
+            (Err(_), Some(leader)) => leader.not_storable(self.now()),
+            (_, None) => {}
+        }
+    }
+
+    /// Gives up storing, and releases those who wait for it.
+    fn give_up(&mut self) {
+        if let Some(leader) = self.job.take().and_then(|job| job.leader) {
+            leader.not_storable(self.now());
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.wall().into()
+    }
+}
+
+impl Frames for Storing {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
+        let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &polled {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    if self.job.as_mut().is_some_and(|job| job.writer.push(data).is_err()) {
+                        self.give_up();
+                    }
+                } else {
+                    // A stored response has no trailers.
+                    self.give_up();
+                }
+                // Not every reader polls again.
+                if self.body.is_end_stream() {
+                    self.finish();
+                }
+            }
+            Some(Err(_)) => self.job = None,
+            None => self.finish(),
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+
+    fn set_min_rate(&mut self, min_rate: MinDataRate) -> bool {
+        self.body.set_min_rate(min_rate)
+    }
+}

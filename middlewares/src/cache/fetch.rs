@@ -1,0 +1,228 @@
+//! Requests to the server, and what their responses change in the store.
+
+use http::{HeaderMap, Method, StatusCode};
+use tidegate_cache::cache_status::{CacheStatus, Forwarded};
+use tidegate_cache::collapse::Leader;
+use tidegate_cache::memory::Stored;
+use tidegate_cache::rules::{self, Freshened, HeadUpdate, NotStored, Times};
+use tidegate_cache::{Epoch, Head, Timestamp};
+use tidegate_core::{Body, Next, Reason, Request, Response};
+
+use super::answer::{self, NAME, mark};
+use super::body::Storing;
+use super::handler::{Job, drain};
+
+/// What is known about a request that is sent.
+struct Sent {
+    /// The fields that the client has sent, conditions and ranges included.
+    client: HeaderMap,
+    /// The fields that the server has got, for `Vary`.
+    server: HeaderMap,
+    method: Method,
+    epoch: Epoch,
+    requested: Timestamp,
+    forwarded: Forwarded,
+    collapsed: bool,
+}
+
+impl Sent {
+    fn status(&self) -> CacheStatus<'static> {
+        let forwarded = Some(self.forwarded);
+        CacheStatus { cache: NAME, forwarded, collapsed: self.collapsed, ..CacheStatus::default() }
+    }
+}
+
+impl Job {
+    /// Sends the request. `stored`: what is validated by it. `leader`: those who wait for it.
+    pub(super) async fn fetch(
+        mut self,
+        stored: Option<Stored>,
+        leader: Option<Leader>,
+        forwarded: Forwarded,
+        next: &Next,
+    ) -> Response {
+        let client = self.request.head.headers.clone();
+        let headers = &mut self.request.head.headers;
+        let validates = match &stored {
+            Some(stored) => rules::validate(headers, &[&stored.object().head]),
+            None => false,
+        };
+        // A range of what is not stored is left to the server: all of it may be much more than the client wants.
+        let ranged = stored.is_none() && client.contains_key(http::header::RANGE);
+        if !ranged && !validates && !self.lookup.is_head {
+            rules::remove_conditions(headers);
+        }
+        let sent = Sent {
+            client,
+            server: headers.clone(),
+            method: self.request.head.method.clone(),
+            epoch: self.shared.store.epoch(),
+            requested: self.shared.now(),
+            forwarded,
+            collapsed: self.collapsed,
+        };
+        let again = validates.then(|| (self.request.head.clone(), self.request.context.clone()));
+        let request = std::mem::replace(&mut self.request.body, Body::empty());
+        let request = Request::new(self.request.head.clone(), request, self.request.context.clone());
+        let mut response = next.run(request).await;
+        if let Some(stored) = &stored
+            && let Some(response) = self.instead_of_error(&sent, stored, &response)
+        {
+            return response;
+        }
+        if let (StatusCode::NOT_MODIFIED, Some((mut head, context)), Some(stored)) =
+            (response.status(), again, &stored)
+        {
+            if rules::select(&[&stored.object().head], response.headers()).is_some() {
+                return self.freshened(&sent, stored, leader, response.headers());
+            }
+            // It is about something else, so what is stored must not be used.
+            rules::remove_conditions(&mut head.headers);
+            response = next.run(Request::new(head, Body::empty(), context)).await;
+        }
+        if sent.method == Method::HEAD {
+            self.after_head(&sent, stored, response)
+        } else {
+            self.after_get(sent, stored, leader, response)
+        }
+    }
+
+    /// A stored response in place of an error (RFC 5861 §4), or of no server at all (RFC 9111 §4.2.4).
+    fn instead_of_error(&self, sent: &Sent, stored: &Stored, response: &Response) -> Option<Response> {
+        let failed = response.failure.is_some() || rules::is_error(response.status());
+        let disconnected = self.shared.stale_without_server && response.reason == Some(Reason::NoServer);
+        let (object, now) = (stored.object(), self.shared.now());
+        let policy = &object.head.policy;
+        if !failed || !rules::usable_on_error(policy, &self.lookup.directives, now, disconnected) {
+            return None;
+        }
+        let mut instead = answer::from_store(&sent.method, &sent.client, &object.head, object, now);
+        let forwarded_status = Some(response.status().as_u16());
+        let ttl = Some(policy.time_to_live(now));
+        mark(
+            &mut instead,
+            self.shared.status_header,
+            &CacheStatus { forwarded_status, ttl, ..sent.status() },
+        );
+        Some(instead)
+    }
+
+    /// The stored response with the fields of a 304.
+    fn freshened(
+        &self,
+        sent: &Sent,
+        stored: &Stored,
+        leader: Option<Leader>,
+        not_modified: &HeaderMap,
+    ) -> Response {
+        let now = self.shared.now();
+        let times = Times { requested: sent.requested, received: now };
+        let object = stored.object();
+        let (head, kept) =
+            match rules::freshen(&self.shared.rules, &sent.server, &object.head, not_modified, times) {
+                Freshened::Updated(head) => {
+                    (head.clone(), self.shared.store.update(stored, *head, sent.epoch))
+                }
+                Freshened::Unstorable(head, _) => {
+                    self.shared.store.remove(stored);
+                    (head, false)
+                }
+            };
+        match leader {
+            Some(leader) if kept => leader.stored(),
+            Some(leader) => leader.not_storable(now),
+            None => {}
+        }
+        let mut response = answer::from_store(&sent.method, &sent.client, &head, object, now);
+        let ttl = Some(head.policy.time_to_live(now));
+        let status = CacheStatus { forwarded_status: Some(304), ttl, stored: kept, ..sent.status() };
+        mark(&mut response, self.shared.status_header, &status);
+        response
+    }
+
+    /// A response to HEAD says whether what is stored is still the same.
+    fn after_head(&self, sent: &Sent, stored: Option<Stored>, mut response: Response) -> Response {
+        let mut updated = false;
+        if let (Some(stored), None) = (stored, response.reason) {
+            let times = Times { requested: sent.requested, received: self.shared.now() };
+            let (rules, old) = (&self.shared.rules, &stored.object().head);
+            let (status, headers) = (response.status(), response.headers());
+            match rules::update_by_head(rules, &sent.server, old, status, headers, times) {
+                HeadUpdate::Updated(head) => updated = self.shared.store.update(&stored, *head, sent.epoch),
+                HeadUpdate::Invalid => {
+                    self.shared.store.remove(&stored);
+                }
+                HeadUpdate::Unrelated => {}
+            }
+        }
+        mark(&mut response, self.shared.status_header, &CacheStatus { stored: updated, ..sent.status() });
+        response
+    }
+
+    fn after_get(
+        &self,
+        sent: Sent,
+        stored: Option<Stored>,
+        leader: Option<Leader>,
+        mut response: Response,
+    ) -> Response {
+        let now = self.shared.now();
+        let times = Times { requested: sent.requested, received: now };
+        let storable = match response.reason {
+            None => rules::storable(
+                &self.shared.rules,
+                &sent.server,
+                response.status(),
+                response.headers(),
+                times,
+            )
+            .map_err(NotStored::as_str),
+            Some(reason) => Err(reason.name()),
+        };
+        match storable {
+            Ok(head) => self.store(sent, head, leader, response),
+            Err(detail) => {
+                if let Some(stored) = stored.filter(|_| !rules::is_error(response.status())) {
+                    self.shared.store.remove(&stored);
+                }
+                if let Some(leader) = leader {
+                    leader.not_storable(now);
+                }
+                let status = CacheStatus { detail: Some(detail), ..sent.status() };
+                mark(&mut response, self.shared.status_header, &status);
+                response
+            }
+        }
+    }
+
+    /// Passes a response on, and stores it as it passes.
+    fn store(&self, sent: Sent, head: Head, leader: Option<Leader>, mut response: Response) -> Response {
+        let now = self.shared.now();
+        let ttl = Some(head.policy.time_to_live(now));
+        // The client's conditions were not sent.
+        let not_modified =
+            rules::is_not_modified(&head, &sent.client).then(|| rules::not_modified_headers(&head, now));
+        let writer = match self.shared.store.write(self.key.clone(), head, sent.epoch) {
+            Ok(writer) => writer,
+            Err(_) => {
+                if let Some(leader) = leader {
+                    leader.not_storable(now);
+                }
+                let status = CacheStatus { detail: Some("too-large"), ..sent.status() };
+                mark(&mut response, self.shared.status_header, &status);
+                return response;
+            }
+        };
+        let clock = self.shared.clock.clone();
+        let mut response = response.map(|body| Storing::body(body, writer, leader, clock));
+        let status = CacheStatus { ttl, stored: true, ..sent.status() };
+        if let Some(headers) = not_modified {
+            let body = std::mem::take(&mut response.body);
+            tokio::spawn(drain(body));
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.headers_mut() = headers;
+        }
+        mark(&mut response, self.shared.status_header, &status);
+        response
+    }
+}

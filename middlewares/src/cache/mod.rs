@@ -1,0 +1,197 @@
+//! Answers requests from stored responses, as a shared cache (RFC 9111).
+
+mod answer;
+mod body;
+mod fetch;
+mod handler;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration as StdDuration;
+
+use http::HeaderName;
+use serde::{Deserialize, Serialize};
+use tidegate_cache::collapse::{CollapseLimits, Collapser};
+use tidegate_cache::key::{Query, Template};
+use tidegate_cache::memory::{MemoryLimits, MemoryStore};
+use tidegate_cache::rules::Rules;
+use tidegate_core::values::{Duration, is_default};
+use tidegate_core::{Build, BuildContext, BuildError, BuildErrors, Middleware};
+
+use handler::{Caching, Shared};
+
+/// A cache for responses. Not in Traefik.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Cache {
+    /// Maximum size of all stored responses in bytes.
+    pub max_bytes: u64,
+    /// Maximum size of one stored response in bytes.
+    pub max_object_bytes: u64,
+    /// Maximum number of responses to one URL that differ by `Vary`.
+    pub max_variants: usize,
+    /// What the key consists of.
+    #[serde(skip_serializing_if = "is_default")]
+    pub key: KeyOptions,
+    /// Lifetimes by status, such as `404` or `200-299`, that replace those of responses.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ttl: BTreeMap<String, Duration>,
+    /// Maximum lifetime of responses that have a `Last-Modified` and no lifetime; 0 stores none of them.
+    #[serde(rename = "maxHeuristicTTL")]
+    pub max_heuristic_ttl: Duration,
+    /// How long a stale response is sent while it is validated, for responses without `stale-while-revalidate`.
+    pub stale_while_revalidate: Duration,
+    /// How long a stale response replaces an error, for responses without `stale-if-error`.
+    pub stale_if_error: Duration,
+    /// Sends stale responses while the service has no usable server.
+    pub stale_without_server: bool,
+    /// Lets `stale-while-revalidate` and `stale-if-error` count beside `s-maxage`, which RFC 9111 forbids.
+    #[serde(skip_serializing_if = "is_default")]
+    pub stale_after_s_maxage: bool,
+    /// Ignores `Cache-Control` and `Pragma` of requests.
+    #[serde(skip_serializing_if = "is_default")]
+    pub ignore_request_directives: bool,
+    /// Stores responses with `Set-Cookie`, and sends the cookie to everyone.
+    #[serde(skip_serializing_if = "is_default")]
+    pub store_set_cookie: bool,
+    /// Maximum time for which a request waits for another one for the same; 0 turns waiting off.
+    pub max_wait: Duration,
+    /// Maximum number of requests that wait for one.
+    pub max_waiting: usize,
+    /// Adds `Cache-Status` to responses.
+    pub status_header: bool,
+}
+
+/// What the key consists of, besides scheme, host, path and the client's identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct KeyOptions {
+    /// The query parameters that matter. The server gets no others. By default, all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub query: Vec<String>,
+    /// The query parameters that do not matter. The server does not get them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude_query: Vec<String>,
+    /// Sorts query parameters by name, for the key and for the server.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sort_query: bool,
+    /// Headers that matter.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<String>,
+    /// Cookies that matter.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cookies: Vec<String>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        let memory = MemoryLimits::default();
+        Self {
+            max_bytes: memory.total,
+            max_object_bytes: memory.object,
+            max_variants: memory.variants,
+            key: KeyOptions::default(),
+            ttl: BTreeMap::new(),
+            max_heuristic_ttl: Duration::from_secs(24 * 60 * 60),
+            stale_while_revalidate: Duration::from_secs(0),
+            stale_if_error: Duration::from_secs(0),
+            stale_without_server: true,
+            stale_after_s_maxage: false,
+            ignore_request_directives: false,
+            store_set_cookie: false,
+            max_wait: Duration::from_secs(5),
+            max_waiting: CollapseLimits::default().waiting,
+            status_header: true,
+        }
+    }
+}
+
+impl Build for Cache {
+    fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        let mut errors = BuildErrors::default();
+        let lifetimes = errors.check(BuildErrors::collect(self.ttl.iter().map(lifetime)));
+        let template = errors.check(self.key.template());
+        for (option, value) in [("maxBytes", self.max_bytes), ("maxObjectBytes", self.max_object_bytes)] {
+            if value == 0 {
+                errors.add(format!("{option}: invalid size `0`: expected at least 1 byte"));
+            }
+        }
+        if self.max_variants == 0 {
+            errors.add("maxVariants: invalid number `0`: expected at least 1".to_owned());
+        }
+        let (lifetimes, template) = errors.made(lifetimes.zip(template))?;
+        let rules = Rules {
+            honour_requests: !self.ignore_request_directives,
+            store_cookies: self.store_set_cookie,
+            heuristic_limit: self.max_heuristic_ttl.into(),
+            lifetimes,
+            stale_while_revalidate: self.stale_while_revalidate.into(),
+            stale_if_error: self.stale_if_error.into(),
+            stale_after_s_maxage: self.stale_after_s_maxage,
+            ..Rules::default()
+        };
+        let limits = MemoryLimits {
+            total: self.max_bytes,
+            object: self.max_object_bytes.min(self.max_bytes),
+            receiving: (self.max_bytes / 4).max(self.max_object_bytes),
+            variants: self.max_variants,
+        };
+        // What is stored survives every change except one of the sizes.
+        let sizes = format!("store of {} {} {}", limits.total, limits.object, limits.variants);
+        let store = context.state(&sizes, || MemoryStore::new(limits));
+        let waiting = CollapseLimits { waiting: self.max_waiting, ..CollapseLimits::default() };
+        let shared = Shared {
+            store: (*store).clone(),
+            collapser: Collapser::new(waiting),
+            rules,
+            template,
+            clock: context.clock(),
+            max_wait: self.max_wait.into(),
+            stale_without_server: self.stale_without_server,
+            status_header: self.status_header,
+        };
+        Ok(Arc::new(Caching(Arc::new(shared))))
+    }
+}
+
+fn lifetime(
+    (statuses, lifetime): (&String, &Duration),
+) -> Result<(RangeInclusive<u16>, StdDuration), BuildError> {
+    let (first, last) = statuses.split_once('-').unwrap_or((statuses, statuses));
+    let code = |text: &str| text.trim().parse::<u16>().ok().filter(|code| (200..=599).contains(code));
+    match (code(first), code(last)) {
+        (Some(first), Some(last)) if first <= last => Ok((first..=last, (*lifetime).into())),
+        _ => Err(BuildError::new(format!(
+            "ttl: invalid status `{statuses}`: expected a code such as `404`, or a range such as `200-299`"
+        ))),
+    }
+}
+
+impl KeyOptions {
+    fn template(&self) -> Result<Template, BuildError> {
+        let mut errors = BuildErrors::default();
+        let headers = BuildErrors::collect(self.headers.iter().map(|name| {
+            HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| BuildError::new(format!("key.headers: invalid header name `{name}`")))
+        }));
+        let headers = errors.check(headers);
+        if !self.query.is_empty() && !self.exclude_query.is_empty() {
+            errors.add("key: `query` and `excludeQuery` exclude each other".to_owned());
+        }
+        let query = match (&self.query[..], &self.exclude_query[..]) {
+            ([], []) => Query::All,
+            ([], excluded) => Query::Except(excluded.to_vec()),
+            (names, _) => Query::Only(names.to_vec()),
+        };
+        errors.made(headers.map(|headers| Template {
+            query,
+            sort_query: self.sort_query,
+            headers,
+            cookies: self.cookies.clone(),
+            ..Template::default()
+        }))
+    }
+}
