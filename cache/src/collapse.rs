@@ -50,7 +50,9 @@ pub enum Outcome {
     Stored,
     /// The response cannot be stored: send the request.
     NotStorable,
-    /// The request has failed, or its client has left: look it up, and lead or wait again.
+    /// The server has failed: send a stale response if that is allowed, or the request.
+    Failed,
+    /// The client has left: look it up, and lead or wait again.
     Abandoned,
     /// The time to wait is over: send the request.
     TimedOut,
@@ -159,6 +161,11 @@ impl Leader {
         self.end(Outcome::NotStorable);
     }
 
+    /// The server has failed. The next request may lead again.
+    pub fn failed(mut self) {
+        self.end(Outcome::Failed);
+    }
+
     fn end(&mut self, outcome: Outcome) {
         if let Some(sender) = self.sender.take() {
             // From here on, the next request leads.
@@ -239,6 +246,7 @@ mod tests {
         for (end, expected) in [
             (Leader::stored as fn(Leader), Outcome::Stored),
             (|leader| leader.not_storable(NOW), Outcome::NotStorable),
+            (Leader::failed, Outcome::Failed),
             (drop, Outcome::Abandoned),
         ] {
             let collapser = Collapser::new(LIMITS);

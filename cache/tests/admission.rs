@@ -81,6 +81,7 @@ fn store(trace: &[Option<usize>]) -> f64 {
             path: &path,
             query: None,
             headers: &none,
+            route: b"",
             identity: None,
         };
         Template::default().key(&target).unwrap()

@@ -19,6 +19,7 @@ use tidegate_cache::key::{Key, Target, Template};
 use tidegate_cache::rules::{Rules, Times, storable};
 use tidegate_cache::{Head, Purge, Timestamp};
 
+const NAME: &str = "what_is_read_after_a_kill_is_right";
 const ROUNDS: u64 = 50;
 const KEYS: u64 = 40;
 const FOLDER: &str = "TIDEGATE_CACHE_KILL_FOLDER";
@@ -33,6 +34,7 @@ fn key(number: u64) -> Key {
         path: &path,
         query: None,
         headers: &headers,
+        route: b"",
         identity: None,
     };
     Template::default().key(&target).unwrap()
@@ -178,11 +180,13 @@ fn main() {
     let ignored = arguments.iter().any(|argument| argument == "--ignored");
     if arguments.iter().any(|argument| argument == "--list") {
         if !ignored {
-            println!("what_is_read_after_a_kill_is_right: test");
+            println!("{NAME}: test");
         }
         return;
     }
-    if !ignored {
+    let mut filters = arguments.iter().filter(|argument| !argument.starts_with('-')).peekable();
+    let is_chosen = filters.peek().is_none() || filters.any(|filter| NAME.contains(filter.as_str()));
+    if !ignored && is_chosen {
         kill_and_verify();
     }
 }

@@ -22,6 +22,7 @@ fn key(number: u64) -> Key {
         path: &path,
         query: None,
         headers: &headers,
+        route: b"",
         identity: None,
     };
     Template::default().key(&target).unwrap()

@@ -21,6 +21,7 @@ mod api_key_commands;
 mod audit_log;
 mod bad_input;
 mod balance;
+mod cache;
 mod client_identity;
 mod cluster;
 mod cluster_page;

@@ -51,6 +51,7 @@ impl Servers {
                     let _ = held.lock().unwrap().recv();
                     b""
                 }
+                "/cached" => b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\nhi",
                 "/lost" => b"",
                 "/malformed" => b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n",
                 "/broken-body" => b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
@@ -131,6 +132,7 @@ fn routes(servers: &Servers) -> String {
     cut: {{rule: 'Path(`/broken-body`)', service: a, middlewares: [buffer]}}
     cors: {{rule: 'Path(`/cors`)', service: a, middlewares: [cors]}}
     configured: {{rule: 'PathPrefix(`/configured`)', service: noop@internal, middlewares: [configured]}}
+    cached: {{rule: 'Path(`/cached`) || Path(`/not-cached`)', service: a, middlewares: [cache]}}
     path: {{rule: 'PathPrefix(`/path`)', service: a, middlewares: [replace]}}
     page: {{rule: 'Path(`/no`)', service: a, middlewares: [page]}}
     empty: {{rule: 'Path(`/empty`)', service: none}}
@@ -168,6 +170,7 @@ fn routes(servers: &Servers) -> String {
     buffer: {{buffering: {{maxResponseBodyBytes: 1000}}}}
     cors: {{headers: {{accessControlAllowMethods: [GET], accessControlAllowOriginList: ['*']}}}}
     configured: {{respond: {{status: 503, body: closed}}}}
+    cache: {{cache: {{}}}}
     replace: {{replacePathRegex: {{regex: '^/path', replacement: '/x/../'}}}}
     token: {{jwt: {{signingSecret: {secret}, claims: 'Equals(`sub`, `ann`)', requireExpiration: false}}}}
     page: {{errors: {{status: ['403'], service: a, query: '/<{{url}}'}}}}
@@ -292,6 +295,14 @@ fn routed() -> Vec<Case> {
         case(Preflight, "/cors", |gateway, _, target| {
             let more = "origin: http://o.test\r\naccess-control-request-method: GET\r\nconnection: close\r\n";
             raw(gateway.web(), format!("OPTIONS {target} HTTP/1.1\r\nhost: h\r\n{more}\r\n")).unwrap();
+        }),
+        case(Cached, "/cached", |gateway, _, target| {
+            for _ in 0..2 {
+                get(gateway.web(), "h", target);
+            }
+        }),
+        case(NotCached, "/not-cached", |gateway, _, target| {
+            get_with(gateway.web(), "h", target, "cache-control: only-if-cached\r\n");
         }),
         case(PathRefused, "/path", simple),
         case(Configured, "/configured", simple),

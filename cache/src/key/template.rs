@@ -128,6 +128,8 @@ pub struct Target<'a> {
     pub query: Option<&'a str>,
     /// The fields of the request.
     pub headers: &'a HeaderMap,
+    /// Which way requests take that share responses: the name of the route. Two routes may answer one URL differently.
+    pub route: &'a [u8],
     /// Who sends it, if it is authenticated: a partition of its own, which other clients never see.
     pub identity: Option<&'a [u8]>,
 }
@@ -137,11 +139,17 @@ impl Template {
     pub fn key(&self, target: &Target<'_>) -> Result<Key, KeyTooLong> {
         let mut key = self.resource(target.scheme, target.authority, target.path, target.query);
         // Each part has a letter and a length, so that no value can look like two.
+        if !target.route.is_empty() {
+            part(&mut key, b'r', &[], target.route);
+        }
         if let Some(identity) = target.identity {
             part(&mut key, b'i', &[], identity);
         }
         for name in STEERING.iter().filter(|name| target.headers.contains_key(*name)) {
-            part(&mut key, b'h', name.as_str().as_bytes(), &joined(target.headers, name));
+            // The gateway sets X-Forwarded-Host, too: it is a host, and has no case.
+            let value = joined(target.headers, name);
+            let value = if name == "x-forwarded-host" { value.to_ascii_lowercase() } else { value };
+            part(&mut key, b'h', name.as_str().as_bytes(), &value);
         }
         if target.headers.contains_key(FORWARDED) {
             part(&mut key, b'f', &[], &forwarded(target.headers));
@@ -265,7 +273,7 @@ mod tests {
         let (scheme, rest) = uri.split_once("://").unwrap();
         let (authority, rest) = rest.split_at(rest.find('/').unwrap());
         let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
-        Target { scheme, authority, path, query, headers, identity: None }
+        Target { scheme, authority, path, query, headers, route: b"", identity: None }
     }
 
     fn same(template: &Template, one: &str, other: &str) -> bool {
@@ -344,6 +352,15 @@ mod tests {
             assert!(keys.iter().skip(i + 1).all(|other| one != other));
             assert_eq!(one.resource(), b"http://a/x");
         }
+    }
+
+    #[test]
+    fn routes_share_nothing_but_the_resource() {
+        let headers = HeaderMap::new();
+        let of =
+            |route| Template::default().key(&Target { route, ..target("http://a/x", &headers) }).unwrap();
+        assert_ne!(of(b"one"), of(b"two"));
+        assert_eq!(of(b"one").resource(), of(b"two").resource());
     }
 
     #[test]

@@ -68,6 +68,9 @@ impl Job {
         if let Some(stored) = &stored
             && let Some(response) = self.instead_of_error(&sent, stored, &response)
         {
+            if let Some(leader) = leader {
+                leader.failed();
+            }
             return response;
         }
         if let (StatusCode::NOT_MODIFIED, Some((mut head, context)), Some(stored)) =
@@ -185,8 +188,11 @@ impl Job {
                 if let Some(stored) = stored.filter(|_| !rules::is_error(response.status())) {
                     self.shared.store.remove(&stored);
                 }
-                if let Some(leader) = leader {
-                    leader.not_storable(now);
+                let failed = response.reason.is_some() || rules::is_error(response.status());
+                match leader {
+                    Some(leader) if failed => leader.failed(),
+                    Some(leader) => leader.not_storable(now),
+                    None => {}
                 }
                 let status = CacheStatus { detail: Some(detail), ..sent.status() };
                 mark(&mut response, self.shared.status_header, &status);

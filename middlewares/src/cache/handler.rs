@@ -79,12 +79,15 @@ impl Middleware for Caching {
 
 fn key_of(shared: &Shared, request: &Request) -> Result<Key, Bypass> {
     let identity = request.context.identity.as_deref().map(partition);
+    // Another route may have another service, or another path to it.
+    let route = request.context.exchange.route().map_or("", |route| &route.router);
     let target = Target {
         scheme: if request.context.is_tls() { "https" } else { "http" },
         authority: request.host(),
         path: request.path(),
         query: request.head.uri.query(),
         headers: &request.head.headers,
+        route: route.as_bytes(),
         identity: identity.as_deref(),
     };
     shared.template.key(&target).map_err(|_| Bypass::KeyTooLong)
@@ -159,8 +162,11 @@ async fn respond(shared: &Arc<Shared>, mut request: Request, next: &Next) -> Res
             Role::Pass(_) => return job.fetch(found.matching, None, forwarded, next).await,
             Role::Wait(waiter) => match waiter.wait(tokio::time::sleep(shared.max_wait)).await {
                 Outcome::Stored => job.collapsed = true,
+                Outcome::Failed if job.is_usable_on_error(found.matching.as_ref()) => {
+                    return job.hit(found.matching, shared.now());
+                }
                 Outcome::Abandoned => {}
-                Outcome::NotStorable | Outcome::TimedOut => {
+                Outcome::NotStorable | Outcome::Failed | Outcome::TimedOut => {
                     return job.fetch(found.matching, None, forwarded, next).await;
                 }
             },
@@ -186,6 +192,13 @@ fn keep_query(template: &Template, uri: &mut Uri) -> bool {
 impl Job {
     fn reuse(&self, stored: &Stored, now: Timestamp) -> Reuse {
         rules::reuse(&stored.object().head.policy, &self.lookup.directives, now)
+    }
+
+    fn is_usable_on_error(&self, stored: Option<&Stored>) -> bool {
+        let (now, directives) = (self.shared.now(), &self.lookup.directives);
+        stored.is_some_and(|stored| {
+            rules::usable_on_error(&stored.object().head.policy, directives, now, false)
+        })
     }
 
     /// Whether others can use the response to this request, and it theirs.

@@ -39,6 +39,8 @@ pub struct Cache {
     /// Lifetimes by status, such as `404` or `200-299`, that replace those of responses.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub ttl: BTreeMap<String, Duration>,
+    /// Response headers that replace `Cache-Control` for this cache, the first one first (RFC 9213).
+    pub targeted_fields: Vec<String>,
     /// Maximum lifetime of responses that have a `Last-Modified` and no lifetime; 0 stores none of them.
     #[serde(rename = "maxHeuristicTTL")]
     pub max_heuristic_ttl: Duration,
@@ -95,6 +97,7 @@ impl Default for Cache {
             max_variants: memory.variants,
             key: KeyOptions::default(),
             ttl: BTreeMap::new(),
+            targeted_fields: vec!["CDN-Cache-Control".to_owned()],
             max_heuristic_ttl: Duration::from_secs(24 * 60 * 60),
             stale_while_revalidate: Duration::from_secs(0),
             stale_if_error: Duration::from_secs(0),
@@ -114,6 +117,7 @@ impl Build for Cache {
         let mut errors = BuildErrors::default();
         let lifetimes = errors.check(BuildErrors::collect(self.ttl.iter().map(lifetime)));
         let template = errors.check(self.key.template());
+        let targets = errors.check(names("targetedFields", &self.targeted_fields));
         for (option, value) in [("maxBytes", self.max_bytes), ("maxObjectBytes", self.max_object_bytes)] {
             if value == 0 {
                 errors.add(format!("{option}: invalid size `0`: expected at least 1 byte"));
@@ -122,8 +126,9 @@ impl Build for Cache {
         if self.max_variants == 0 {
             errors.add("maxVariants: invalid number `0`: expected at least 1".to_owned());
         }
-        let (lifetimes, template) = errors.made(lifetimes.zip(template))?;
+        let ((lifetimes, template), targets) = errors.made(lifetimes.zip(template).zip(targets))?;
         let rules = Rules {
+            targets,
             honour_requests: !self.ignore_request_directives,
             store_cookies: self.store_set_cookie,
             heuristic_limit: self.max_heuristic_ttl.into(),
@@ -170,14 +175,17 @@ fn lifetime(
     }
 }
 
+fn names(option: &str, names: &[String]) -> Result<Vec<HeaderName>, BuildError> {
+    BuildErrors::collect(names.iter().map(|name| {
+        HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| BuildError::new(format!("{option}: invalid header name `{name}`")))
+    }))
+}
+
 impl KeyOptions {
     fn template(&self) -> Result<Template, BuildError> {
         let mut errors = BuildErrors::default();
-        let headers = BuildErrors::collect(self.headers.iter().map(|name| {
-            HeaderName::from_bytes(name.as_bytes())
-                .map_err(|_| BuildError::new(format!("key.headers: invalid header name `{name}`")))
-        }));
-        let headers = errors.check(headers);
+        let headers = errors.check(names("key.headers", &self.headers));
         if !self.query.is_empty() && !self.exclude_query.is_empty() {
             errors.add("key: `query` and `excludeQuery` exclude each other".to_owned());
         }

@@ -17,9 +17,12 @@ use crate::testing::{World, block_on, build_in, get, request};
 /// Lines of a response: `name: value`.
 type Lines = &'static [(&'static str, &'static str)];
 
+/// A response of the service.
+type Answer = Box<dyn Fn(&Request) -> Response + Send>;
+
 /// What the service responds, one after the other; the last one again and again.
 struct Script {
-    responses: Mutex<Vec<Box<dyn Fn(&Request) -> Response + Send>>>,
+    responses: Mutex<Vec<Answer>>,
     seen: Mutex<Vec<(String, String, HeaderMap)>>,
     calls: AtomicUsize,
     /// Requests wait for a permit, if it is not open.
@@ -50,11 +53,7 @@ struct Test {
 }
 
 impl Test {
-    fn with(
-        options: Cache,
-        responses: Vec<Box<dyn Fn(&Request) -> Response + Send>>,
-        gate: Option<Semaphore>,
-    ) -> Self {
+    fn with(options: Cache, responses: Vec<Answer>, gate: Option<Semaphore>) -> Self {
         let (world, clock) = World::stopped();
         let middleware = build_in(&world, options).unwrap();
         let script = Arc::new(Script {
@@ -67,7 +66,7 @@ impl Test {
         Self { middleware, next, script, clock }
     }
 
-    fn new(responses: Vec<Box<dyn Fn(&Request) -> Response + Send>>) -> Self {
+    fn new(responses: Vec<Answer>) -> Self {
         Self::with(Cache::default(), responses, None)
     }
 
@@ -99,11 +98,11 @@ impl Test {
     }
 }
 
-fn ok(lines: Lines, body: &'static str) -> Box<dyn Fn(&Request) -> Response + Send> {
+fn ok(lines: Lines, body: &'static str) -> Answer {
     status(200, lines, body)
 }
 
-fn status(status: u16, lines: Lines, body: &'static str) -> Box<dyn Fn(&Request) -> Response + Send> {
+fn status(status: u16, lines: Lines, body: &'static str) -> Answer {
     Box::new(move |_| {
         let mut response = Response::new(Body::full(body));
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
@@ -200,9 +199,7 @@ fn errors_and_missing_servers_are_replaced() {
         test.advance(60);
         assert_eq!(test.get(&[]).await.0, 503);
 
-        let gone = || -> Box<dyn Fn(&Request) -> Response + Send> {
-            Box::new(|_| reply::upstream_failure(UpstreamError::NoServer))
-        };
+        let gone = || -> Answer { Box::new(|_| reply::upstream_failure(UpstreamError::NoServer)) };
         let test = Test::new(vec![ok(FRESH, "one"), gone()]);
         test.get(&[]).await;
         test.advance(100_000);
@@ -262,6 +259,31 @@ fn waiting_ends_when_the_response_cannot_be_stored() {
         for client in clients {
             assert!(cache_status(&client.await.unwrap().1).ends_with("; detail=private"));
         }
+    });
+}
+
+#[test]
+fn when_the_server_fails_all_who_wait_get_the_stale_response() {
+    block_on(async {
+        let lines: Lines = &[("cache-control", "max-age=10, stale-if-error=60")];
+        let script = vec![ok(lines, "one"), status(503, &[], "error")];
+        let test = Arc::new(Test::with(Cache::default(), script, Some(Semaphore::new(1))));
+        test.get(&[]).await;
+        test.advance(20);
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                let test = test.clone();
+                tokio::spawn(async move { test.get(&[]).await })
+            })
+            .collect();
+        while test.calls() == 1 {
+            tokio::task::yield_now().await;
+        }
+        test.script.gate.as_ref().unwrap().add_permits(8);
+        for client in clients {
+            assert_eq!(client.await.unwrap().2, "one");
+        }
+        assert_eq!(test.calls(), 2, "one request for all");
     });
 }
 
@@ -379,7 +401,7 @@ impl Frames for Broken {
 #[test]
 fn incomplete_bodies_are_not_stored() {
     block_on(async {
-        let broken: Box<dyn Fn(&Request) -> Response + Send> = Box::new(|_| {
+        let broken: Answer = Box::new(|_| {
             let mut response = Response::new(Body::of_frames(Broken(true)));
             response.headers_mut().insert("cache-control", "max-age=60".parse().unwrap());
             response
@@ -399,8 +421,7 @@ fn incomplete_bodies_are_not_stored() {
 #[test]
 fn responses_of_the_gateway_are_not_stored() {
     block_on(async {
-        let refused: Box<dyn Fn(&Request) -> Response + Send> =
-            Box::new(|_| reply::status_text(StatusCode::NOT_FOUND, Reason::NoRouter));
+        let refused: Answer = Box::new(|_| reply::status_text(StatusCode::NOT_FOUND, Reason::NoRouter));
         let rules = BTreeMap::from([("404".to_owned(), Duration::from_secs(60))]);
         let test = Test::with(
             Cache { ttl: rules, ..Cache::default() },
