@@ -7,6 +7,7 @@ mod certificates;
 mod chooser;
 mod client_auth;
 mod default_certificate;
+mod fetch;
 mod hosts;
 mod obtained;
 mod ocsp;

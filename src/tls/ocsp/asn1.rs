@@ -63,7 +63,7 @@ pub(super) struct OcspResponse<'a> {
 /// `OCSPResponseStatus`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumerated)]
 #[repr(u8)]
-pub(super) enum ResponseStatus {
+pub(in crate::tls) enum ResponseStatus {
     /// The response has bytes.
     Successful = 0,
     /// The request is malformed.

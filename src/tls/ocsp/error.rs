@@ -1,41 +1,18 @@
-//! Errors of OCSP stapling.
+//! Errors of OCSP.
 
-use http::StatusCode;
-use http::header::InvalidHeaderValue;
-use http::uri::InvalidUri;
-use tidegate_core::{CollectError, UpstreamError};
 use time::OffsetDateTime;
 use x509_parser::nom;
 use x509_parser::prelude::X509Error;
 
 use super::asn1::ResponseStatus;
+use crate::tls::fetch::FetchError;
 
-/// Why there is no OCSP response to staple.
+/// Why there is no valid OCSP response.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OcspError {
-    /// The responder in the certificate is not a URL.
-    #[error("invalid URL `{url}`: {source}")]
-    Url {
-        /// The responder in the certificate.
-        url: String,
-        /// The cause.
-        source: InvalidUri,
-    },
-    /// The URL has an invalid host.
+pub(in crate::tls) enum OcspError {
+    /// The responder did not answer.
     #[error(transparent)]
-    Host(#[from] InvalidHeaderValue),
-    /// The responder is unreachable.
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    /// The response is too large or incomplete.
-    #[error(transparent)]
-    Body(#[from] CollectError),
-    /// The responder returns an HTTP error.
-    #[error("the responder returned {0}")]
-    Http(StatusCode),
-    /// The responder did not respond in time.
-    #[error("timed out")]
-    TimedOut,
+    Fetch(#[from] FetchError),
     /// The responder returns an OCSP error.
     #[error("the responder returned status `{0}`")]
     Refused(ResponseStatus),

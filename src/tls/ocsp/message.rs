@@ -18,10 +18,13 @@ const SKEW: time::Duration = time::Duration::minutes(5);
 /// Access by OCSP (`id-ad-ocsp`).
 const ACCESS_BY_OCSP: &str = "1.3.6.1.5.5.7.48.1";
 
+/// How old a response without `nextUpdate` may be.
+const MAX_AGE: time::Duration = time::Duration::minutes(10);
+
 /// A request about a certificate and its issuer.
-pub(super) struct StatusRequest {
+pub(in crate::tls) struct StatusRequest {
     /// The URL of the responder.
-    pub(super) url: String,
+    pub(in crate::tls) url: String,
     id: Id,
     issuer: CertificateDer<'static>,
 }
@@ -32,7 +35,7 @@ struct Id {
     serial: Vec<u8>,
 }
 
-/// A verified response.
+/// A verified response to staple.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Staple {
     /// The encoded response.
@@ -43,13 +46,39 @@ pub(super) struct Staple {
     pub(super) next_update: OffsetDateTime,
 }
 
+/// What a verified response says about the certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::tls) struct Statement {
+    pub(in crate::tls) status: Status,
+    /// When it became valid.
+    pub(in crate::tls) this_update: OffsetDateTime,
+    /// When it expires, if the response says so.
+    next_update: Option<OffsetDateTime>,
+}
+
+/// `CertStatus`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::tls) enum Status {
+    /// Not revoked.
+    Good,
+    /// Revoked, or on hold.
+    Revoked,
+    /// The responder does not know the certificate.
+    Unknown,
+}
+
 impl StatusRequest {
     /// Returns the request about the first certificate of a chain; `None` without a responder or issuer.
     pub(super) fn about(chain: &[CertificateDer<'static>]) -> Option<Self> {
         let [leaf, issuer, ..] = chain else { return None };
+        let url = responder(leaf)?;
+        Self::new(leaf, issuer, url)
+    }
+
+    /// Returns the request to this responder about a certificate and its issuer; `None` if one is malformed.
+    pub(in crate::tls) fn new(leaf: &[u8], issuer: &[u8], url: String) -> Option<Self> {
         let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
         let (_, parsed) = X509Certificate::from_der(issuer).ok()?;
-        let url = responder(&leaf)?;
         Some(Self {
             url,
             id: Id {
@@ -57,18 +86,22 @@ impl StatusRequest {
                 key_hash: Sha1::digest(&parsed.public_key().subject_public_key.data).into(),
                 serial: leaf.raw_serial().to_vec(),
             },
-            issuer: issuer.clone(),
+            issuer: CertificateDer::from(issuer.to_vec()),
         })
     }
 
     /// Encodes the request.
-    pub(super) fn request(&self) -> Result<Vec<u8>, OcspError> {
+    pub(in crate::tls) fn request(&self) -> Result<Vec<u8>, OcspError> {
         let requests = vec![SingleRequest { certificate: self.id.cert_id()? }];
         Ok(OcspRequest { request: TbsRequest { requests } }.to_der()?)
     }
 
     /// Verifies signature, certificate and validity period of a response.
-    pub(super) fn check(&self, response: &[u8], now: OffsetDateTime) -> Result<Staple, OcspError> {
+    pub(in crate::tls) fn statement(
+        &self,
+        response: &[u8],
+        now: OffsetDateTime,
+    ) -> Result<Statement, OcspError> {
         let decoded = OcspResponse::from_der(response)?;
         match decoded.status {
             ResponseStatus::Successful => {}
@@ -80,23 +113,37 @@ impl StatusRequest {
         let data: ResponseData<'_> = basic.content.decode_as()?;
         let about = self.id.cert_id()?;
         let same = |id: &CertId<'_>| {
-            id.issuer_name_hash == about.issuer_name_hash
+            id.hash_algorithm.algorithm == SHA1
+                && id.issuer_name_hash == about.issuer_name_hash
                 && id.issuer_key_hash == about.issuer_key_hash
                 && id.serial_number == about.serial_number
         };
         let single = data.responses.iter().find(|single| same(&single.certificate));
         let single = single.ok_or(OcspError::OtherCertificate)?;
-        match single.status.tag() {
-            Tag::ContextSpecific { number: TagNumber(0), .. } => {}
-            Tag::ContextSpecific { number: TagNumber(1), .. } => return Err(OcspError::Revoked),
-            _ => return Err(OcspError::Unknown),
-        }
+        let status = match single.status.tag() {
+            Tag::ContextSpecific { number: TagNumber(0), .. } => Status::Good,
+            Tag::ContextSpecific { number: TagNumber(1), .. } => Status::Revoked,
+            _ => Status::Unknown,
+        };
         let this_update = date(single.this_update)?;
-        let next_update = date(single.next_update.ok_or(OcspError::NoNextUpdate)?)?;
-        if this_update > now + SKEW || next_update < now {
-            return Err(OcspError::OtherTime { this_update, next_update });
+        let next_update = single.next_update.map(date).transpose()?;
+        let statement = Statement { status, this_update, next_update };
+        if this_update > now + SKEW || statement.valid_until() < now {
+            return Err(OcspError::OtherTime { this_update, next_update: statement.valid_until() });
         }
-        Ok(Staple { response: response.to_vec(), this_update, next_update })
+        Ok(statement)
+    }
+
+    /// Verifies a response to staple: the certificate must be good, and the time of the next update known.
+    pub(super) fn staple(&self, response: &[u8], now: OffsetDateTime) -> Result<Staple, OcspError> {
+        let statement = self.statement(response, now)?;
+        match statement.status {
+            Status::Good => {}
+            Status::Revoked => return Err(OcspError::Revoked),
+            Status::Unknown => return Err(OcspError::Unknown),
+        }
+        let next_update = statement.next_update.ok_or(OcspError::NoNextUpdate)?;
+        Ok(Staple { response: response.to_vec(), this_update: statement.this_update, next_update })
     }
 
     /// Verifies that the signer is the issuer or a delegated responder (RFC 6960 section 4.2.2.2).
@@ -117,6 +164,14 @@ impl StatusRequest {
     }
 }
 
+impl Statement {
+    /// Returns when it expires. Without `nextUpdate`, newer information is always available (RFC 6960 section 4.2.2.1),
+    /// so it is valid for a short time.
+    pub(in crate::tls) fn valid_until(&self) -> OffsetDateTime {
+        self.next_update.unwrap_or_else(|| self.this_update.saturating_add(MAX_AGE))
+    }
+}
+
 impl Id {
     fn cert_id(&self) -> Result<CertId<'_>, OcspError> {
         Ok(CertId {
@@ -129,7 +184,8 @@ impl Id {
 }
 
 /// Returns the URL of a certificate's responder.
-fn responder(certificate: &X509Certificate<'_>) -> Option<String> {
+pub(in crate::tls) fn responder(certificate: &[u8]) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::AuthorityInfoAccess(access) => {
             access.accessdescs.iter().find_map(|description| match &description.access_location {
@@ -296,7 +352,7 @@ pub(super) mod tests {
         let pair = Pair::new("http://ocsp.test/");
         let (question, now) = (pair.question(), OffsetDateTime::now_utc());
         assert_eq!(question.url, "http://ocsp.test/");
-        let check = |answer: &[u8]| question.check(answer, now);
+        let check = |answer: &[u8]| question.staple(answer, now);
         let good = check(&pair.good()).unwrap();
         assert!(good.next_update > now && good.this_update <= now);
         let (hour, none) = (time::Duration::hours(1), time::Duration::ZERO);
@@ -331,11 +387,11 @@ pub(super) mod tests {
         for may in [true, false] {
             let (key, certificate) = pair.delegate(may);
             let answer = pair.answer(GOOD, time::Duration::ZERO, &key, &[&certificate]);
-            assert_eq!(pair.question().check(&answer, now).is_ok(), may);
+            assert_eq!(pair.question().staple(&answer, now).is_ok(), may);
         }
         let (key, certificate) = Pair::new("http://ocsp.test/").delegate(true);
         let answer = pair.answer(GOOD, time::Duration::ZERO, &key, &[&certificate]);
-        assert!(pair.question().check(&answer, now).is_err(), "of another authority");
+        assert!(pair.question().staple(&answer, now).is_err(), "of another authority");
     }
 
     proptest! {
@@ -345,11 +401,11 @@ pub(super) mod tests {
         ) {
             let pair = Pair::new("http://ocsp.test/");
             let now = OffsetDateTime::now_utc();
-            prop_assert!(pair.question().check(&noise, now).is_err());
+            prop_assert!(pair.question().staple(&noise, now).is_err());
             let mut answer = pair.good();
             let place = at % answer.len();
             answer[place] ^= 1 << bit;
-            let _ = pair.question().check(&answer, now);
+            let _ = pair.question().staple(&answer, now);
         }
     }
 }

@@ -6,33 +6,30 @@
 
 mod asn1;
 mod error;
-mod message;
+pub(super) mod message;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderValue, Method, Uri};
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tidegate_core::building::{ClientTls, HttpClient};
-use tidegate_core::{Body, Connection, Context, Request};
+use tidegate_core::building::HttpClient;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::TlsStore;
+use super::fetch::{Limits, Message, fetch};
 use crate::snapshot::SnapshotHandle;
-use error::OcspError;
+pub(super) use error::OcspError;
 use message::{Staple, StatusRequest};
 
 /// Timeout for a response.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of a response in bytes.
-const MAX_RESPONSE: u64 = 64 * 1024;
+pub(super) const MAX_RESPONSE: u64 = 64 * 1024;
 /// Maximum interval between two rounds, and minimum interval between two requests about one certificate.
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(60));
 /// Maximum delay between requests about one certificate after failures.
@@ -136,23 +133,9 @@ impl Stapler {
 
     async fn fetch(&self, question: &StatusRequest) -> Result<Staple, OcspError> {
         let url = self.overrides.get(&question.url).unwrap_or(&question.url);
-        let uri: Uri = url.parse().map_err(|source| OcspError::Url { url: url.clone(), source })?;
-        let host = uri.authority().map_or("", |authority| authority.as_str());
-        let host = HeaderValue::from_str(host)?;
-        let mut head = http::Request::new(()).into_parts().0;
-        (head.method, head.uri) = (Method::POST, uri);
-        head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/ocsp-request"));
-        head.headers.insert(HOST, host);
-        let request = Request::new(head, Body::full(Bytes::from(question.request()?)), context());
-        let answered = async {
-            let response = self.client.send(request, &ClientTls::default(), TIMEOUT).await?;
-            if !response.status().is_success() {
-                return Err(OcspError::Http(response.status()));
-            }
-            Ok(response.into_body().collect(MAX_RESPONSE).await?.bytes)
-        };
-        let answer = tokio::time::timeout(TIMEOUT, answered).await.map_err(|_| OcspError::TimedOut)??;
-        question.check(&answer, OffsetDateTime::now_utc())
+        let limits = Limits { time: TIMEOUT, size: MAX_RESPONSE };
+        let answer = fetch(&self.client, url, Message::Ocsp(question.request()?), limits).await?;
+        question.staple(&answer, OffsetDateTime::now_utc())
     }
 }
 
@@ -178,18 +161,12 @@ impl Known {
     }
 }
 
-/// Returns the context for requests of the gateway itself.
-fn context() -> Context {
-    let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-    let connection = Connection { entry_point: "".into(), ..Connection::plain(nowhere) };
-    Context::new(Arc::new(connection))
-}
-
 #[cfg(test)]
 mod tests {
     use parking_lot::Mutex;
     use tidegate_config::tls::{Certificate, Tls};
-    use tidegate_core::{BoxFuture, Response, UpstreamError};
+    use tidegate_core::building::ClientTls;
+    use tidegate_core::{Body, BoxFuture, Request, Response, UpstreamError};
 
     use super::message::tests::Pair;
     use super::*;
