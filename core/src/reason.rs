@@ -95,6 +95,10 @@ reasons! {
 
     /// No valid credentials.
     Unauthenticated = "unauthenticated", Middleware;
+    /// The client has no verified certificate (`clientCertificate`).
+    CertificateRequired = "certificate_required", Middleware;
+    /// The client's certificate is not that of a consumer (`clientCertificate`).
+    CertificateUnknown = "certificate_unknown", Middleware;
     /// The API key has a typing error or another form, or the request has several.
     ApiKeyMalformed = "api_key_malformed", Middleware;
     /// The API key is unknown.
@@ -208,6 +212,8 @@ impl Reason {
         matches!(
             self,
             Self::Unauthenticated
+                | Self::CertificateRequired
+                | Self::CertificateUnknown
                 | Self::ApiKeyMalformed
                 | Self::ApiKeyUnknown
                 | Self::ApiKeyNotYetValid

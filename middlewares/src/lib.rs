@@ -18,6 +18,7 @@ pub mod buffering;
 pub mod cache;
 pub mod chain;
 pub mod circuit_breaker;
+pub mod client_certificate;
 pub mod compress;
 mod condition;
 pub mod content_type;
@@ -77,6 +78,7 @@ registry! {
     cache: cache::Cache,
     chain: chain::Chain,
     circuitBreaker: circuit_breaker::CircuitBreaker,
+    clientCertificate: client_certificate::ClientCertificate,
     compress: compress::Compress,
     contentType: content_type::ContentType,
     crowdsec: crowdsec::Crowdsec,

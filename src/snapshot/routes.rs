@@ -188,6 +188,10 @@ impl<'a, 'b> Router<'a, 'b> {
         let parts = self.build_parts(index, child_routers.map(|routers| routers as Arc<dyn Handler>));
         let Attached { name, router, .. } = &self.attached[index];
         let named = router.tls.as_ref().map(|tls| options_name(&tls.options));
+        let requires = router.middlewares.iter().find(|name| self.requires_certificate(name));
+        let warning =
+            requires.filter(|_| above.is_empty()).and_then(|name| self.without_certificates(name, named));
+        self.outcomes[index].warnings.extend(warning);
         // A broken router answers 503 on any connection.
         let tls_options = named.filter(|name| parts.is_some() && self.tls.is_checked(name));
         let (middlewares, service) = parts.unwrap_or_else(|| (Vec::new(), Arc::new(Unavailable)));
@@ -215,6 +219,25 @@ impl<'a, 'b> Router<'a, 'b> {
             tls_options: tls_options.map(|name| self.tls.named(name)),
             children: child_index,
         })
+    }
+
+    /// Returns true for a middleware that refuses clients without a certificate.
+    fn requires_certificate(&self, middleware: &str) -> bool {
+        let options = self.builder.config.http.middlewares.get(middleware);
+        options.is_some_and(|options| options.kind() == "clientCertificate")
+    }
+
+    /// Returns a warning if clients of a router with these TLS options never have the certificate that a middleware
+    /// requires.
+    fn without_certificates(&self, middleware: &str, options: Option<&str>) -> Option<String> {
+        let what = match options {
+            None => "the router is not for TLS".to_owned(),
+            Some(options) if !self.tls.named(options).verifies_clients => {
+                format!("the TLS options {options} verify no client certificates")
+            }
+            Some(_) => return None,
+        };
+        Some(format!("middleware {middleware} requires a client certificate, but {what}"))
     }
 
     /// Returns what spans say about a route besides its names, if there is tracing.

@@ -22,6 +22,7 @@ mod audit_log;
 mod bad_input;
 mod balance;
 mod cache;
+mod client_certificate;
 mod client_identity;
 mod cluster;
 mod cluster_page;

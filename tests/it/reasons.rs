@@ -17,6 +17,7 @@ use crate::support::backend::unused_address;
 use crate::support::http3::{Http3, runtime};
 use crate::support::keys::Key;
 use crate::support::otlp::{Collector, value};
+use crate::support::pki::{Authority, Open, Owned, client};
 use crate::support::time::wait_until;
 use crate::support::tls::{ask_for, client_config};
 use crate::support::tokens::{OWN, SECRET, signed_by};
@@ -98,6 +99,7 @@ fn routes(servers: &Servers) -> String {
         KEYS.get(index).map(|key| key.consumer(&format!("c{index}"), options))
     };
     let planned = format!("    small: {{plan: small, credentials: {{apiKeys: [{{{}}}]}}}}\n", *PLANNED);
+    let authority = AUTHORITY.certificate();
     let usage = USAGE.path().join("usage.log").display().to_string();
     let consumers: String = KEY_OPTIONS.iter().enumerate().filter_map(consumer).collect();
     format!(
@@ -141,6 +143,8 @@ fn routes(servers: &Servers) -> String {
     plain: {{rule: 'Path(`/plain`)', service: plain}}
     long: {{rule: 'PathPrefix(`/long`)', service: long}}
     token: {{rule: 'Path(`/forbidden`)', service: a, middlewares: [token]}}
+    required: {{rule: 'Path(`/certificate-required`)', service: a, middlewares: [certificate]}}
+    known: {{rule: 'Host(`known.test`)', service: a, tls: {{options: known}}, middlewares: [consumer]}}
     one: {{rule: 'Host(`one.test`)', service: a, tls: {{options: one}}}}
     two: {{rule: 'Host(`two.test`) || Host(`many.test`)', service: a, tls: {{}}}}
   middlewares:
@@ -152,6 +156,8 @@ fn routes(servers: &Servers) -> String {
     keys: {{apiKey: {{scopes: [write]}}}}
     keys-of-plans: {{apiKey: {{}}}}
     plan: {{plan: {{file: '{usage}'}}}}
+    certificate: {{clientCertificate: {{}}}}
+    consumer: {{clientCertificate: {{requireConsumer: true}}}}
     deny: {{ipAllowList: {{sourceRange: [192.0.2.1]}}}}
     banned: {{crowdsec: {{crowdsecLapiHost: '{host}', crowdsecLapiPath: /banned/, crowdsecLapiKey: k}}}}
     puzzle: {{crowdsec: {{crowdsecLapiHost: '{host}', crowdsecLapiPath: /puzzle/, crowdsecLapiKey: k,
@@ -190,6 +196,7 @@ fn routes(servers: &Servers) -> String {
 tls:
   options:
     one: {{minVersion: VersionTLS13}}
+    known: {{clientAuth: {{caFiles: ['{authority}']}}}}
 "
     )
 }
@@ -218,6 +225,13 @@ const KEY_OPTIONS: &[(Reason, &str)] = &[
 static PLANNED: LazyLock<Key> = LazyLock::new(Key::new);
 static USAGE: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
 static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| KEY_OPTIONS.iter().map(|_| Key::new()).collect());
+
+/// Issues the certificates of clients.
+static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| Authority::new("Root"));
+/// Sends a request with a client certificate. Returns its status.
+fn with_certificate(gateway: &Gateway, own: &Owned, name: &str, target: &str) -> u16 {
+    Open::connect(gateway.web(), &client(own), name).unwrap().get(target).unwrap().status
+}
 
 /// Sends the key that is refused for the reason which the target names.
 fn with_key(gateway: &Gateway, _: &Servers, target: &str) {
@@ -253,6 +267,10 @@ fn routed() -> Vec<Case> {
         case(ApiKeyRevoked, "/key-revoked", with_key),
         case(ApiKeyAddress, "/key-address", with_key),
         case(ApiKeyScope, "/key-scope", with_key),
+        case(CertificateRequired, "/certificate-required", simple),
+        case(CertificateUnknown, "/certificate-unknown", |gateway, _, target| {
+            assert_eq!(with_certificate(gateway, &AUTHORITY.issue("own"), "known.test", target), 403);
+        }),
         case(SignIn, "/sign-out", simple),
         case(SignInRefused, "/sign-in", simple),
         case(AuthenticationAnswer, "/asked", simple),

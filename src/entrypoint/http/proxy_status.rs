@@ -92,6 +92,8 @@ fn error_of(reason: Reason) -> &'static str {
         | Reason::ClientTimeout => "http_request_error",
         Reason::EncodedCharacters
         | Reason::Unauthenticated
+        | Reason::CertificateRequired
+        | Reason::CertificateUnknown
         | Reason::ApiKeyMalformed
         | Reason::ApiKeyUnknown
         | Reason::ApiKeyNotYetValid

@@ -14,6 +14,7 @@ pub mod oidc;
 pub mod otlp;
 pub mod outside;
 pub mod pebble;
+pub mod pki;
 pub mod process;
 pub mod proxy;
 pub mod streams;
