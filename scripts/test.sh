@@ -12,6 +12,7 @@ command -v dockerd >/dev/null || need+=(docker.io)
 # The images of tests hold its shell; nothing else depends on it.
 [ -x /bin/busybox ] || need+=(busybox-static)
 command -v chromium >/dev/null || need+=(chromium)
+command -v openssl >/dev/null || need+=(openssl)
 command -v curl >/dev/null || need+=(curl)
 command -v redis-server >/dev/null || need+=(redis-server)
 { command -v node && command -v npm; } >/dev/null || need+=(nodejs npm)

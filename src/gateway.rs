@@ -33,6 +33,7 @@ use crate::settings::Settings;
 use crate::snapshot::{Environment, Files, Snapshot, SnapshotHandle};
 use crate::store::Stores;
 use crate::tls::Stapler;
+use crate::tls::revocation::Refresher;
 use crate::{tcp, worker};
 
 /// Threads of the control plane: providers, health checks, compiling.
@@ -133,7 +134,7 @@ impl Gateway {
         let providers = start_providers(sources, &settings, &updates, &control);
         let pushes = start_metrics(&settings, &around, &client, &snapshots, &control);
         start_records(&around, &control);
-        start_stapler(&settings, client, &snapshots, &generation, &control);
+        start_status_checks(&settings, client, &snapshots, &generation, &control);
         let tracer = Tracer::start(&settings, control.handle());
         let logs = (access_log.clone(), tracer.clone());
         let entry_options = entry_options(&around, (workers, options.passed), logs, &opening);
@@ -369,14 +370,17 @@ fn show_runtimes(around: &Surroundings, entry_points: &EntryPoints, control: &to
     around.runtimes.set(runtimes, entry_points.watched_connections());
 }
 
-/// Starts OCSP stapling, if it is enabled.
-fn start_stapler(
+/// Starts what fetches revocation lists and asks OCSP responders about client certificates, and OCSP stapling, if it is
+/// enabled.
+fn start_status_checks(
     settings: &Settings,
     client: Arc<dyn HttpClient>,
     snapshots: &SnapshotHandle,
     generation: &watch::Receiver<u64>,
     control: &Runtime,
 ) {
+    let refresher = Refresher::new(client.clone(), control.handle().clone(), &snapshots.load().tls);
+    control.spawn(refresher.run(snapshots.clone(), generation.clone()));
     if let Some(ocsp) = &settings.ocsp {
         let stapler = Stapler::new(client, ocsp.responder_overrides.clone());
         control.spawn(stapler.run(snapshots.clone(), generation.clone()));

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod plugins;
 pub mod references;
 pub mod restore;
+pub mod revocation;
 pub mod route_test;
 pub mod router;
 pub mod runtime;

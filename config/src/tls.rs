@@ -6,6 +6,7 @@ use tidegate_core::values::is_default;
 use tidegate_core::word::{Vocabulary, Word};
 
 use crate::Map;
+use crate::revocation::Revocation;
 
 /// The `tls` part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +146,9 @@ pub struct ClientAuth {
     /// `NoClientCert` without.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub client_auth_type: Word<ClientAuthType>,
+    /// Whether verified certificates are revoked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revocation: Option<Box<Revocation>>,
 }
 
 /// Which certificates clients need, by Go's names.

@@ -80,6 +80,12 @@ reasons! {
     ServerOptions = "server_options", Gateway;
     /// The host has different TLS options from those of its connection.
     Misdirected = "misdirected", Gateway;
+    /// The client's certificate is revoked.
+    CertificateRevoked = "certificate_revoked", Gateway;
+    /// The client's certificate has expired since the handshake, or its authority is no longer trusted.
+    CertificateInvalid = "certificate_invalid", Gateway;
+    /// It is not known whether the client's certificate is revoked.
+    CertificateUnverified = "certificate_unverified", Gateway;
     /// No router matches the request.
     NoRouter = "no_router", Gateway;
     /// The router is broken.
@@ -212,6 +218,9 @@ impl Reason {
         matches!(
             self,
             Self::Unauthenticated
+                | Self::CertificateRevoked
+                | Self::CertificateInvalid
+                | Self::CertificateUnverified
                 | Self::CertificateRequired
                 | Self::CertificateUnknown
                 | Self::ApiKeyMalformed

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tidegate_core::Connection;
 use tidegate_wire::client_hello::{Hello, MAX_HELLO};
 use tidegate_wire::postgres;
@@ -106,11 +107,26 @@ impl Streams<'_> {
             self.tls.demand(name).await;
             let local = connection.local.ip();
             let config = self.tls.for_route(config, (options, &route.domains), name, local);
-            TlsAcceptor::from(config).accept(stream).await
+            let stream = TlsAcceptor::from(config).accept(stream).await?;
+            self.check_certificate(options, stream.get_ref().1.peer_certificates()).await?;
+            Ok(stream)
         };
         let stream = Box::pin(within(Some(self.listener.handshake), handshake)).await?;
         drop(slot);
         Ok(forward(route, stream, connection, false, (permits, open)))
+    }
+
+    /// Refuses a client whose certificate is revoked, if these options check that.
+    async fn check_certificate(
+        &self,
+        options: &str,
+        chain: Option<&[CertificateDer<'static>]>,
+    ) -> io::Result<()> {
+        let Some(chain) = chain else { return Ok(()) };
+        match self.tls.checks_of(options) {
+            None => Ok(()),
+            Some(checks) => checks.verdict(chain).await.map_err(|refusal| refused(refusal.reason().name())),
+        }
     }
 
     /// Accepts a PostgreSQL client's request for TLS, and hands the connection over to the route of its server name.

@@ -50,6 +50,7 @@ pub(super) fn handshake(snapshot: &Snapshot, entry_point: usize, host: &str) -> 
         (false, true) => Some("verified"),
         (false, false) => None,
     };
+    notes.extend(tls.checks_of(&options.name).map(|checks| checks.summary()));
     let view = TlsView {
         server_name,
         options: options.name.to_string(),

@@ -13,6 +13,7 @@ use tidegate_core::BuildError;
 use tidegate_core::word::UnknownWord;
 
 use super::certificates::parse_chain;
+use super::revocation::{Checks, Sources, Trusted};
 use super::{ReadFile, label, pem_or_file};
 
 /// Returns true if clients must present a certificate.
@@ -36,33 +37,53 @@ fn kind(options: &ClientAuth) -> Result<ClientAuthType, UnknownWord> {
     })
 }
 
-/// Returns the verifier of client certificates and the name of its domain. Options with the same domain
-/// accept the same clients, so sessions can be resumed across them.
-pub(super) fn verifier(
+/// How clients are authenticated.
+pub(super) struct Authentication {
+    pub(super) verifier: Arc<dyn ClientCertVerifier>,
+    /// The name of its domain. Options with the same domain accept the same clients, so sessions can be resumed across
+    /// them.
+    pub(super) domain: String,
+    /// Whether certificates are revoked, if that is checked.
+    pub(super) checks: Option<Arc<Checks>>,
+    /// Warnings about revocation lists.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Builds the verifier of client certificates.
+pub(super) fn authentication(
     options: &ClientAuth,
     file: &mut ReadFile<'_>,
-) -> Result<(Arc<dyn ClientCertVerifier>, String), BuildError> {
+    sources: &mut Sources,
+) -> Result<Authentication, BuildError> {
     let kind =
         kind(options).map_err(|error| BuildError::new(format!("clientAuth.clientAuthType: {error}")))?;
     let unverified = |mandatory| Arc::new(Unverified { mandatory });
-    match kind {
-        ClientAuthType::NoClientCert => Ok((WebPkiClientVerifier::no_client_auth(), format!("{kind:?}"))),
-        ClientAuthType::RequestClientCert => Ok((unverified(false), format!("{kind:?}"))),
-        ClientAuthType::RequireAnyClientCert => Ok((unverified(true), format!("{kind:?}"))),
-        ClientAuthType::VerifyClientCertIfGiven => verified(options, file, true),
-        ClientAuthType::RequireAndVerifyClientCert => verified(options, file, false),
+    let verifier: Arc<dyn ClientCertVerifier> = match kind {
+        ClientAuthType::VerifyClientCertIfGiven => return verified(options, file, true, sources),
+        ClientAuthType::RequireAndVerifyClientCert => return verified(options, file, false, sources),
+        ClientAuthType::NoClientCert => WebPkiClientVerifier::no_client_auth(),
+        ClientAuthType::RequestClientCert => unverified(false),
+        ClientAuthType::RequireAnyClientCert => unverified(true),
+    };
+    if options.revocation.is_some() {
+        return Err(BuildError::new(
+            "clientAuth.revocation: expected clientAuthType VerifyClientCertIfGiven or RequireAndVerifyClientCert",
+        ));
     }
+    Ok(Authentication { verifier, domain: format!("{kind:?}"), checks: None, warnings: Vec::new() })
 }
 
 fn verified(
     options: &ClientAuth,
     file: &mut ReadFile<'_>,
     optional: bool,
-) -> Result<(Arc<dyn ClientCertVerifier>, String), BuildError> {
+    sources: &mut Sources,
+) -> Result<Authentication, BuildError> {
     if options.ca_files.is_empty() {
         return Err(BuildError::new("clientAuth.caFiles is empty: expected the CAs to trust"));
     }
     let mut roots = RootCertStore::empty();
+    let mut authorities = Vec::new();
     // Uses the certificates instead of their paths, as the content of a file may change.
     let mut domain = Sha256::new();
     for path in &options.ca_files {
@@ -70,15 +91,24 @@ fn verified(
             |error: BuildError| BuildError::new(format!("clientAuth.caFiles: {}: {error}", label(path)));
         for certificate in parse_chain(&pem_or_file(path, file)?).map_err(broken)? {
             domain.update(Sha256::digest(&certificate));
+            authorities.push(certificate.clone());
             roots.add(certificate).map_err(|error| {
                 BuildError::new(format!("clientAuth.caFiles: invalid CA certificate: {error}"))
             })?;
         }
     }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), super::crypto());
+    let (roots, domain) = (Arc::new(roots), format!("{optional} {:x?}", domain.finalize()));
+    if let Some(revocation) = &options.revocation {
+        let domain = format!("{domain} {revocation:?}");
+        let trusted = Trusted { roots, authorities, optional };
+        let (checks, warnings) = Checks::build(revocation, trusted, file, sources)?;
+        let checks = Arc::new(checks);
+        return Ok(Authentication { verifier: checks.clone(), domain, checks: Some(checks), warnings });
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, super::crypto());
     let builder = if optional { builder.allow_unauthenticated() } else { builder };
     let verifier = builder.build().map_err(|error| BuildError::new(format!("clientAuth: {error}")))?;
-    Ok((verifier, format!("{optional} {:x?}", domain.finalize())))
+    Ok(Authentication { verifier, domain, checks: None, warnings: Vec::new() })
 }
 
 /// Requests a certificate and checks that the client has its key, but accepts any issuer.
@@ -135,15 +165,17 @@ mod tests {
     use super::*;
 
     fn of(kind: &str, ca: &[&str]) -> Result<Arc<dyn ClientCertVerifier>, BuildError> {
-        with_domain(kind, ca).map(|(verifier, _)| verifier)
+        with_domain(kind, ca).map(|made| made.verifier)
     }
 
-    fn with_domain(kind: &str, ca: &[&str]) -> Result<(Arc<dyn ClientCertVerifier>, String), BuildError> {
+    fn with_domain(kind: &str, ca: &[&str]) -> Result<Authentication, BuildError> {
         let options = ClientAuth {
             ca_files: ca.iter().map(|s| (*s).to_owned()).collect(),
             client_auth_type: kind.into(),
+            revocation: None,
         };
-        verifier(&options, &mut |path| Err(BuildError::new(format!("{path}: no such file"))))
+        let mut no_files = |path: &str| Err(BuildError::new(format!("{path}: no such file")));
+        authentication(&options, &mut no_files, &mut Sources::default())
     }
 
     #[test]
@@ -163,7 +195,7 @@ mod tests {
     fn options_that_accept_the_same_clients_share_a_domain() {
         let ca = |name: &str| rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap().cert.pem();
         let (one, other) = (ca("one"), ca("other"));
-        let domain = |kind: &str, ca: &[&str]| with_domain(kind, ca).unwrap().1;
+        let domain = |kind: &str, ca: &[&str]| with_domain(kind, ca).unwrap().domain;
         let kind = "RequireAndVerifyClientCert";
         assert_eq!(domain(kind, &[&one]), domain("", &[&one]));
         assert_ne!(domain(kind, &[&one]), domain(kind, &[&other]));

@@ -40,6 +40,8 @@ pub(super) enum FetchError {
 
 /// What is requested from a URL.
 pub(super) enum Message {
+    /// `GET`.
+    Get,
     /// `POST` of an OCSP request.
     Ocsp(Vec<u8>),
 }
@@ -66,6 +68,7 @@ pub(super) async fn fetch(
     head.uri = uri;
     head.headers.insert(HOST, host);
     let body = match message {
+        Message::Get => Body::empty(),
         Message::Ocsp(request) => {
             head.method = Method::POST;
             head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/ocsp-request"));

@@ -22,12 +22,14 @@ pub struct NamedOptions {
     content: Option<[u8; 32]>,
     /// Whether client certificates are verified against CAs.
     pub verifies_clients: bool,
+    /// Whether it is checked that they are not revoked.
+    pub(crate) checks_revocation: bool,
 }
 
 impl NamedOptions {
     /// Returns options with this name and content.
     pub fn new(name: &str, content: Option<[u8; 32]>) -> Self {
-        Self { name: name.into(), content, verifies_clients: false }
+        Self { name: name.into(), content, verifies_clients: false, checks_revocation: false }
     }
 
     /// Returns true if a connection with these options can be used where the others are required. Options

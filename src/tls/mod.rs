@@ -12,6 +12,7 @@ mod hosts;
 mod obtained;
 mod ocsp;
 mod options;
+pub(crate) mod revocation;
 pub(crate) mod subject;
 mod tickets;
 
@@ -37,6 +38,7 @@ pub use hosts::{Claim, HostOptions, NamedOptions};
 pub(crate) use obtained::Obtained;
 pub(crate) use ocsp::Stapler;
 use ocsp::{Staples, Stapling};
+use revocation::{Checks, Known, ListState, Source, Sources, Statuses};
 use tickets::Tickets;
 
 /// Name of the default options.
@@ -72,6 +74,10 @@ pub struct TlsStore {
     certificates: Arc<Certificates>,
     /// Certificates of resolvers, shared by all snapshots.
     obtained: Arc<Obtained>,
+    /// What checks whether client certificates are revoked, by options. Connections do not own it, as lists may be large.
+    checks: BTreeMap<String, Arc<Checks>>,
+    /// Revocation lists, and OCSP responses about client certificates.
+    revocation: Known,
 }
 
 /// A certificate as a client gets it.
@@ -114,13 +120,20 @@ impl TlsStore {
         let mut tickets = previous.map(|store| store.tickets.clone()).unwrap_or_default();
         let certificates = Arc::new(certificates);
         let obtained = previous.map(|store| store.obtained.clone()).unwrap_or_default();
-        let built = build_options(tls, (&certificates, &obtained), file, &mut tickets, &mut problems);
+        let known = previous.map(|store| store.revocation.clone()).unwrap_or_default();
+        let mut sources = Sources::new(known, now.unix_timestamp());
+        let kept = (&mut tickets, &mut sources);
+        let built = build_options(tls, (&certificates, &obtained), file, kept, &mut problems);
         let named = built.iter().map(|(name, built)| {
             let mut named = NamedOptions::new(name, built.as_ref().map(|built| built.content));
             named.verifies_clients = built.as_ref().is_some_and(|built| built.verifies_clients);
+            named.checks_revocation = built.as_ref().is_some_and(|built| built.checks.is_some());
             (name.clone(), Arc::new(named))
         });
         let named = named.collect();
+        let checked =
+            built.iter().filter_map(|(name, built)| Some((name.clone(), built.as_ref()?.checks.clone()?)));
+        let checks = checked.collect();
         let options =
             built.into_iter().map(|(name, built)| (name, built.map(|built| Arc::new(built.config))));
         let options = options.collect();
@@ -138,6 +151,8 @@ impl TlsStore {
             staples,
             certificates,
             obtained,
+            checks,
+            revocation: sources.used,
         };
         (Arc::new(store), problems)
     }
@@ -223,6 +238,31 @@ impl TlsStore {
     /// Returns the OCSP staples.
     pub(crate) fn staples(&self) -> Arc<Staples> {
         self.staples.clone()
+    }
+
+    /// Returns the revocation lists that are fetched.
+    pub(crate) fn crl_sources(&self) -> impl Iterator<Item = &Arc<Source>> {
+        self.revocation.urls.values()
+    }
+
+    /// Returns the state of all revocation lists.
+    pub(crate) fn revocation_lists(&self) -> impl Iterator<Item = ListState> {
+        self.revocation.lists()
+    }
+
+    /// Returns what checks the revocation of client certificates.
+    pub(crate) fn checks(&self) -> impl Iterator<Item = &Arc<Checks>> {
+        self.checks.values()
+    }
+
+    /// Returns what checks whether client certificates of these options are revoked.
+    pub(crate) fn checks_of(&self, options: &str) -> Option<&Arc<Checks>> {
+        self.checks.get(options)
+    }
+
+    /// Returns the OCSP responses about client certificates.
+    pub(crate) fn statuses(&self) -> &Arc<Statuses> {
+        &self.revocation.statuses
     }
 
     /// Returns the options with this name for comparison, whether valid or not.
@@ -463,7 +503,7 @@ fn build_options(
     tls: &Tls,
     (certificates, obtained): (&Arc<Certificates>, &Arc<Obtained>),
     file: &mut ReadFile<'_>,
-    tickets: &mut BTreeMap<String, Arc<dyn ProducesTickets>>,
+    (tickets, sources): (&mut BTreeMap<String, Arc<dyn ProducesTickets>>, &mut Sources),
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<String, Option<options::Built>> {
     let defaults = TlsOptions::default();
@@ -473,7 +513,8 @@ fn build_options(
     let mut built = BTreeMap::new();
     let mut used = BTreeMap::new();
     for (name, options) in named.chain(implied) {
-        let mut made = options::server_config(options, certificates, obtained, file, |domain| {
+        let around = (certificates, obtained);
+        let mut made = options::server_config(options, around, file, sources, |domain| {
             let known = used.get(&domain).or_else(|| tickets.get(&domain)).cloned();
             let ticketer = known.unwrap_or_else(|| Arc::new(Tickets::default()));
             used.insert(domain, ticketer.clone());

@@ -16,8 +16,11 @@ use tidegate_core::{BuildError, BuildErrors};
 
 use super::certificates::Certificates;
 use super::chooser::Chooser;
+use super::client_auth::Authentication;
 use super::obtained::Obtained;
 use super::ocsp::Stapling;
+use super::revocation::{Checks, Sources};
+use super::tickets::ClientTickets;
 use super::{ReadFile, client_auth};
 
 /// The built options.
@@ -27,6 +30,8 @@ pub(super) struct Built {
     pub(super) content: [u8; 32],
     /// Whether client certificates are verified against CAs.
     pub(super) verifies_clients: bool,
+    /// Whether client certificates are revoked, if that is checked.
+    pub(super) checks: Option<Arc<Checks>>,
     /// Warnings about values that are ignored.
     pub(super) warnings: Vec<String>,
 }
@@ -35,9 +40,9 @@ pub(super) struct Built {
 /// authentication domain.
 pub(super) fn server_config(
     options: &TlsOptions,
-    certificates: &Arc<Certificates>,
-    obtained: &Arc<Obtained>,
+    (certificates, obtained): (&Arc<Certificates>, &Arc<Obtained>),
     file: &mut ReadFile<'_>,
+    sources: &mut Sources,
     ticketer: impl FnOnce(String) -> Arc<dyn ProducesTickets>,
 ) -> Result<Built, BuildError> {
     let mut warnings = Vec::new();
@@ -46,9 +51,11 @@ pub(super) fn server_config(
     let has_13 = versions.as_ref().is_none_or(|versions| versions.contains(&&TLS13));
     let suites = errors.check(cipher_suites(options, has_13, &mut warnings));
     let groups = errors.check(groups(options, &mut warnings));
-    let verifier = errors.check(client_auth::verifier(&options.client_auth, file));
-    let parts = errors.made(versions.zip(suites).zip(groups).zip(verifier))?;
-    let (((versions, cipher_suites), kx_groups), (verifier, domain)) = parts;
+    let authentication = errors.check(client_auth::authentication(&options.client_auth, file, sources));
+    let parts = errors.made(versions.zip(suites).zip(groups).zip(authentication))?;
+    let (((versions, cipher_suites), kx_groups), Authentication { verifier, domain, checks, warnings: told }) =
+        parts;
+    warnings.extend(told);
     let provider =
         CryptoProvider { cipher_suites, kx_groups, ..rustls::crypto::aws_lc_rs::default_provider() };
     let resolver = Chooser {
@@ -74,11 +81,16 @@ pub(super) fn server_config(
     let content = content(options, &versions, &config, &domain);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
-    if !options.disable_session_tickets {
-        config.ticketer = ticketer(domain);
-    }
     let verifies_clients = client_auth::is_verified(&options.client_auth);
-    Ok(Built { config, content, verifies_clients, warnings })
+    if !options.disable_session_tickets {
+        let tickets = ticketer(domain);
+        config.ticketer = if verifies_clients {
+            Arc::new(ClientTickets { tickets, checks: checks.clone() })
+        } else {
+            tickets
+        };
+    }
+    Ok(Built { config, content, verifies_clients, checks, warnings })
 }
 
 /// Returns the digest of options.
@@ -234,8 +246,15 @@ mod tests {
 
     fn config(options: &TlsOptions) -> Result<ServerConfig, BuildError> {
         let ticketer = |_| rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
-        server_config(options, &Arc::default(), &Arc::default(), &mut |_| unreachable!(), ticketer)
-            .map(|built| built.config)
+        built(options, ticketer).map(|built| built.config)
+    }
+
+    fn built(
+        options: &TlsOptions,
+        ticketer: impl FnOnce(String) -> Arc<dyn ProducesTickets>,
+    ) -> Result<Built, BuildError> {
+        let around = (&Arc::default(), &Arc::default());
+        server_config(options, around, &mut |_| unreachable!(), &mut Sources::default(), ticketer)
     }
 
     fn error(options: &TlsOptions) -> String {
@@ -295,9 +314,7 @@ mod tests {
             ..TlsOptions::default()
         };
         let ticketer = |_| rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
-        let built =
-            server_config(&options, &Arc::default(), &Arc::default(), &mut |_| unreachable!(), ticketer);
-        let built = built.map_err(|error| error.to_string()).unwrap();
+        let built = built(&options, ticketer).map_err(|error| error.to_string()).unwrap();
         assert_eq!(built.config.crypto_provider().cipher_suites.len(), 4);
         assert_eq!(built.warnings.len(), 3, "{:?}", built.warnings);
         assert!(built.warnings[0].contains("`TLS_FALLBACK_SCSV` is a signalling value"));

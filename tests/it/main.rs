@@ -82,6 +82,8 @@ mod request_id;
 mod request_targets;
 mod response_details;
 mod response_framing;
+mod revocation;
+mod revocation_fetched;
 mod router_options;
 mod rule_language;
 mod server_faults;

@@ -100,6 +100,9 @@ fn routes(servers: &Servers) -> String {
     };
     let planned = format!("    small: {{plan: small, credentials: {{apiKeys: [{{{}}}]}}}}\n", *PLANNED);
     let authority = AUTHORITY.certificate();
+    let list = AUTHORITY.file("crl.pem");
+    std::fs::write(&list, AUTHORITY.list()).unwrap();
+    let list = list.display();
     let usage = USAGE.path().join("usage.log").display().to_string();
     let consumers: String = KEY_OPTIONS.iter().enumerate().filter_map(consumer).collect();
     format!(
@@ -145,6 +148,9 @@ fn routes(servers: &Servers) -> String {
     token: {{rule: 'Path(`/forbidden`)', service: a, middlewares: [token]}}
     required: {{rule: 'Path(`/certificate-required`)', service: a, middlewares: [certificate]}}
     known: {{rule: 'Host(`known.test`)', service: a, tls: {{options: known}}, middlewares: [consumer]}}
+    revoked: {{rule: 'Host(`revoked.test`)', service: a, tls: {{options: revoked}}}}
+    expiring: {{rule: 'Host(`expiring.test`)', service: a, tls: {{options: expiring}}}}
+    unverified: {{rule: 'Host(`unverified.test`)', service: a, tls: {{options: unverified}}}}
     one: {{rule: 'Host(`one.test`)', service: a, tls: {{options: one}}}}
     two: {{rule: 'Host(`two.test`) || Host(`many.test`)', service: a, tls: {{}}}}
   middlewares:
@@ -197,6 +203,9 @@ tls:
   options:
     one: {{minVersion: VersionTLS13}}
     known: {{clientAuth: {{caFiles: ['{authority}']}}}}
+    revoked: {{clientAuth: {{caFiles: ['{authority}'], revocation: {{crlFiles: ['{list}']}}}}}}
+    expiring: {{clientAuth: {{caFiles: ['{authority}'], revocation: {{}}}}}}
+    unverified: {{clientAuth: {{caFiles: ['{authority}'], revocation: {{ocsp: {{mode: strict, url: 'http://{gone}'}}}}}}}}
 "
     )
 }
@@ -270,6 +279,21 @@ fn routed() -> Vec<Case> {
         case(CertificateRequired, "/certificate-required", simple),
         case(CertificateUnknown, "/certificate-unknown", |gateway, _, target| {
             assert_eq!(with_certificate(gateway, &AUTHORITY.issue("own"), "known.test", target), 403);
+        }),
+        case(CertificateRevoked, "/certificate-revoked", |gateway, _, target| {
+            let own = AUTHORITY.issue("revoked");
+            let mut open = Open::connect(gateway.web(), &client(&own), "revoked.test").unwrap();
+            AUTHORITY.revoke(own.serial);
+            std::fs::write(AUTHORITY.file("crl.pem"), AUTHORITY.list()).unwrap();
+            eventually("the list counts", || open.get(target).unwrap().status == 403);
+        }),
+        case(CertificateUnverified, "/certificate-unverified", |gateway, _, target| {
+            assert_eq!(with_certificate(gateway, &AUTHORITY.issue("own"), "unverified.test", target), 503);
+        }),
+        case(CertificateInvalid, "/certificate-invalid", |gateway, _, target| {
+            let own = AUTHORITY.short_lived("short", 4);
+            let mut open = Open::connect(gateway.web(), &client(&own), "expiring.test").unwrap();
+            eventually("it expires", || open.get(target).unwrap().status == 403);
         }),
         case(SignIn, "/sign-out", simple),
         case(SignInRefused, "/sign-in", simple),

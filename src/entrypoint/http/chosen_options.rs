@@ -9,6 +9,7 @@ use tidegate_core::{AuthMethod, Identity, Request, TlsInfo};
 use crate::router::without_port;
 use crate::snapshot::{Route, Snapshot};
 use crate::tls::NamedOptions;
+use crate::tls::revocation::CertificateCheck;
 use crate::tls::subject::{CertificateNames, subject};
 
 /// The TLS options chosen in a handshake.
@@ -50,6 +51,12 @@ impl ChosenOptions {
     pub(in crate::entrypoint) fn names(&self, tls: &TlsInfo) -> Option<Box<CertificateNames>> {
         let certificate = tls.client_certificates.first().filter(|_| self.options.verifies_clients)?;
         CertificateNames::of(certificate).map(Box::new)
+    }
+
+    /// Returns what checks the client's certificate before each request, if these options check its revocation.
+    pub(in crate::entrypoint) fn check(&self, tls: &TlsInfo) -> Option<Box<CertificateCheck>> {
+        let is_checked = self.options.checks_revocation && !tls.client_certificates.is_empty();
+        is_checked.then(|| Box::new(CertificateCheck::new(self.options.name.clone())))
     }
 
     /// Returns true if the requested host has other TLS options than the handshake used (RFC 9110 section 15.5.20).

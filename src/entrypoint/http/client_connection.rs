@@ -10,6 +10,8 @@ use crate::entrypoint::http::forwarded::Peer;
 use crate::entrypoint::http::protocol::Protocol;
 use crate::entrypoint::http1_2::progress::Progress;
 use crate::entrypoint::listener::Listener;
+use crate::snapshot::Snapshot;
+use crate::tls::revocation::{CertificateCheck, Refusal};
 use crate::tls::subject::CertificateNames;
 
 /// What the requests of one client connection share.
@@ -22,11 +24,23 @@ pub(in crate::entrypoint) struct ClientConnection {
     pub(in crate::entrypoint) tls_options: Option<ChosenOptions>,
     /// What its verified certificate says about the client.
     pub(in crate::entrypoint) certificate: Option<Box<CertificateNames>>,
+    /// Checks whether it is revoked.
+    pub(in crate::entrypoint) check: Option<Box<CertificateCheck>>,
     pub(in crate::entrypoint) requests: AtomicU64,
     pub(in crate::entrypoint) protocol: Protocol,
 }
 
 impl ClientConnection {
+    /// Returns an error if the client's certificate no longer counts.
+    pub(in crate::entrypoint) async fn check_certificate(
+        &self,
+        check: &CertificateCheck,
+        snapshot: &Snapshot,
+    ) -> Result<(), Refusal> {
+        let chain = self.connection.tls.as_ref().map_or(&[][..], |tls| &tls.client_certificates);
+        check.verdict(chain, snapshot).await
+    }
+
     /// Identifies the consumer whose certificate this is, for one request: the directory changes while connections last.
     pub(in crate::entrypoint) fn identify(&self, consumers: &Consumers, context: &mut Context) {
         let Some(names) = self.certificate.as_ref().filter(|_| consumers.has_certificates()) else { return };

@@ -54,6 +54,7 @@ use crate::observability::Observers;
 use crate::observability::statistics::Counting;
 use crate::snapshot::report::Status;
 use crate::snapshot::{Route, Snapshot, begin_span};
+use crate::tls::revocation::Refusal;
 
 /// A request as its protocol delivers it.
 pub(in crate::entrypoint) struct ReceivedRequest {
@@ -341,11 +342,14 @@ async fn route_request(
     let begun = begin_exchange(listener, &mut request, route.map(|route| &**route), presence);
     *closing = Some(begun);
     let Some(route) = route else { return reply::not_found(Reason::NoRouter) };
-    if client.tls_options.as_ref().is_some_and(|chosen| chosen.differ_for_route(route)) {
-        return misdirected();
+    if let Some(response) = refused_by_route(client, route, &request) {
+        return response;
     }
-    if listener.target.denies(request.path()) {
-        return reply::empty(StatusCode::BAD_REQUEST, Reason::EncodedCharacters);
+    // Boxed, since most connections do not need this memory.
+    if let Some(check) = &client.check
+        && let Err(refusal) = Box::pin(client.check_certificate(check, &snapshot)).await
+    {
+        return refuse_certificate(client, refusal);
     }
     let span = begin_span(&request, SpanKind::Router);
     let response = match timed {
@@ -459,6 +463,30 @@ fn hold_head(listener: &Listener, headers: &HeaderMap) -> Option<HeaderReservati
 /// Returns the response to a request that needs another connection (RFC 9110 section 15.5.20).
 fn misdirected() -> Response {
     reply::error(StatusCode::MISDIRECTED_REQUEST, "Misdirected Request", Reason::Misdirected)
+}
+
+/// Returns the response to a request that its route does not accept on this connection, or with this path.
+fn refused_by_route(client: &ClientConnection, route: &Route, request: &Request) -> Option<Response> {
+    if client.tls_options.as_ref().is_some_and(|chosen| chosen.differ_for_route(route)) {
+        return Some(misdirected());
+    }
+    let is_denied = client.listener.target.denies(request.path());
+    is_denied.then(|| reply::empty(StatusCode::BAD_REQUEST, Reason::EncodedCharacters))
+}
+
+/// Returns the response to a client whose certificate no longer counts, and ends its connection, so that it may present
+/// another one.
+fn refuse_certificate(client: &ClientConnection, refusal: Refusal) -> Response {
+    let status = match refusal {
+        Refusal::Revoked | Refusal::Invalid => StatusCode::FORBIDDEN,
+        Refusal::Unverified => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut response = reply::status_text(status, refusal.reason());
+    match client.protocol.is_framed() {
+        true => client.progress.leave(),
+        false => drop(response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"))),
+    }
+    response
 }
 
 /// Returns true if the requested host has other TLS options than the handshake used.

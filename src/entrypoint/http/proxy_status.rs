@@ -92,6 +92,8 @@ fn error_of(reason: Reason) -> &'static str {
         | Reason::ClientTimeout => "http_request_error",
         Reason::EncodedCharacters
         | Reason::Unauthenticated
+        | Reason::CertificateRevoked
+        | Reason::CertificateInvalid
         | Reason::CertificateRequired
         | Reason::CertificateUnknown
         | Reason::ApiKeyMalformed
@@ -123,6 +125,7 @@ fn error_of(reason: Reason) -> &'static str {
         | Reason::Preflight => "proxy_internal_response",
         Reason::InternalError
         | Reason::AuthenticationUnavailable
+        | Reason::CertificateUnverified
         | Reason::LimitUnavailable
         | Reason::DecisionUnavailable
         | Reason::PolicyFailed

@@ -238,8 +238,10 @@ fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
     let tls = tls_options.as_ref().zip(connection.tls.as_ref());
     connection.identity = tls.and_then(|(options, info)| options.identity(info));
     let certificate = tls.and_then(|(options, info)| options.names(info));
+    let check = tls.and_then(|(options, info)| options.check(info));
     let client = Arc::new(ClientConnection {
         certificate,
+        check,
         listener: listener.clone(),
         connection: Arc::new(connection),
         progress: progress.clone(),

@@ -84,6 +84,7 @@ async fn run(
     let local = SocketAddr::new(quic.local_ip().unwrap_or(local.ip()), local.port());
     let forwarded = listener.forwarded.peer(peer.ip(), true);
     let certificate = outcome.options.names(&outcome.info);
+    let check = outcome.options.check(&outcome.info);
     let connection = Connection {
         peer,
         local,
@@ -95,6 +96,7 @@ async fn run(
     };
     let client = ClientConnection {
         certificate,
+        check,
         listener: listener.clone(),
         peer: forwarded,
         connection: Arc::new(connection),

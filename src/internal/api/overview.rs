@@ -82,7 +82,9 @@ pub(super) fn problems(snapshot: &Snapshot, resolvers: &[Row]) -> Value {
     }
     // Many names can have the same problem.
     let of_resolvers: BTreeSet<String> = resolvers.iter().filter_map(Row::problem).collect();
-    for message in of_resolvers {
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let of_lists = snapshot.tls.revocation_lists().filter_map(|list| list.problem(now));
+    for message in of_resolvers.into_iter().chain(of_lists) {
         all.push(json!({"message": message, "origin": Origin::Internal.to_string()}));
     }
     all.into()

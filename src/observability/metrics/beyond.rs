@@ -97,3 +97,23 @@ pub(super) fn resolvers(out: &mut dyn Writer, metrics: &Metrics) {
         }
     }
 }
+
+/// Writes the state of the lists of revoked client certificates.
+pub(super) fn revocation_lists(out: &mut dyn Writer, snapshot: &Snapshot) {
+    let lists: Vec<_> = snapshot.tls.revocation_lists().collect();
+    if lists.is_empty() {
+        return;
+    }
+    let help = "When the next version of a revocation list is due, in Unix time.";
+    out.metric(Metric::gauge("tidegate_revocation_list_next_update_timestamp_seconds", help));
+    for list in &lists {
+        if let Some(next_update) = list.next_update {
+            out.series(&[("source", &list.place)], Value::Number(next_update as f64));
+        }
+    }
+    let help = "Number of failures to fetch a revocation list since the last success.";
+    out.metric(Metric::gauge("tidegate_revocation_list_failures", help));
+    for list in &lists {
+        out.series(&[("source", &list.place)], Value::Count(list.failures.into()));
+    }
+}

@@ -104,6 +104,7 @@ pub(super) fn collect(
     traffic::write(out, snapshot, view.levels);
     certificates(out, snapshot);
     beyond::resolvers(out, metrics);
+    beyond::revocation_lists(out, snapshot);
     lost_pushes(out, metrics);
     dropped(out);
     if let Some(semantic) = metrics.semantic.as_ref().filter(|_| view.semantic) {

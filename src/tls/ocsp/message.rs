@@ -208,6 +208,12 @@ fn may_sign(certificate: &[u8], now: OffsetDateTime) -> bool {
     is_current && usage.is_some_and(|usage| usage.value.ocsp_signing)
 }
 
+/// Returns true if the key of the certificate `issuer` has signed a certificate or a revocation list.
+pub(in crate::tls) fn is_issued_by(signed: &[u8], issuer: &[u8]) -> bool {
+    let signed = Signed::from_der(signed).map_err(OcspError::from);
+    signed.and_then(|signed| is_signed_by(&signed, issuer)).unwrap_or(false)
+}
+
 /// Returns true if the key of this certificate has signed the content.
 fn is_signed_by(signed: &Signed<'_>, certificate: &[u8]) -> Result<bool, OcspError> {
     let (_, parsed) = X509Certificate::from_der(certificate)?;

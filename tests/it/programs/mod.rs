@@ -34,6 +34,7 @@ mod provider_faults;
 mod provider_instances;
 mod rate_limit_redis;
 mod redis;
+mod revocation;
 mod shared_store;
 mod store_keys;
 mod stream_programs;

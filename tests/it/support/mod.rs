@@ -11,6 +11,7 @@ pub mod jws;
 pub mod keys;
 pub mod name_server;
 pub mod oidc;
+pub mod openssl;
 pub mod otlp;
 pub mod outside;
 pub mod pebble;
