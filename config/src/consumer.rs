@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tidegate_core::client_ip::IpRanges;
 use tidegate_core::consumer::{self, KeyHash, KeyState, LastUsed};
 use tidegate_core::consumers::{self, CredentialKind, Entry};
+use tidegate_core::plan::Limits;
 use tidegate_core::reference::provider_of;
 use tidegate_core::values::is_default;
 use tidegate_core::word::Word;
@@ -139,7 +140,7 @@ impl Consumer {
         format!("{}@{}", self.plan, provider_of(name))
     }
 
-    /// Validates the options of the consumer with this qualified name. `plan` is its plan, if it is defined. Keys that
+    /// Validates the options of the consumer with this qualified name. `plan` is its plan with its limits, if it is defined. Keys that
     /// `previous` also has keep when they were last used.
     ///
     /// # Errors
@@ -148,7 +149,7 @@ impl Consumer {
     pub fn entry(
         &self,
         name: &str,
-        plan: Option<&Plan>,
+        plan: Option<(&Plan, Option<Limits>)>,
         previous: Option<&Entry>,
     ) -> Result<Entry, BuildError> {
         let mut errors = BuildErrors::default();
@@ -163,14 +164,15 @@ impl Consumer {
         if !plan_name.is_empty() && plan.is_none() {
             errors.add(format!("plan: `{plan_name}` is not defined: expected one of `http.plans`"));
         }
-        let of_plan = plan.map(|plan| (&plan.groups, &plan.labels));
-        let (groups, labels) = of_plan.unzip();
+        let (plan, limits) = plan.unzip();
+        let (groups, labels) = plan.map(|plan| (&plan.groups, &plan.labels)).unzip();
         let consumer = Arc::new(consumer::Consumer {
             name: name.into(),
             groups: self.groups.iter().chain(groups.into_iter().flatten()).cloned().collect(),
             labels: labels.into_iter().flatten().chain(&self.labels).map(owned).collect(),
             plan: plan_name,
             quota: plan.and_then(Plan::quota),
+            limits: limits.flatten(),
         });
         let kinds = self.credentials.kinds(&consumer, previous);
         let mut credentials = Vec::with_capacity(kinds.len());
@@ -428,8 +430,8 @@ mod tests {
         let provided = decoded(options);
         assert_eq!(provided.problems, []);
         let (groups, labels) = (vec!["paying".into()], [("tier".into(), "1".into())].into());
-        let plan = Plan { groups, labels, quota: None };
-        provided.config.http.consumers["acme"].entry("acme@file", Some(&plan), None)
+        let plan = Plan { groups, labels, ..Plan::default() };
+        provided.config.http.consumers["acme"].entry("acme@file", Some((&plan, None)), None)
     }
 
     #[test]
@@ -548,7 +550,7 @@ mod tests {
         let error = consumer.entry("acme@file", None, None).expect_err("undefined").to_string();
         assert_eq!(error, "plan: `gold@file` is not defined: expected one of `http.plans`");
         let plan = Plan { labels: [("tier".into(), "1".into())].into(), ..Plan::default() };
-        let entry = consumer.entry("acme@file", Some(&plan), None).expect("valid");
+        let entry = consumer.entry("acme@file", Some((&plan, None)), None).expect("valid");
         assert_eq!(&*entry.consumer.labels["tier"], "2", "its own label is preferred");
         assert!(Plan { groups: vec!["a\nb".into()], ..Plan::default() }.check().is_err());
     }
@@ -582,7 +584,7 @@ mod tests {
             "{{plan: gold, credentials: {{apiKeys: [{{id: b, sha256: '{HEX}'}}, {{id: a, sha256: '{HEX}'}}]}}}}"
         ));
         let next = changed.config.http.consumers["acme"]
-            .entry("acme@file", Some(&Plan::default()), Some(&first))
+            .entry("acme@file", Some((&Plan::default(), None)), Some(&first))
             .expect("valid");
         let used: Vec<_> = next
             .credentials

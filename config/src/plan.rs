@@ -7,6 +7,7 @@ use tidegate_core::plan::{self, Anchor, Period, QuotaBucket, Unit};
 use tidegate_core::values::Duration;
 use tidegate_core::word::{Vocabulary, Word};
 use tidegate_core::{BuildError, BuildErrors};
+use tidegate_middlewares::rate_limit::policies::Policy;
 
 /// Maximum length in bytes of names, groups and values, which may become headers.
 const MAX_TEXT: usize = 1024;
@@ -28,6 +29,9 @@ pub struct Plan {
     /// How much each consumer may use in a period.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota: Option<Quota>,
+    /// How fast each consumer may use something.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Policy>,
 }
 
 /// A plan's `quota`.
@@ -90,7 +94,7 @@ impl Plan {
         self.quota.as_ref().and_then(|quota| quota.compile().ok())
     }
 
-    /// Validates the options.
+    /// Validates the options but `limits`, which have buckets and are compiled with them.
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::client_ip::IpRanges;
-use crate::plan::Quota;
+use crate::plan::{Limits, Quota};
 use crate::word::Vocabulary;
 
 /// A client that the configuration knows (`http.consumers.<name>`), however it authenticates.
@@ -21,6 +21,8 @@ pub struct Consumer {
     pub plan: String,
     /// How much its plan lets it use; `None` for no limit.
     pub quota: Option<Quota>,
+    /// How fast its plan lets it use something; `None` for no limit.
+    pub limits: Option<Limits>,
 }
 
 impl Consumer {

@@ -70,6 +70,8 @@ pub struct PolicyState {
     pub shadowed: u64,
     /// Number of requests that waited.
     pub queued: u64,
+    /// Number of requests that were refused after a delay.
+    pub tarpitted: u64,
     /// Number of requests that are exempt.
     pub exempted: u64,
     /// The keys that were refused most often, in that order. Contains no values of headers.

@@ -1,5 +1,8 @@
-//! Plans of consumers: how much each may use in a period.
+//! Plans of consumers: how much each may use in a period, and how fast.
 
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How much may be used in a period.
@@ -69,3 +72,33 @@ pub enum QuotaBucket {
     /// Each key, user or subject has its own.
     Key,
 }
+
+/// The compiled limits of a plan. Only the middleware that applies them knows their type.
+#[derive(Clone)]
+pub struct Limits(Arc<dyn Any + Send + Sync>);
+
+impl Limits {
+    /// Wraps compiled limits.
+    pub fn new(limits: Arc<dyn Any + Send + Sync>) -> Self {
+        Self(limits)
+    }
+
+    /// Returns the limits, if they have this type.
+    pub fn get<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Limits")
+    }
+}
+
+impl PartialEq for Limits {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Limits {}

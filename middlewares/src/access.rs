@@ -260,7 +260,7 @@ mod tests {
             groups: vec!["partners".into()],
             labels,
             plan: "gold@file".into(),
-            quota: None,
+            ..Consumer::default()
         };
         Identity {
             groups: vec!["ops".into()],

@@ -28,6 +28,7 @@ use tidegate_core::{
 };
 
 use buckets::{BucketStore, Buckets, Ticket};
+use policies::engine::jittered;
 use policies::{HeaderForm, Policy};
 pub(crate) use shared::FailureMode;
 pub use shared::Redis;
@@ -62,6 +63,9 @@ pub struct RateLimit {
     /// Whether policies refuse requests with `application/problem+json` (RFC 9457). Not in Traefik.
     #[serde(skip_serializing_if = "is_default")]
     pub problem: bool,
+    /// Maximum random time that is added to `Retry-After`. Not in Traefik.
+    #[serde(skip_serializing_if = "Duration::is_zero")]
+    pub retry_after_jitter: Duration,
 }
 
 impl Default for RateLimit {
@@ -75,6 +79,7 @@ impl Default for RateLimit {
             policies: Vec::new(),
             headers: Word::EMPTY,
             problem: false,
+            retry_after_jitter: Duration::default(),
         }
     }
 }
@@ -118,7 +123,8 @@ impl RateLimit {
         };
         let (limit, source) = BuildErrors::both(limit, source)?;
         let offenders = offenders(self.source_criterion.as_ref(), context);
-        Ok(Arc::new(Limiter { source, limit, waiting: AtomicU64::new(0), offenders }))
+        let jitter = self.retry_after_jitter.0.min(MAX_JITTER);
+        Ok(Arc::new(Limiter { source, limit, jitter, waiting: AtomicU64::new(0), offenders }))
     }
 }
 
@@ -163,6 +169,8 @@ impl occupancy::Limit for Both {
     }
 }
 
+/// Maximum of `retryAfterJitter`. Longer times are capped, so that sums cannot overflow.
+pub(crate) const MAX_JITTER: StdDuration = StdDuration::from_secs(24 * 3600);
 /// Maximum time between two tokens: keeps sums of nanoseconds far below the limit of 64 bits.
 const MAX_INTERVAL: StdDuration = StdDuration::from_secs(365 * 24 * 3600);
 
@@ -191,6 +199,7 @@ pub(crate) fn note_refusal(offenders: &Offenders, source: &Source, request: &Req
 struct Limiter {
     source: Source,
     limit: Limit,
+    jitter: StdDuration,
     /// Number of requests that are delayed.
     waiting: AtomicU64,
     offenders: Arc<Offenders>,
@@ -366,7 +375,7 @@ impl Limiter {
 
     fn refuse(&self, wait: StdDuration, request: &Request) -> Response {
         note_refusal(&self.offenders, &self.source, request);
-        refusal(wait)
+        refusal(jittered(wait, self.jitter))
     }
 }
 

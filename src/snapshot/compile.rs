@@ -144,7 +144,7 @@ pub fn compile(
         counters: instances.counters.clone(),
         traffic: instances.traffic.clone(),
         consumers: directory.consumers.clone(),
-        limits: limits(&instances),
+        limits: limits(&instances, &directory),
         sessions: with_sessions(&instances),
         compiled: now,
     };

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use tidegate_config::plan::Plan;
 use tidegate_config::{Config, Kind, ObjectRef, Origins};
 use tidegate_core::consumers::{Conflict, Entry};
-use tidegate_core::{BuildError, Consumers, ConsumersHandle};
+use tidegate_core::plan::Limits;
+use tidegate_core::{BuildError, BuildErrors, Consumers, ConsumersHandle};
+use tidegate_middlewares::rate_limit::policies::{LimitStates, PlanLimits};
 
 use super::Environment;
 use super::diagnostics::Diagnostics;
@@ -25,7 +27,7 @@ impl Directory {
     /// Lists the consumers of a configuration. Entries of unchanged consumers are those of the previous
     /// directory, and if all are, so is the directory.
     pub(super) fn new(config: &Config, previous: Option<(&Config, &Self)>) -> Self {
-        let plans = Plans::new(config);
+        let plans = Plans::new(config, previous.map(|(before, directory)| (before, &directory.plans)));
         let mut changed =
             previous.is_none_or(|(_, before)| before.entries.len() != config.http.consumers.len());
         let mut entries = BTreeMap::new();
@@ -40,7 +42,8 @@ impl Directory {
             let entry = same.and(before).cloned().unwrap_or_else(|| {
                 changed = true;
                 let before = before.and_then(|entry| entry.as_ref().ok());
-                let (plan, before) = (plan.map(|plan| &**plan), before.map(|entry| &**entry));
+                let before = before.map(|entry| &**entry);
+                let plan = plan.map(|plan| (&**plan, plans.limits(&plan_name)));
                 options.entry(name, plan, before).map(Arc::new)
             });
             entries.insert(name.clone(), entry);
@@ -60,6 +63,11 @@ impl Directory {
         }
     }
 
+    /// Returns the limits of plans, by plan.
+    pub(super) fn limits(&self) -> impl Iterator<Item = (&String, &Arc<PlanLimits>)> {
+        self.plans.0.iter().filter_map(|(name, plan)| Some((name, plan.limits.as_ref().ok()?.as_ref()?)))
+    }
+
     /// Returns the change that makes it the current directory.
     pub(super) fn publication(&self, environment: &Environment) -> Publication {
         Publication {
@@ -72,8 +80,10 @@ impl Directory {
     /// Reports consumers with mistakes, and credentials that identify no one because several consumers have
     /// them.
     pub(super) fn report(&self, origins: &Origins, diagnostics: &mut Diagnostics) {
-        for (name, error) in &self.plans.0 {
-            diagnostics.note_error(Kind::Plan, name, error);
+        for (name, plan) in &self.plans.0 {
+            if let Err(error) = &plan.limits {
+                diagnostics.note_error(Kind::Plan, name, error);
+            }
         }
         for (name, entry) in &self.entries {
             if let Err(error) = entry {
@@ -98,20 +108,47 @@ impl Directory {
     }
 }
 
-/// The plans with mistakes.
+/// The plans of a configuration.
 #[derive(Default)]
-struct Plans(BTreeMap<String, BuildError>);
+struct Plans(BTreeMap<String, CompiledPlan>);
+
+/// A plan, as consumers have it.
+struct CompiledPlan {
+    limits: Result<Option<Arc<PlanLimits>>, BuildError>,
+    /// The buckets of its limits, which it keeps while it has mistakes.
+    states: LimitStates,
+}
 
 impl Plans {
-    fn new(config: &Config) -> Self {
-        let wrong =
-            config.http.plans.iter().filter_map(|(name, plan)| Some((name.clone(), plan.check().err()?)));
-        Self(wrong.collect())
+    /// Compiles all plans. Unchanged ones are those of the previous configuration, and changed ones keep their buckets.
+    fn new(config: &Config, previous: Option<(&Config, &Self)>) -> Self {
+        let compile = |(name, plan): (&String, &Arc<Plan>)| {
+            let before = previous.and_then(|(_, plans)| plans.0.get(name));
+            let is_unchanged =
+                previous.is_some_and(|(before, _)| is_same(before.http.plans.get(name), Some(plan)));
+            let states = before.map(|before| before.states.clone()).unwrap_or_default();
+            let limits = match before.filter(|_| is_unchanged) {
+                Some(before) => before.limits.clone(),
+                None => BuildErrors::both(plan.check(), PlanLimits::compile(name, &plan.limits, &states))
+                    .map(|((), limits)| limits),
+            };
+            let states = match &limits {
+                Ok(limits) => limits.as_ref().map(|limits| limits.states().clone()).unwrap_or_default(),
+                Err(_) => states,
+            };
+            (name.clone(), CompiledPlan { limits, states })
+        };
+        Self(config.http.plans.iter().map(compile).collect())
     }
 
     /// Returns a plan, if it is defined and has no mistake.
     fn usable<'c>(&self, config: &'c Config, name: &str) -> Option<&'c Arc<Plan>> {
-        config.http.plans.get(name).filter(|_| !self.0.contains_key(name))
+        config.http.plans.get(name).filter(|_| self.0.get(name).is_some_and(|plan| plan.limits.is_ok()))
+    }
+
+    /// Returns the limits of a plan without mistakes.
+    fn limits(&self, name: &str) -> Option<Limits> {
+        self.0.get(name)?.limits.as_ref().ok()?.as_ref().map(PlanLimits::of_consumer)
     }
 }
 

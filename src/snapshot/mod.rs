@@ -41,7 +41,7 @@ use crate::tls::{HostOptions, NamedOptions, TlsStore};
 pub use compile::{Compiled, Environment, compile};
 pub use effects::Effects;
 pub use files::Files;
-pub use limits::RouterLimit;
+pub use limits::ActiveLimit;
 use report::Report;
 pub(crate) use routes::begin_span;
 use tidegate_core::traffic::TrafficCounters;
@@ -67,7 +67,7 @@ pub struct Snapshot {
     /// The directory of consumers.
     pub consumers: Arc<Consumers>,
     /// Limits of routers, for metrics.
-    pub limits: Vec<RouterLimit>,
+    pub limits: Vec<ActiveLimit>,
     /// Middlewares with sessions, by qualified name.
     pub sessions: BTreeMap<String, Arc<dyn Middleware>>,
     /// When it was compiled.

@@ -85,6 +85,40 @@ fn an_undefined_or_wrong_plan_is_reported_at_its_place_and_admits_no_one() {
     assert!(backend.seen().is_empty());
 }
 
+#[test]
+fn limits_of_a_plan_apply_to_all_routers_and_are_shown() {
+    let (backend, key) = (Backend::echo("a"), Key::new());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("usage.log").display().to_string();
+    let limited = |burst: u32| {
+        let limits = format!("limits: [{{name: rph, average: 1, period: 1h, burst: {burst}}}], quota");
+        routes(&backend.url(), &file, &key, "limit: 9, period: month").replace("quota", &limits)
+    };
+    let gateway = Gateway::with(&["--metrics.prometheus.addRoutersLabels=true"], &limited(2));
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let ask = |path: &str| get_with(gateway.web(), "h", path, &key.header());
+    let codes: Vec<u16> = ["/", "/other", "/"].map(|path| ask(path).status).to_vec();
+    assert_eq!(codes, [200, 200, 429]);
+    let shown: Value = serde_json::from_str(&gateway.api("/api/usage")).unwrap();
+    assert_eq!(shown[0]["used"], 2, "a refused request uses nothing of the quota");
+    let shown: Value = serde_json::from_str(&gateway.api("/api/limits")).unwrap();
+    let rows = shown.as_array().unwrap();
+    let row = rows.iter().find(|row| row["plan"] == "gold@file").unwrap();
+    assert_eq!(json!([row["type"], row["router"], row["sources"]]), json!(["plan", "", 1]));
+    let policy = &row["policies"][0];
+    assert_eq!(
+        json!([policy["name"], policy["admitted"], policy["refused"], policy["offenders"][0]["key"]]),
+        json!(["rph", 2, 1, "c=acme@file"])
+    );
+    let metrics = gateway.api("/metrics");
+    let series = r#"tidegate_rate_limit_requests_total{outcome="refused",plan="gold@file",policy="rph"} 1"#;
+    assert!(metrics.contains(series), "{metrics}");
+    // A changed plan keeps what was used.
+    gateway.write("routes.yml", &limited(3));
+    eventually("the new limit counts", || ask("/").status == 200);
+    assert_eq!(ask("/other").status, 429);
+}
+
 /// Asks until the connection is lost. Returns how many requests were answered with 200, with 429, and not at all.
 fn ask_until_it_is_killed(address: std::net::SocketAddr, key: &Key, refused: &AtomicUsize) -> [usize; 2] {
     let request = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", key.header());

@@ -1,7 +1,8 @@
-//! Admits consumers within the quotas of their plans.
+//! Admits consumers within the limits and quotas of their plans.
 
 mod ledger;
 mod log;
+mod response;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -12,33 +13,32 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration as StdDuration, Instant};
 
-use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::Method;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
+use tidegate_core::client_ip::ClientIp;
 use tidegate_core::occupancy::{self, Limit, Occupancy, Offenders, Refusals};
-use tidegate_core::plan::{Quota, QuotaBucket, Unit};
+use tidegate_core::plan::{Limits, Quota, QuotaBucket, Unit};
 use tidegate_core::store::StoreError;
-use tidegate_core::values::is_default;
+use tidegate_core::values::{Duration, is_default};
 use tidegate_core::word::{Vocabulary, Word};
 use tidegate_core::{
     BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Consumer, End, Guard, Identity,
-    Middleware, Next, Prediction, Reason, Request, Response, boxed, reply,
+    Middleware, Next, Prediction, Request, Response, boxed,
 };
 
+use crate::rate_limit::policies::backend::Backend;
 use crate::rate_limit::policies::cost::{Cost, Moment};
-use crate::rate_limit::{FailureMode, Redis};
+use crate::rate_limit::policies::engine::{Engine, Foreseen, NotAdmitted};
+use crate::rate_limit::policies::{HeaderForm, PlanLimits};
+use crate::rate_limit::{FailureMode, MAX_JITTER, Redis};
 pub use ledger::Fsync;
 use ledger::{Ledger, LedgerError, Taken, seconds};
 use log::Total;
+use response::{Refusal, add_fields, percent, usage};
 use shared::SharedQuotas;
-use window::Window;
 
-/// The share of a quota that is used, when that is at least 80 %.
-const QUOTA_USED: HeaderName = HeaderName::from_static("x-quota-used");
-const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// Shares, in percent, at which an event is logged.
 const EVENTS: [u64; 3] = [80, 95, 100];
 /// Time between two attempts to open the file.
@@ -46,7 +46,7 @@ const RETRY: StdDuration = StdDuration::from_millis(200);
 /// What is not escaped in the names of buckets.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'@');
 
-/// Not in Traefik. Counts the requests of consumers against the quotas of their plans (`http.plans`).
+/// Not in Traefik. Applies the limits of consumers' plans (`http.plans`), and counts requests against their quotas.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Plan {
@@ -68,6 +68,9 @@ pub struct Plan {
     /// Whether clients do not get `RateLimit-Policy`, `RateLimit` and `X-Quota-Used`.
     #[serde(skip_serializing_if = "is_default")]
     pub hide_headers: bool,
+    /// Maximum random time that is added to `Retry-After`.
+    #[serde(skip_serializing_if = "Duration::is_zero")]
+    pub retry_after_jitter: Duration,
 }
 
 impl Vocabulary for Fsync {
@@ -96,7 +99,12 @@ impl Build for Plan {
         let cost = if self.cost.is_empty() { "1" } else { self.cost.as_str() };
         let cost = Cost::parse(cost, Moment::Before);
         let cost = errors.check(cost.map_err(|error| error.map(|text| format!("cost: {text}"))));
-        let made = fsync.zip(cost).zip(shared).map(|((fsync, cost), shared)| {
+        // Mistakes in `redis` are reported once.
+        let backend = shared.as_ref().and_then(|_| errors.check(Backend::new(self.redis.as_ref(), context)));
+        let made = fsync.zip(cost).zip(shared).zip(backend).map(|(((fsync, cost), shared), backend)| {
+            let jitter = self.retry_after_jitter.0.min(MAX_JITTER);
+            let form = if self.hide_headers { HeaderForm::None } else { HeaderForm::Ietf };
+            let (client, clock) = (ClientIp::default(), context.clock());
             let meter = Meter {
                 file: PathBuf::from(&self.file),
                 fsync: fsync.unwrap_or(Fsync::Interval),
@@ -105,7 +113,9 @@ impl Build for Plan {
                 shows_headers: !self.hide_headers,
                 shared,
                 ledger: Mutex::new(Opened::Not(None)),
-                clock: context.clock(),
+                clock: clock.clone(),
+                jitter,
+                engine: Engine { client, form, problem: false, jitter, backend, clock },
                 offenders: context.state("offenders", Offenders::default),
             };
             Arc::new(meter) as Arc<dyn Middleware>
@@ -145,6 +155,8 @@ enum Unavailable {
     File(#[from] LedgerError),
     #[error("Redis: {0}")]
     Redis(#[from] StoreError),
+    #[error("Redis: the buckets of limits cannot be read")]
+    Buckets,
 }
 
 /// The ledger, which is opened by the first request.
@@ -163,6 +175,9 @@ struct Meter {
     shared: Option<Arc<SharedQuotas>>,
     ledger: Mutex<Opened>,
     clock: Clock,
+    jitter: StdDuration,
+    /// Applies limits.
+    engine: Engine,
     offenders: Arc<Offenders>,
 }
 
@@ -171,45 +186,6 @@ struct Account {
     consumer: Arc<Consumer>,
     /// Unit, consumer and key, escaped.
     bucket: String,
-}
-
-/// Why a request is not counted.
-enum Refusal {
-    Anonymous,
-    NoPlan,
-    Unavailable(Unavailable),
-    Exceeded { used: u64, window: Window, now: i64 },
-}
-
-impl Refusal {
-    fn response(&self) -> Response {
-        match self {
-            Self::Anonymous => {
-                let mut response = reply::status_text(StatusCode::UNAUTHORIZED, Reason::Unauthenticated);
-                response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-                response
-            }
-            Self::NoPlan => reply::status_text(StatusCode::FORBIDDEN, Reason::Forbidden),
-            Self::Unavailable(_) => {
-                reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::LimitUnavailable)
-            }
-            Self::Exceeded { window, now, .. } => {
-                let mut response = reply::status_text(StatusCode::TOO_MANY_REQUESTS, Reason::QuotaExceeded);
-                let wait = u64::try_from(window.end - now).unwrap_or(0).max(1);
-                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait));
-                response
-            }
-        }
-    }
-
-    fn description(&self) -> String {
-        match self {
-            Self::Anonymous => "the client has no identity".to_owned(),
-            Self::NoPlan => "the client is not a consumer, or has no plan".to_owned(),
-            Self::Unavailable(error) => error.to_string(),
-            Self::Exceeded { used, .. } => format!("the quota is used up ({used} used)"),
-        }
-    }
 }
 
 impl Meter {
@@ -265,15 +241,37 @@ impl Meter {
         }
     }
 
+    /// Returns the limits of an account.
+    fn limits(account: &Account) -> Option<&PlanLimits> {
+        account.consumer.limits.as_ref().and_then(Limits::get)
+    }
+
     async fn admit(&self, request: Request, next: &Next) -> Response {
         let account = match self.account(request.context.identity.as_deref()) {
             Ok(account) => account,
-            Err(refusal) => return refusal.response(),
+            Err(refusal) => return refusal.response(self.jitter),
         };
+        let owner = account.consumer.clone();
+        let Some(limits) = owner.limits.as_ref().and_then(Limits::get::<PlanLimits>) else {
+            return self.count(account, request, next).await;
+        };
+        let asks = self.engine.asks(limits.set(), &request, true);
+        match self.engine.admit(limits.set(), asks).await {
+            Ok(admitted) => self.engine.finish(admitted, self.count(account, request, next).await),
+            Err(NotAdmitted::Refused(mut response)) => {
+                self.add_last_fields(&mut response, &account);
+                response
+            }
+            Err(NotAdmitted::Unavailable) => Refusal::Unavailable(Unavailable::Buckets).response(self.jitter),
+        }
+    }
+
+    /// Counts a request against its quota, and passes it on if that is not used up.
+    async fn count(&self, account: Account, request: Request, next: &Next) -> Response {
         let Some(quota) = &account.consumer.quota else { return next.run(request).await };
         let store = match self.store().await {
             Ok(store) => store,
-            Err(error) => return Refusal::Unavailable(error.into()).response(),
+            Err(error) => return Refusal::Unavailable(error.into()).response(self.jitter),
         };
         let now = seconds(self.clock.wall());
         // A request for the usage is free.
@@ -289,18 +287,18 @@ impl Meter {
             Ok(Taken::Within { before, after, window }) => (before, after, window),
             Ok(Taken::Over { used, window }) => {
                 self.note_refusal(&account, request.context.identity.as_deref());
-                let mut response = Refusal::Exceeded { used, window, now }.response();
-                self.add_fields(&mut response, &account, quota, used, window, now);
+                let mut response = Refusal::Exceeded { used, window, now }.response(self.jitter);
+                self.add_fields(&mut response, &account, quota, Total { used, window }, now);
                 return response;
             }
             Err(error) => {
                 tracing::error!("quotas cannot be counted: {error}");
-                return Refusal::Unavailable(error).response();
+                return Refusal::Unavailable(error).response(self.jitter);
             }
         };
         report(&account.consumer, quota, before, after);
         let mut response = next.run(request).await;
-        self.add_fields(&mut response, &account, quota, after, window, now);
+        self.add_fields(&mut response, &account, quota, Total { used: after, window }, now);
         if quota.unit != Unit::Bytes {
             return response;
         }
@@ -321,110 +319,7 @@ impl Meter {
         }
     }
 
-    fn is_usage(&self, request: &Request) -> bool {
-        !self.usage_path.is_empty() && request.head.method == Method::GET && request.path() == self.usage_path
-    }
-
-    /// Tells the client how much is left.
-    fn add_fields(
-        &self,
-        response: &mut Response,
-        account: &Account,
-        quota: &Quota,
-        used: u64,
-        window: Window,
-        now: i64,
-    ) {
-        if !self.shows_headers {
-            return;
-        }
-        let headers = response.headers_mut();
-        let name = utf8_percent_encode(short(&account.consumer.plan), ESCAPED);
-        let (length, rest) = (window.end - window.start, (window.end - now).max(0));
-        let unit = if quota.unit == Unit::Bytes { ";qu=\"content-bytes\"" } else { "" };
-        let left = quota.limit.saturating_sub(used);
-        let policy = format!("\"quota-{name}\";q={};w={length}{unit}", quota.limit);
-        for (field, value) in
-            [(RATELIMIT_POLICY, policy), (RATELIMIT, format!("\"quota-{name}\";r={left};t={rest}"))]
-        {
-            if let Ok(value) = HeaderValue::try_from(value) {
-                headers.append(field, value);
-            }
-        }
-        let percent = percent(used, quota);
-        if percent >= EVENTS[0] {
-            headers.insert(QUOTA_USED, HeaderValue::from(percent));
-        }
-    }
-}
-
-/// Returns the bucket of a request.
-fn bucket(quota: &Quota, consumer: &Consumer, identity: &Identity) -> String {
-    let name = utf8_percent_encode(&consumer.name, ESCAPED);
-    match quota.bucket {
-        QuotaBucket::Consumer => format!("{}:{name}:", quota.unit.name()),
-        QuotaBucket::Key => {
-            // Subjects of tokens may be long.
-            let key = crate::rate_limit::shortened(&identity.subject);
-            format!("{}:{name}:{}={}", quota.unit.name(), identity.method, utf8_percent_encode(&key, ESCAPED))
-        }
-    }
-}
-
-fn percent(used: u64, quota: &Quota) -> u64 {
-    u64::try_from(u128::from(used) * 100 / u128::from(quota.limit.max(1))).unwrap_or(u64::MAX)
-}
-
-/// Returns the name of a plan without its provider.
-fn short(plan: &str) -> &str {
-    plan.rsplit_once('@').map_or(plan, |(name, _)| name)
-}
-
-/// Logs when a share of the quota is reached.
-fn report(consumer: &Consumer, quota: &Quota, before: u64, after: u64) {
-    let (before, after) = (percent(before, quota), percent(after, quota));
-    let reached = EVENTS.iter().rev().find(|share| before < **share && **share <= after);
-    if let Some(share) = reached {
-        let (plan, unit, consumer) = (&consumer.plan, quota.unit.name(), &consumer.name);
-        tracing::warn!(%consumer, %plan, unit, limit = quota.limit, percent = share, "a quota is used to {share} %");
-    }
-}
-
-/// Returns the response to a consumer that asks for its usage.
-fn usage(account: &Account, quota: &Quota, total: Total) -> Response {
-    let shown = serde_json::json!({
-        "plan": short(&account.consumer.plan),
-        "unit": quota.unit.name(),
-        "limit": quota.limit,
-        "used": total.used,
-        "start": time_text(total.window.start),
-        "end": time_text(total.window.end),
-    });
-    let mut response = reply::bare(StatusCode::OK, shown.to_string(), Reason::OwnService);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-fn time_text(seconds: i64) -> String {
-    let time = time::OffsetDateTime::from_unix_timestamp(seconds).ok();
-    let text = time.and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok());
-    text.unwrap_or_default()
-}
-
-impl Middleware for Meter {
-    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
-        boxed(move || self.admit(request, next))
-    }
-
-    fn limit(&self) -> Option<&dyn Limit> {
-        Some(self)
-    }
-
-    fn predict(&self, request: Request) -> Prediction {
-        let account = match self.account(request.context.identity.as_deref()) {
-            Ok(account) => account,
-            Err(refusal) => return Prediction::responds(refusal.response()).note(refusal.description()),
-        };
+    fn predict_count(&self, account: &Account, request: Request) -> Prediction {
         let Some(quota) = &account.consumer.quota else {
             return Prediction::passes(request)
                 .note(format!("plan `{}` has no quota", account.consumer.plan));
@@ -442,7 +337,7 @@ impl Middleware for Meter {
         let now = seconds(self.clock.wall());
         let total = ledger.peek(&account.bucket, quota, now);
         if self.is_usage(&request) {
-            return Prediction::responds(usage(&account, quota, total)).note("shows the usage");
+            return Prediction::responds(usage(account, quota, total)).note("shows the usage");
         }
         let (name, unit) = (&account.consumer.plan, quota.unit.name());
         let note = format!("plan `{name}`: {} of {} {unit} are used", total.used, quota.limit);
@@ -450,9 +345,87 @@ impl Middleware for Meter {
             return Prediction::passes(request).note(note);
         }
         let refusal = Refusal::Exceeded { used: total.used, window: total.window, now };
-        let mut response = refusal.response();
-        self.add_fields(&mut response, &account, quota, total.used, total.window, now);
+        let mut response = refusal.response(StdDuration::ZERO);
+        self.add_fields(&mut response, account, quota, total, now);
         Prediction::responds(response).note(note)
+    }
+
+    /// Tells the client how much is left.
+    fn add_fields(&self, response: &mut Response, account: &Account, quota: &Quota, total: Total, now: i64) {
+        if self.shows_headers {
+            add_fields(response, account, quota, total, now);
+        }
+    }
+
+    /// Tells the client how much was left last, for a request that is not counted.
+    fn add_last_fields(&self, response: &mut Response, account: &Account) {
+        let Some(quota) = &account.consumer.quota else { return };
+        let now = seconds(self.clock.wall());
+        let last = match (&self.shared, &*self.ledger.lock()) {
+            (Some(shared), _) => shared.last(&account.bucket, now),
+            (None, Opened::Yes(ledger)) => Some(ledger.peek(&account.bucket, quota, now)),
+            (None, Opened::Not(_)) => None,
+        };
+        if let Some(total) = last {
+            self.add_fields(response, account, quota, total, now);
+        }
+    }
+
+    fn is_usage(&self, request: &Request) -> bool {
+        !self.usage_path.is_empty() && request.head.method == Method::GET && request.path() == self.usage_path
+    }
+}
+
+/// Returns the bucket of a request.
+fn bucket(quota: &Quota, consumer: &Consumer, identity: &Identity) -> String {
+    let name = utf8_percent_encode(&consumer.name, ESCAPED);
+    match quota.bucket {
+        QuotaBucket::Consumer => format!("{}:{name}:", quota.unit.name()),
+        QuotaBucket::Key => {
+            // Subjects of tokens may be long.
+            let key = crate::rate_limit::shortened(&identity.subject);
+            format!("{}:{name}:{}={}", quota.unit.name(), identity.method, utf8_percent_encode(&key, ESCAPED))
+        }
+    }
+}
+
+/// Logs when a share of the quota is reached.
+fn report(consumer: &Consumer, quota: &Quota, before: u64, after: u64) {
+    let (before, after) = (percent(before, quota), percent(after, quota));
+    let reached = EVENTS.iter().rev().find(|share| before < **share && **share <= after);
+    if let Some(share) = reached {
+        let (plan, unit, consumer) = (&consumer.plan, quota.unit.name(), &consumer.name);
+        tracing::warn!(%consumer, %plan, unit, limit = quota.limit, percent = share, "a quota is used to {share} %");
+    }
+}
+
+impl Middleware for Meter {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
+        boxed(move || self.admit(request, next))
+    }
+
+    fn limit(&self) -> Option<&dyn Limit> {
+        Some(self)
+    }
+
+    fn predict(&self, request: Request) -> Prediction {
+        let account = match self.account(request.context.identity.as_deref()) {
+            Ok(account) => account,
+            Err(refusal) => {
+                return Prediction::responds(refusal.response(StdDuration::ZERO)).note(refusal.description());
+            }
+        };
+        let Some(limits) = Self::limits(&account) else { return self.predict_count(&account, request) };
+        let predicted = self.engine.predict(limits.set(), &request);
+        let prediction = match predicted.verdict {
+            Foreseen::Admitted => self.predict_count(&account, request),
+            Foreseen::Refused(mut response) => {
+                self.add_last_fields(&mut response, &account);
+                Prediction::responds(response)
+            }
+            Foreseen::Shared => Prediction::depends(request, "asks Redis for the buckets of its limits"),
+        };
+        predicted.notes.into_iter().fold(prediction, Prediction::note)
     }
 }
 

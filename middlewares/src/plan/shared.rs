@@ -73,6 +73,12 @@ impl SharedQuotas {
         each.collect()
     }
 
+    /// Returns the last total of a bucket that this gateway has seen, if its period has not ended.
+    pub(super) fn last(&self, bucket: &str, now: i64) -> Option<Total> {
+        let last = self.seen(bucket).lock().get(bucket).copied();
+        last.filter(|total| total.window.end > now)
+    }
+
     async fn draw(
         &self,
         bucket: &str,

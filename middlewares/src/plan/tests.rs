@@ -1,9 +1,10 @@
 //! Tests of plans through the middleware.
 
 use tidegate_core::plan::{Anchor, Period};
-use tidegate_core::{AuthMethod, Body, Verdict};
+use tidegate_core::{AuthMethod, Body, Reason, Verdict};
 
 use super::*;
+use crate::rate_limit::policies::LimitStates;
 use crate::testing::{self, Service, World, build_in, get, text};
 
 fn quota(limit: u64) -> Quota {
@@ -158,6 +159,91 @@ fn a_prediction_takes_nothing() {
         panic!("it is refused")
     };
     assert_eq!(predicted.headers(), ask(&middleware, vec![gold(&quota)])[0].headers());
+}
+
+/// Compiles the limits of the plan `gold`, with the buckets of earlier ones.
+fn limits(json: &str, before: &LimitStates) -> Arc<PlanLimits> {
+    let limits: Vec<_> = serde_json::from_str(json).unwrap();
+    PlanLimits::compile("gold@file", &limits, before).unwrap().unwrap()
+}
+
+/// A request of a consumer with the plan `gold`, this quota and these limits.
+fn limited(name: &str, quota: Option<Quota>, limits: &Arc<PlanLimits>) -> Request {
+    let consumer = Consumer {
+        name: format!("{name}@file").into(),
+        plan: "gold@file".into(),
+        quota,
+        limits: Some(limits.of_consumer()),
+        ..Consumer::default()
+    };
+    from(Some(Arc::new(consumer)), "k1", "/")
+}
+
+const TWO: &str = r#"[{"name": "rps", "average": 1, "period": "10s", "burst": 2},
+    {"name": "bytes", "average": 1, "burst": 100, "responseCost": "Bytes()"}]"#;
+
+#[test]
+fn limits_decide_before_the_quota_and_all_routers_share_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (world, clock) = World::stopped();
+    let limits = limits(TWO, &LimitStates::default());
+    let (one, other) =
+        (build_in(&world, options(&folder)).unwrap(), build_in(&world, options(&folder)).unwrap());
+    let acme = || limited("acme", Some(quota(3)), &limits);
+    let first = ask(&one, vec![acme()]).remove(0);
+    let fields = |response: &Response, name: &str| {
+        let values = response.headers().get_all(name).iter();
+        values.map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(
+        fields(&first, "ratelimit-policy"),
+        r#""quota-gold";q=3;w=3600, "rps";q=2;w=20, "bytes";q=100;w=100"#
+    );
+    assert_eq!(fields(&first, "ratelimit"), r#""quota-gold";r=2;t=3600, "rps";r=1;t=10, "bytes";r=99;t=1"#);
+    assert_eq!(statuses(&other, vec![acme()]), [200]);
+    let refused = ask(&other, vec![acme()]).remove(0);
+    assert_eq!((refused.status().as_u16(), refused.reason), (429, Some(Reason::RateLimited)));
+    assert_eq!(fields(&refused, "ratelimit"), r#""rps";r=0;t=10, "bytes";r=98;t=2, "quota-gold";r=1;t=3600"#);
+    assert_eq!(statuses(&one, vec![limited("other", Some(quota(3)), &limits)]), [200], "another consumer");
+    // What was refused used nothing of the quota.
+    clock.advance(StdDuration::from_secs(20));
+    let last = ask(&one, vec![acme(), acme()]);
+    assert_eq!([last[0].reason, last[1].reason], [None, Some(Reason::QuotaExceeded)]);
+    let counted = Limit::policies(&*limits);
+    assert_eq!((&*counted[0].name, counted[0].admitted, counted[0].refused), ("rps", 5, 1));
+}
+
+#[test]
+fn changed_limits_keep_their_buckets_and_a_prediction_takes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (world, _) = World::stopped();
+    let middleware = build_in(&world, options(&folder)).unwrap();
+    let json = |burst: u32| format!(r#"[{{"name": "rps", "average": 1, "period": "1h", "burst": {burst}}}]"#);
+    let first = limits(&json(2), &LimitStates::default());
+    let of = |limits| (0..3).map(|_| limited("acme", None, limits)).collect();
+    assert_eq!(statuses(&middleware, of(&first)), [200, 200, 429]);
+    let second = limits(&json(3), first.states());
+    let notes = middleware.predict(limited("acme", None, &second)).notes;
+    assert_eq!(
+        notes,
+        ["plan `gold@file` has no quota", "policy `rps`: 1 of 3 tokens of this key are left, takes 1"]
+    );
+    assert_eq!(statuses(&middleware, of(&second)), [200, 429, 429]);
+    let prediction = middleware.predict(limited("acme", None, &second));
+    assert!(matches!(prediction.verdict, Verdict::Responds(response) if response.status() == 429));
+}
+
+#[test]
+fn mistakes_in_limits_are_named() {
+    for (json, expected) in [
+        (r#"[{"name": "a"}]"#, "limits[0].average: expected 1 or more"),
+        (r#"[{"name": "quota-a", "average": 1}]"#, "limits[0].name: `quota-a`: `quota-` is for quotas"),
+        (r#"[{"name": "a", "average": 1}, {"name": "a", "average": 1}]"#, "limits: two are called `a`"),
+    ] {
+        let limits: Vec<_> = serde_json::from_str(json).unwrap();
+        let error = PlanLimits::compile("p@file", &limits, &LimitStates::default()).err().unwrap();
+        assert_eq!(error.to_string(), expected);
+    }
 }
 
 #[test]

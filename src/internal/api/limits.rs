@@ -3,22 +3,23 @@
 use serde_json::{Value, json};
 use tidegate_core::occupancy::{Offender, PolicyState};
 
-use crate::snapshot::{RouterLimit, Snapshot};
+use crate::snapshot::{ActiveLimit, Snapshot};
 
-/// Returns the limits of all routers, ordered by router and middleware.
+/// Returns the limits of plans and routers, ordered by plan, router and middleware.
 pub(super) fn limits(snapshot: &Snapshot) -> Value {
-    let mut limits: Vec<&RouterLimit> = snapshot.limits.iter().collect();
-    limits.sort_by_key(|limit| (&limit.router, &limit.middleware));
+    let mut limits: Vec<&ActiveLimit> = snapshot.limits.iter().collect();
+    limits.sort_by_key(|limit| (&limit.plan, &limit.router, &limit.middleware));
     limits.into_iter().filter_map(limit).collect()
 }
 
-fn limit(limit: &RouterLimit) -> Option<Value> {
+fn limit(limit: &ActiveLimit) -> Option<Value> {
     let (kind, held) = limit.occupancy()?;
     let policies: Vec<Value> = limit.policies().iter().map(policy).collect();
     let refusals = limit.refusals();
     Some(json!({
         "router": limit.router,
         "middleware": limit.middleware,
+        "plan": limit.plan,
         "type": kind,
         "sources": held.sources,
         "inFlight": held.in_flight,
@@ -43,6 +44,7 @@ fn policy(counted: &PolicyState) -> Value {
         "refused": counted.refused,
         "shadow": counted.shadowed,
         "queued": counted.queued,
+        "tarpit": counted.tarpitted,
         "exempt": counted.exempted,
         "offenders": offenders(&counted.offenders),
     })

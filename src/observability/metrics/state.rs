@@ -8,7 +8,7 @@ use tidegate_core::occupancy::{Occupancy, PolicyState};
 
 use super::metric::{Metric, Type, Value, Writer};
 use super::{ConnectionStates, Metrics};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ActiveLimit, Snapshot};
 
 /// Writes the open connections of each entry point by state.
 pub(super) fn connections(out: &mut dyn Writer, metrics: &Metrics) {
@@ -36,13 +36,36 @@ const LIMITS: [LimitMetric; 3] = [
     ("tidegate_limit_waiting", "Number of requests that a limit delays.", |held| held.waiting),
 ];
 
+/// What a limit belongs to: a middleware with its router, or a plan.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Owner<'s> {
+    middleware: &'s str,
+    router: &'s str,
+    plan: &'s str,
+}
+
+impl<'s> Owner<'s> {
+    fn of(limit: &'s ActiveLimit, by_router: bool) -> Self {
+        let router = if by_router { limit.router.as_str() } else { "" };
+        Self { middleware: &limit.middleware, router, plan: &limit.plan }
+    }
+
+    /// Returns these labels and its own.
+    fn labels(self, others: &[(&'static str, &'s str)]) -> Vec<(&'static str, &'s str)> {
+        let own = [("middleware", self.middleware), ("plan", self.plan), ("router", self.router)];
+        let own = own.into_iter().filter(|(_, value)| !value.is_empty());
+        let mut labels: Vec<_> = own.chain(others.iter().copied()).collect();
+        labels.sort_unstable();
+        labels
+    }
+}
+
 /// Writes what limits hold: those of each router, or else the sum of all routers.
 pub(super) fn limits(out: &mut dyn Writer, snapshot: &Snapshot, by_router: bool) {
-    let mut held: BTreeMap<(&str, &str, &'static str), Occupancy> = BTreeMap::new();
+    let mut held: BTreeMap<(Owner<'_>, &'static str), Occupancy> = BTreeMap::new();
     for limit in &snapshot.limits {
         let Some((kind, occupancy)) = limit.occupancy() else { continue };
-        let router = if by_router { limit.router.as_str() } else { "" };
-        let sum = held.entry((limit.middleware.as_str(), router, kind)).or_default();
+        let sum = held.entry((Owner::of(limit, by_router), kind)).or_default();
         *sum = sum.plus(occupancy);
     }
     for (name, help, value) in LIMITS {
@@ -51,10 +74,8 @@ pub(super) fn limits(out: &mut dyn Writer, snapshot: &Snapshot, by_router: bool)
             continue;
         }
         out.metric(Metric::gauge(name, help));
-        for ((middleware, router, kind), number) in rows {
-            let labels = [("middleware", *middleware), ("router", *router), ("type", *kind)];
-            let shown = labels.iter().copied().filter(|(label, _)| by_router || *label != "router");
-            out.series(&shown.collect::<Vec<_>>(), Value::Count(number));
+        for ((owner, kind), number) in rows {
+            out.series(&owner.labels(&[("type", kind)]), Value::Count(number));
         }
     }
 }
@@ -62,40 +83,33 @@ pub(super) fn limits(out: &mut dyn Writer, snapshot: &Snapshot, by_router: bool)
 /// A way to read one number of a policy: the value of the label `outcome`, and the number.
 type PolicyCount = (&'static str, fn(&PolicyState) -> u64);
 
-const OUTCOMES: [PolicyCount; 5] = [
+const OUTCOMES: [PolicyCount; 6] = [
     ("admitted", |counted| counted.admitted),
     ("exempt", |counted| counted.exempted),
     ("queued", |counted| counted.queued),
     ("refused", |counted| counted.refused),
     ("shadow", |counted| counted.shadowed),
+    ("tarpit", |counted| counted.tarpitted),
 ];
 
 /// Writes what named policies have counted: those of each router, or else the sum of all routers.
 pub(super) fn policies(out: &mut dyn Writer, snapshot: &Snapshot, by_router: bool) {
-    let mut counted: BTreeMap<(&str, &str, Arc<str>), [u64; OUTCOMES.len()]> = BTreeMap::new();
+    let mut counted: BTreeMap<(Owner<'_>, Arc<str>), [u64; OUTCOMES.len()]> = BTreeMap::new();
     for limit in &snapshot.limits {
-        let router = if by_router { limit.router.as_str() } else { "" };
         for policy in limit.policies() {
-            let sums = counted.entry((limit.middleware.as_str(), router, policy.name.clone())).or_default();
+            let sums = counted.entry((Owner::of(limit, by_router), policy.name.clone())).or_default();
             sums.iter_mut().zip(OUTCOMES).for_each(|(sum, (_, count))| *sum += count(&policy));
         }
     }
     if counted.is_empty() {
         return;
     }
-    let help = "Number of requests that a policy of a rate limit has decided on, by outcome.";
+    let help = "Number of requests that a policy of a rate limit or plan has decided on, by outcome.";
     let name = "tidegate_rate_limit_requests_total";
     out.metric(Metric { kind: Type::Counter, ..Metric::gauge(name, help) });
-    for ((middleware, router, policy), sums) in &counted {
+    for ((owner, policy), sums) in &counted {
         for ((outcome, _), sum) in OUTCOMES.iter().zip(sums) {
-            let labels = [
-                ("middleware", *middleware),
-                ("outcome", *outcome),
-                ("policy", &**policy),
-                ("router", *router),
-            ];
-            let shown = labels.iter().copied().filter(|(label, _)| by_router || *label != "router");
-            out.series(&shown.collect::<Vec<_>>(), Value::Count(*sum));
+            out.series(&owner.labels(&[("outcome", outcome), ("policy", policy)]), Value::Count(*sum));
         }
     }
 }

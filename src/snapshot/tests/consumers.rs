@@ -117,3 +117,34 @@ fn a_consumer_with_an_undefined_plan_identifies_no_one_until_the_plan_is_defined
     assert!(told.contains("c.yml:2: plan gold@file: groups[0]: is empty"), "{told}");
     assert!(told.contains("consumer b@file: plan: `gold@file` is not defined"), "{told}");
 }
+
+#[test]
+fn a_plan_with_changed_limits_keeps_their_buckets() {
+    let world = World::new(&["web"]);
+    let with = |limits: &str| {
+        let text = format!(
+            "http:\n  plans:\n    gold:\n      limits: {limits}\n  consumers:\n    a: {{plan: gold, credentials: {{basicAuth: [ann]}}}}\n"
+        );
+        decode_config(&yaml::read("c.yml", text.as_bytes()).unwrap())
+    };
+    let states = |compiled: &Compiled| {
+        let limit = compiled.snapshot.limits.iter().find(|limit| limit.plan == "gold@file");
+        limit.map(|limit| limit.policies().into_iter().map(|one| one.name.to_string()).collect::<Vec<_>>())
+    };
+    let first = world.compile_state(&with("[{name: rps, average: 1}]"), None);
+    assert_eq!((problems(&first).len(), states(&first)), (0, Some(vec!["rps".to_owned()])));
+    let limits =
+        || world.environment.consumers.load().by_basic_user("ann").and_then(|one| one.limits.clone());
+    let before = limits().unwrap();
+    // Nothing has changed: the same limits.
+    let again = world.compile_state(&with("[{name: rps, average: 1}]"), Some(&first));
+    assert_eq!(limits(), Some(before.clone()));
+    let second =
+        world.compile_state(&with("[{name: rps, average: 2}, {name: rpm, average: 9}]"), Some(&again));
+    assert_eq!(states(&second), Some(vec!["rps".to_owned(), "rpm".to_owned()]));
+    assert_ne!(limits(), Some(before));
+    let wrong = world.compile_state(&with("[{name: rps, average: 0}]"), Some(&second));
+    let told = problems(&wrong).join("; ");
+    assert!(told.contains("c.yml:4: plan gold@file: limits[0].average: expected 1 or more"), "{told}");
+    assert_eq!((limits(), states(&wrong)), (None, None));
+}

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::support::client::Answer;
 use crate::support::keys::Key;
 use crate::support::outside::Redis;
 use crate::support::{Backend, Client, Gateway, eventually, get_with};
@@ -68,6 +69,29 @@ fn a_period_from_the_first_use_ends_and_bytes_are_charged() {
     let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=3).contains(&wait), "{wait}");
     eventually("the next period begins", || status() == 200);
+}
+
+/// Returns the values of `RateLimit`.
+fn fields(answer: &Answer) -> String {
+    let fields = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("ratelimit"));
+    fields.map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+#[ignore = "needs redis-server"]
+fn gateways_share_the_limits_of_a_plan() {
+    let (redis, backend, key) = (Redis::start(&[]), Backend::echo("a"), Key::new());
+    let limits = "limits: [{name: rph, average: 1, period: 1h, burst: 7}], quota";
+    let routes = routes(&backend.url(), &redis, &key, "limit: 100, period: month").replace("quota", limits);
+    let gateways: Vec<Gateway> = (0..3).map(|_| Gateway::serve(&routes)).collect();
+    let ask = |n: usize| get_with(gateways[n % 3].web(), "h", "/", &key.header());
+    let admitted = (0..30).filter(|n| ask(*n).status == 200).count();
+    assert_eq!((admitted, backend.seen().len()), (7, 7));
+    let refused = ask(0);
+    let fields = fields(&refused);
+    assert!(fields.starts_with("\"rph\";r=0;t=") && fields.contains("\"quota-gold\";r=9"), "{fields}");
+    let keys = redis.command(&["KEYS", "tidegate:plan:*"]);
+    assert_eq!(keys.trim(), "tidegate:plan:{gold@file}:rph:c=acme@file");
 }
 
 #[test]

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::word::{Vocabulary, Word};
 
-/// `rateLimit.policies[]`: a limit with a name. Not in Traefik.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `rateLimit.policies[]`, and `limits[]` of a plan: a limit with a name. Not in Traefik.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Policy {
     /// Name in headers, metrics and the API.
@@ -31,10 +31,10 @@ pub struct Policy {
     /// What happens to a request that finds no token.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub on_limit: Word<OnLimit>,
-    /// How long a request waits for its tokens (`onLimit: queue`).
+    /// How long a request waits for its tokens (`onLimit: queue`), or for its refusal (`onLimit: tarpit`).
     #[serde(skip_serializing_if = "is_default_wait")]
     pub max_wait: Duration,
-    /// How many requests wait at once (`onLimit: queue`).
+    /// How many requests wait at once.
     #[serde(skip_serializing_if = "is_default_queue")]
     pub max_queue: i64,
     /// Who is not limited.
@@ -73,7 +73,7 @@ impl Default for Policy {
 }
 
 /// `exempt` of a policy: who meets one of these is not limited.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Exempt {
     /// Addresses and networks of clients.
@@ -107,10 +107,13 @@ pub enum OnLimit {
     Reject,
     /// It waits.
     Queue,
+    /// It is refused after a delay.
+    Tarpit,
 }
 
 impl Vocabulary for OnLimit {
-    const WORDS: &'static [(&'static str, Self)] = &[("reject", Self::Reject), ("queue", Self::Queue)];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("reject", Self::Reject), ("queue", Self::Queue), ("tarpit", Self::Tarpit)];
 }
 
 /// `rateLimit.headers`: which fields tell clients about their limits.

@@ -21,6 +21,7 @@ pub(super) struct State {
     pub(super) refused: AtomicU64,
     pub(super) shadowed: AtomicU64,
     pub(super) queued: AtomicU64,
+    pub(super) tarpitted: AtomicU64,
     pub(super) exempted: AtomicU64,
 }
 
@@ -36,6 +37,7 @@ impl Default for State {
             refused: zero(),
             shadowed: zero(),
             queued: zero(),
+            tarpitted: zero(),
             exempted: zero(),
         }
     }
@@ -75,6 +77,7 @@ impl State {
             refused: read(&self.refused),
             shadowed: read(&self.shadowed),
             queued: read(&self.queued),
+            tarpitted: read(&self.tarpitted),
             exempted: read(&self.exempted),
             offenders: self.offenders.counted().offenders,
         }

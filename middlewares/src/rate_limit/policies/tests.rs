@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
 use tidegate_core::{
-    AuthMethod, Body, Connection, Consumer, Context, Identity, ManualClock, Middleware, Request, Response,
-    Verdict,
+    AuthMethod, Body, Connection, Consumer, Context, Identity, ManualClock, Middleware, Reason, Request,
+    Response, Verdict,
 };
 
 use super::super::RateLimit;
@@ -147,6 +147,56 @@ fn requests_wait_in_a_bounded_queue() {
         drop(gone);
         assert_eq!(waiting(), 0, "a cancelled request does not wait");
     });
+}
+
+#[test]
+fn a_tarpit_delays_refusals_and_has_bounds() {
+    let json = r#"{"policies": [{"name": "slow", "average": 1, "period": "1h", "onLimit": "tarpit",
+        "maxWait": "50ms", "maxQueue": 2}]}"#;
+    let (middleware, ..) = built(json);
+    let Verdict::Passes(_) = middleware.predict(get("http://h.test/")).verdict else { panic!("it passes") };
+    testing::block_on(async {
+        let service = Service(|_| Response::new(Body::empty()));
+        let ask = || Box::pin(testing::run(&middleware, get("http://h.test/"), &service));
+        assert_eq!(ask().await.status(), 200);
+        let begun = std::time::Instant::now();
+        let (mut one, mut gone) = (ask(), ask());
+        assert!(futures_util::poll!(&mut one).is_pending());
+        assert!(futures_util::poll!(&mut gone).is_pending());
+        let mut third = ask();
+        assert!(futures_util::poll!(&mut third).is_ready(), "the tarpit is full");
+        drop(gone);
+        let mut two = ask();
+        assert!(futures_util::poll!(&mut two).is_pending(), "a client that leaves leaves its place");
+        for refused in [one.await, two.await] {
+            assert_eq!((refused.status().as_u16(), refused.reason), (429, Some(Reason::RateLimited)));
+        }
+        assert!(begun.elapsed() >= StdDuration::from_millis(50));
+    });
+    let counted = &middleware.limit().unwrap().policies()[0];
+    assert_eq!((counted.refused, counted.tarpitted, counted.waiting), (4, 3, 0));
+    let notes = middleware.predict(get("http://h.test/")).notes;
+    assert_eq!(notes, ["policy `slow`: 0 of 1 tokens of this key are left, refuses it after 50ms"]);
+}
+
+#[test]
+fn retry_after_has_jitter_if_asked_for() {
+    for policies in ["", r#", "policies": [{"name": "a", "average": 1, "period": "1h"}]"#] {
+        let plain =
+            if policies.is_empty() { r#""average": 1, "period": "1h", "#.to_owned() } else { String::new() };
+        let (middleware, ..) = built(&format!(r#"{{{plain}"retryAfterJitter": "1000s"{policies}}}"#));
+        ask(&middleware, get("http://h.test/"));
+        let waits: Vec<u64> = (0..50)
+            .map(|_| {
+                let refused = ask(&middleware, get("http://h.test/"));
+                assert_eq!(refused.status(), 429);
+                refused.headers()["retry-after"].to_str().unwrap().parse().unwrap()
+            })
+            .collect();
+        assert!(waits.iter().all(|wait| (3600..=4600).contains(wait)), "{waits:?}");
+        let distinct: std::collections::HashSet<_> = waits.iter().collect();
+        assert!(distinct.len() > 10, "{waits:?}");
+    }
 }
 
 #[test]
