@@ -114,18 +114,33 @@ impl ApiClient {
         self.send(Method::GET, path, Body::empty())
     }
 
+    /// Returns the text at a path below `/api/`.
+    pub(super) fn text(&self, path: &str) -> Result<String, ApiError> {
+        let (status, bytes) = self.exchange(Method::GET, path, Body::empty())?;
+        match status {
+            StatusCode::OK => String::from_utf8(bytes).map_err(|_| ApiError::Unexpected(status)),
+            status => content(status, &bytes).and(Err(ApiError::Unexpected(status))),
+        }
+    }
+
     /// Sends JSON to a path below `/api/`, and returns the JSON of the response.
     pub(super) fn post(&self, path: &str, json: String) -> Result<Value, ApiError> {
         self.send(Method::POST, path, Body::full(json))
     }
 
     fn send(&self, method: Method, path: &str, body: Body) -> Result<Value, ApiError> {
+        let (status, bytes) = self.exchange(method, path, body)?;
+        content(status, &bytes)
+    }
+
+    /// Sends a request, and returns the whole response.
+    fn exchange(&self, method: Method, path: &str, body: Body) -> Result<(StatusCode, Vec<u8>), ApiError> {
         self.runtime.block_on(async {
             let response = self.ask(method, path, body).await?;
             let status = response.status();
             let body = tokio::time::timeout(TIMEOUT, response.into_body().collect(MAX_BODY)).await;
             let body = body.map_err(|_| ApiError::Incomplete)?.map_err(|_| ApiError::Incomplete)?;
-            content(status, &body.bytes)
+            Ok((status, body.bytes.to_vec()))
         })
     }
 

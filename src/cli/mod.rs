@@ -11,6 +11,7 @@ mod requests;
 mod run;
 mod text;
 mod top;
+mod usage;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,8 @@ enum Command {
     Tail(requests::Tail),
     /// Show the entry points, routers, servers and clients of a running gateway by rate, errors and response time.
     Top(top::Top),
+    /// Print what consumers have used of their quotas, from a running gateway.
+    Usage(usage::Usage),
     /// Run a demo: two backends, route files, local HTTPS.
     Demo(Demo),
 }
@@ -153,6 +156,10 @@ pub fn main() -> ExitCode {
         },
         Command::Top(top) => match top.run() {
             Ok(text) => text.map_or(ExitCode::SUCCESS, |text| tell(&text, ExitCode::SUCCESS)),
+            Err(error) => refuse([(error.to_string(), None)]),
+        },
+        Command::Usage(usage) => match usage.run() {
+            Ok(text) => tell(&text, ExitCode::SUCCESS),
             Err(error) => refuse([(error.to_string(), None)]),
         },
         Command::Demo(options) => match run_demo(options) {

@@ -1,5 +1,6 @@
 //! Quotas of plans: usage in the API, and gateways that are killed at any moment.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -53,7 +54,21 @@ fn routers_count_together_and_the_api_shows_the_usage() {
         json!(["acme@file", "gold@file", "requests", 3, 3])
     );
     assert_eq!(gateway.api("/api/usage?consumer=other@file"), "[]\n");
+    let api = format!("http://{}", gateway.address("traefik"));
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["usage", "--api", &api]).args(arguments).env_clear();
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let table = command(&["acme"]);
+    let cells: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(cells[0], ["CONSUMER", "KEY", "PLAN", "USED", "LIMIT", "PERCENT", "UNIT", "UNTIL"]);
+    assert_eq!(cells[1][..7], ["acme@file", "-", "gold@file", "3", "3", "100", "requests"]);
+    assert_eq!((cells.len(), command(&["other"]).as_str()), (2, "no usage\n"));
     let csv = gateway.api("/api/usage?format=csv");
+    assert_eq!(command(&["--csv"]).trim_end(), csv.trim_end());
+    let shown: Value = serde_json::from_str(&command(&["acme@file", "--json"])).unwrap();
+    assert_eq!(shown[0]["used"], 3);
     assert!(
         csv.starts_with("consumer,key,plan,unit,used,limit,start,end\r\nacme@file,,gold@file,requests,3,3,"),
         "{csv}"

@@ -3,6 +3,7 @@
 use tidegate_config::consumer::ApiKey;
 use tidegate_core::consumer::KeyState;
 
+use super::super::text;
 use super::store::Contents;
 use super::{now, shown};
 
@@ -14,22 +15,8 @@ pub(super) fn table(contents: &Contents, consumer: Option<&str>) -> String {
     let chosen =
         contents.consumers.iter().filter(|(name, _)| consumer.is_none_or(|consumer| *name == consumer));
     let rows = chosen.flat_map(|(name, keys)| keys.iter().map(move |key| row(name, key)));
-    let mut lines = vec![TITLES.map(str::to_owned)];
-    lines.extend(rows);
-    if lines.len() == 1 {
-        return "no keys".to_owned();
-    }
-    let mut widths = [0; TITLES.len()];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let format = |line: &[String; TITLES.len()]| {
-        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    lines.iter().map(format).collect::<Vec<_>>().join("\n")
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() { "no keys".to_owned() } else { text::table(&TITLES, &rows) }
 }
 
 fn row(consumer: &str, key: &ApiKey) -> [String; TITLES.len()] {

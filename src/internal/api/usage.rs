@@ -49,7 +49,11 @@ pub(super) fn usage(snapshot: &Snapshot, consumer: Option<&str>, as_csv: bool) -
 fn rows(snapshot: &Snapshot, consumer: Option<&str>) -> Vec<Row> {
     // Routers that use one file show the same.
     let all: BTreeSet<Usage> = snapshot.limits.iter().flat_map(|limit| limit.usage()).collect();
-    let wanted = all.into_iter().filter(|used| consumer.is_none_or(|wanted| used.consumer == wanted));
+    // A plain name is that of the consumers of all providers.
+    let is_named = |used: &Usage, wanted: &str| {
+        used.consumer == wanted || used.consumer.rsplit_once('@').is_some_and(|(name, _)| name == wanted)
+    };
+    let wanted = all.into_iter().filter(|used| consumer.is_none_or(|wanted| is_named(used, wanted)));
     wanted
         .map(|used| {
             let known = snapshot.consumers.get(&used.consumer);
