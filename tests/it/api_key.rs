@@ -306,7 +306,10 @@ fn the_example_works() {
     let consumers = gateway.folder().join("consumers.yml");
     std::fs::copy(folder.join("consumers.yml"), &consumers).unwrap();
     let text = std::fs::read_to_string(folder.join("routes.yml")).unwrap();
-    gateway.write("api.yml", &text.replace("http://127.0.0.1:8080", &service.url()));
+    let usage = tempfile::tempdir().unwrap();
+    let usage = usage.path().join("usage.log").display().to_string();
+    let text = text.replace("http://127.0.0.1:8080", &service.url());
+    gateway.write("api.yml", &text.replace("/var/lib/tidegate/usage.log", &usage));
     let arguments =
         ["new", "partner", "--file", "consumers.yml", "--scope", "orders:read", "--expires", "365d"];
     let key = crate::api_key_commands::done(gateway.folder(), &arguments);
@@ -320,4 +323,18 @@ fn the_example_works() {
     assert_eq!((ask("POST", &key), reason(&gateway)), (403, "api_key_scope".into()));
     assert_eq!(ask("GET", "tg_x"), 401);
     assert_eq!(gateway.problems(), Vec::<String>::new());
+    // A limit of the plan, and then its quota.
+    let change = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(&consumers).unwrap();
+        gateway.write("consumers.yml", &text.replace(from, to));
+    };
+    change("period: \"1s\"\n          burst: 20", "period: \"1h\"\n          burst: 2");
+    eventually("the limit counts", || ask("GET", &key) == 429);
+    assert_eq!(reason(&gateway), "rate_limited");
+    change("period: \"1h\"\n          burst: 2", "period: \"1s\"\n          burst: 9000");
+    change("average: 5", "average: 100000");
+    change("limit: 100000", "limit: 1");
+    eventually("the quota counts", || ask("GET", &key) == 429 && reason(&gateway) == "quota_exceeded");
+    let shown: Value = serde_json::from_str(&gateway.api("/api/usage?consumer=partner")).unwrap();
+    assert_eq!((&shown[0]["plan"], &shown[0]["limit"]), (&"basic@file".into(), &1.into()));
 }
