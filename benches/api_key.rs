@@ -96,7 +96,8 @@ fn load(text: &str) -> (Consumers, Config) {
     let provided = decode_config(&node);
     let entry = |(name, consumer): (&String, &Arc<tidegate_config::consumer::Consumer>)| {
         let entry = consumer.entry(&format!("{name}@file"), None, None);
-        Arc::new(entry.unwrap_or_else(|error| panic!("{error}")))
+        entry.1.unwrap_or_else(|error| panic!("{error}"));
+        Arc::new(entry.0)
     };
     let entries: Vec<_> = provided.config.http.consumers.iter().map(entry).collect();
     (Consumers::new(&entries).0, provided.config)

@@ -140,18 +140,16 @@ impl Consumer {
         format!("{}@{}", self.plan, provider_of(name))
     }
 
-    /// Validates the options of the consumer with this qualified name. `plan` is its plan with its limits, if it is defined. Keys that
-    /// `previous` also has keep when they were last used.
+    /// Validates the options of the consumer with this qualified name. `plan` is its plan with its limits, if it is
+    /// defined. Keys that `previous` also has keep when they were last used.
     ///
-    /// # Errors
-    ///
-    /// All mistakes, by option. None contains a hash.
+    /// Returns the entry with all valid credentials, and all mistakes, by option. None contains a hash.
     pub fn entry(
         &self,
         name: &str,
         plan: Option<(&Plan, Option<Limits>)>,
         previous: Option<&Entry>,
-    ) -> Result<Entry, BuildError> {
+    ) -> (Entry, Result<(), BuildError>) {
         let mut errors = BuildErrors::default();
         let mut check = |path: &str, text: &str| errors.extend(text_error(path, text));
         check("name", name);
@@ -181,7 +179,8 @@ impl Consumer {
             credentials
                 .extend(errors.check(made).map(|kind| consumers::Credential { path: path.clone(), kind }));
         }
-        errors.made(Some(Entry { consumer, credentials }))
+        let checked = errors.finish();
+        (Entry { consumer, credentials, is_broken: checked.is_err() }, checked)
     }
 }
 
@@ -419,6 +418,11 @@ mod tests {
     use crate::decode::decode_config;
     use crate::formats::yaml;
 
+    fn result((entry, checked): (Entry, Result<(), BuildError>)) -> Result<Entry, BuildError> {
+        assert_eq!(entry.is_broken, checked.is_err());
+        checked.map(|()| entry)
+    }
+
     const HEX: &str = "0123456789abcdef0123456789ABCDEF0123456789abcdef0123456789abcdef";
 
     fn decoded(options: &str) -> Provided {
@@ -431,7 +435,7 @@ mod tests {
         assert_eq!(provided.problems, []);
         let (groups, labels) = (vec!["paying".into()], [("tier".into(), "1".into())].into());
         let plan = Plan { groups, labels, ..Plan::default() };
-        provided.config.http.consumers["acme"].entry("acme@file", Some((&plan, None)), None)
+        result(provided.config.http.consumers["acme"].entry("acme@file", Some((&plan, None)), None))
     }
 
     #[test]
@@ -547,10 +551,10 @@ mod tests {
     fn a_plan_must_be_defined() {
         let provided = decoded("{plan: gold, labels: {tier: '2'}}");
         let consumer = &provided.config.http.consumers["acme"];
-        let error = consumer.entry("acme@file", None, None).expect_err("undefined").to_string();
+        let error = result(consumer.entry("acme@file", None, None)).expect_err("undefined").to_string();
         assert_eq!(error, "plan: `gold@file` is not defined: expected one of `http.plans`");
         let plan = Plan { labels: [("tier".into(), "1".into())].into(), ..Plan::default() };
-        let entry = consumer.entry("acme@file", Some((&plan, None)), None).expect("valid");
+        let entry = result(consumer.entry("acme@file", Some((&plan, None)), None)).expect("valid");
         assert_eq!(&*entry.consumer.labels["tier"], "2", "its own label is preferred");
         assert!(Plan { groups: vec!["a\nb".into()], ..Plan::default() }.check().is_err());
     }
@@ -583,9 +587,10 @@ mod tests {
         let changed = decoded(&format!(
             "{{plan: gold, credentials: {{apiKeys: [{{id: b, sha256: '{HEX}'}}, {{id: a, sha256: '{HEX}'}}]}}}}"
         ));
-        let next = changed.config.http.consumers["acme"]
-            .entry("acme@file", Some((&Plan::default(), None)), Some(&first))
-            .expect("valid");
+        let plan = Plan::default();
+        let next =
+            changed.config.http.consumers["acme"].entry("acme@file", Some((&plan, None)), Some(&first));
+        let next = result(next).expect("valid");
         let used: Vec<_> = next
             .credentials
             .iter()

@@ -80,6 +80,14 @@ impl fmt::Display for Claim {
     }
 }
 
+/// The consumer with a credential cannot be identified: it has a mistake, or another one has the credential, too.
+/// Requests with the credential get 503.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the client's consumer has a mistake in the configuration, or shares this credential with another one"
+)]
+pub struct ConsumerBroken;
+
 /// A consumer and its credentials, ready to be listed in a directory.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -87,9 +95,11 @@ pub struct Entry {
     pub consumer: Arc<Consumer>,
     /// Its credentials.
     pub credentials: Vec<Credential>,
+    /// Whether it has a mistake: its credentials identify no one, but are known.
+    pub is_broken: bool,
 }
 
-/// A credential that more than one consumer has, or one consumer twice. It identifies no one.
+/// A credential that more than one consumer has, or one consumer twice. Requests with it get 503.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
     /// The later consumer, and the option.
@@ -100,8 +110,10 @@ pub struct Conflict {
     pub credential: String,
 }
 
-/// Owner of a credential; nobody if it is contested.
+/// Owner of a credential; `None` if it is contested, or if its owner is broken.
 type Owner = Option<Arc<Consumer>>;
+/// The owner of a client's credential, if there is one.
+type Found = Result<Option<Arc<Consumer>>, ConsumerBroken>;
 
 /// The claims of one issuer: by name, then by value.
 type Claims = HashMap<Box<str>, HashMap<Box<str>, Owner>>;
@@ -110,11 +122,15 @@ type Claims = HashMap<Box<str>, HashMap<Box<str>, Owner>>;
 #[derive(Debug, Default)]
 pub struct Consumers {
     version: u64,
+    is_empty: bool,
     by_name: HashMap<Arc<str>, Arc<Consumer>>,
     keys: HashMap<Box<str>, Option<Arc<ApiKey>>>,
+    /// Keys by their ids that identify no one, so that only those who have them learn that.
+    broken_keys: HashMap<Box<str>, Vec<Arc<ApiKey>>>,
     foreign_keys: HashMap<[u8; 32], Option<Arc<ApiKey>>>,
     /// Keys that are not found by hash: each has to be tried.
     password_keys: HashMap<Box<str>, Option<Arc<ApiKey>>>,
+    broken_password_keys: Vec<Arc<ApiKey>>,
     tokens: HashMap<Box<str>, Claims>,
     logins: HashMap<Box<str>, Claims>,
     basic_users: HashMap<Box<str>, Owner>,
@@ -125,17 +141,20 @@ pub struct Consumers {
 }
 
 impl Consumers {
-    /// Lists consumers with their credentials. A credential that occurs twice belongs to no one, and is
+    /// Lists consumers with their credentials. A credential that occurs twice identifies no one, and is
     /// returned as a conflict.
     pub fn new(entries: &[Arc<Entry>]) -> (Self, Vec<Conflict>) {
         static VERSION: AtomicU64 = AtomicU64::new(1);
         let version = VERSION.fetch_add(1, Ordering::Relaxed);
-        let mut all = Self { version, by_name: HashMap::with_capacity(entries.len()), ..Self::default() };
+        let by_name = HashMap::with_capacity(entries.len());
+        let mut all = Self { version, is_empty: entries.is_empty(), by_name, ..Self::default() };
         let mut contested = Vec::new();
         for entry in entries {
-            all.by_name.insert(entry.consumer.name.clone(), entry.consumer.clone());
+            if !entry.is_broken {
+                all.by_name.insert(entry.consumer.name.clone(), entry.consumer.clone());
+            }
             for credential in &entry.credentials {
-                if !all.add(&entry.consumer, &credential.kind) {
+                if !all.add(entry, &credential.kind) {
                     contested.push((&entry.consumer.name, credential));
                 }
             }
@@ -151,12 +170,17 @@ impl Consumers {
 
     /// Returns true if there are no consumers.
     pub fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
+        self.version == 0 || self.is_empty
     }
 
-    /// Returns the consumer with this qualified name.
+    /// Returns the consumer with this qualified name, if it has no mistake.
     pub fn get(&self, name: &str) -> Option<&Arc<Consumer>> {
         self.by_name.get(name)
+    }
+
+    /// Returns the API keys with this id that identify no one.
+    pub fn broken_keys(&self, id: &str) -> &[Arc<ApiKey>] {
+        self.broken_keys.get(id).map_or(&[], Vec::as_slice)
     }
 
     /// Returns the API key with this id.
@@ -170,8 +194,8 @@ impl Consumers {
     }
 
     /// Returns the API key issued elsewhere that has this SHA-256.
-    pub fn foreign_key(&self, sha256: &[u8; 32]) -> Option<&Arc<ApiKey>> {
-        self.foreign_keys.get(sha256)?.as_ref()
+    pub fn foreign_key(&self, sha256: &[u8; 32]) -> Result<Option<&Arc<ApiKey>>, ConsumerBroken> {
+        self.foreign_keys.get(sha256).map(|key| key.as_ref().ok_or(ConsumerBroken)).transpose()
     }
 
     /// Returns the API keys issued elsewhere that are stored as password hashes.
@@ -179,25 +203,32 @@ impl Consumers {
         self.password_keys.values().flatten()
     }
 
+    /// Returns those that identify no one.
+    pub fn broken_password_keys(&self) -> &[Arc<ApiKey>] {
+        &self.broken_password_keys
+    }
+
     /// Returns the owner of a verified token. `claim` returns the text of a claim.
     ///
-    /// No one, if its claims are those of several consumers.
-    pub fn by_token<'c>(&self, issuer: &str, claim: impl Fn(&str) -> Option<&'c str>) -> Owner {
+    /// # Errors
+    ///
+    /// If the owner is broken, or its claims are those of several consumers.
+    pub fn by_token<'c>(&self, issuer: &str, claim: impl Fn(&str) -> Option<&'c str>) -> Found {
         owner_by_claims(&self.tokens, issuer, claim)
     }
 
     /// Returns whom a provider of logins has authenticated; see [`Self::by_token`].
-    pub fn by_login<'c>(&self, issuer: &str, claim: impl Fn(&str) -> Option<&'c str>) -> Owner {
+    pub fn by_login<'c>(&self, issuer: &str, claim: impl Fn(&str) -> Option<&'c str>) -> Found {
         owner_by_claims(&self.logins, issuer, claim)
     }
 
     /// Returns the consumer with this user name of `basicAuth`, `digestAuth` or `ldap`.
-    pub fn by_basic_user(&self, user: &str) -> Owner {
+    pub fn by_basic_user(&self, user: &str) -> Found {
         owner(&self.basic_users, user)
     }
 
     /// Returns the consumer with this user name of an authentication server.
-    pub fn by_forward_user(&self, user: &str) -> Owner {
+    pub fn by_forward_user(&self, user: &str) -> Found {
         owner(&self.forward_users, user)
     }
 
@@ -207,40 +238,68 @@ impl Consumers {
     }
 
     /// Returns the owner of a verified certificate: by fingerprint, then by alternative names, then by common
-    /// name. No one, if its alternative names are those of several consumers.
+    /// name.
+    ///
+    /// # Errors
+    ///
+    /// If the owner is broken, or its alternative names are those of several consumers.
     pub fn by_certificate<'n>(
         &self,
         fingerprint: &[u8; 32],
         alternative_names: impl IntoIterator<Item = &'n str>,
         common_name: Option<&str>,
-    ) -> Owner {
+    ) -> Found {
         if let Some(found) = self.fingerprints.get(fingerprint) {
-            return found.clone();
+            return sound(found);
         }
         let alternative_names = alternative_names.into_iter();
         let mut names = alternative_names.filter_map(|name| self.alternative_names.get(&*normal_name(name)));
         if let Some(first) = names.next() {
-            return if names.all(|next| next == first) { first.clone() } else { None };
+            return if names.all(|next| next == first) { sound(first) } else { Err(ConsumerBroken) };
         }
-        owner(&self.common_names, common_name?)
+        common_name.map_or(Ok(None), |name| owner(&self.common_names, name))
     }
 
     /// Adds a credential. Returns false if it is taken.
-    fn add(&mut self, consumer: &Arc<Consumer>, credential: &CredentialKind) -> bool {
+    fn add(&mut self, entry: &Entry, credential: &CredentialKind) -> bool {
+        let owner = (!entry.is_broken).then_some(&entry.consumer);
+        let claim = |map: &mut HashMap<Box<str>, Claims>, claim: &Claim| {
+            let of_issuer = map.entry(claim.issuer.clone()).or_default();
+            put(of_issuer.entry(claim.name.clone()).or_default(), claim.value.clone(), owner).is_new
+        };
         match credential {
-            CredentialKind::ApiKey(key) => match &key.hash {
-                _ if !key.id.is_empty() => put(&mut self.keys, key.id.clone(), key),
-                KeyHash::Sha256(hash) => put(&mut self.foreign_keys, *hash, key),
-                KeyHash::Password(hash) => put(&mut self.password_keys, hash.clone(), key),
-            },
-            CredentialKind::Token(claim) => put_claim(&mut self.tokens, claim, consumer),
-            CredentialKind::Login(claim) => put_claim(&mut self.logins, claim, consumer),
-            CredentialKind::BasicUser(user) => put(&mut self.basic_users, user.clone(), consumer),
-            CredentialKind::ForwardUser(user) => put(&mut self.forward_users, user.clone(), consumer),
-            CredentialKind::CommonName(name) => put(&mut self.common_names, name.clone(), consumer),
-            CredentialKind::AlternativeName(name) => put(&mut self.alternative_names, name.clone(), consumer),
-            CredentialKind::Fingerprint(hash) => put(&mut self.fingerprints, *hash, consumer),
+            CredentialKind::ApiKey(key) => self.add_key(key, entry.is_broken),
+            CredentialKind::Token(token) => claim(&mut self.tokens, token),
+            CredentialKind::Login(login) => claim(&mut self.logins, login),
+            CredentialKind::BasicUser(user) => put(&mut self.basic_users, user.clone(), owner).is_new,
+            CredentialKind::ForwardUser(user) => put(&mut self.forward_users, user.clone(), owner).is_new,
+            CredentialKind::CommonName(name) => put(&mut self.common_names, name.clone(), owner).is_new,
+            CredentialKind::AlternativeName(name) => {
+                put(&mut self.alternative_names, name.clone(), owner).is_new
+            }
+            CredentialKind::Fingerprint(hash) => put(&mut self.fingerprints, *hash, owner).is_new,
         }
+    }
+
+    fn add_key(&mut self, key: &Arc<ApiKey>, is_broken: bool) -> bool {
+        let sound = (!is_broken).then_some(key);
+        let (put, broken) = match &key.hash {
+            _ if !key.id.is_empty() => {
+                let put = put(&mut self.keys, key.id.clone(), sound);
+                let is_sound = put.is_new && !is_broken;
+                (put, (!is_sound).then(|| self.broken_keys.entry(key.id.clone()).or_default()))
+            }
+            KeyHash::Sha256(hash) => (put(&mut self.foreign_keys, *hash, sound), None),
+            KeyHash::Password(hash) => {
+                let put = put(&mut self.password_keys, hash.clone(), sound);
+                let is_sound = put.is_new && !is_broken;
+                (put, (!is_sound).then_some(&mut self.broken_password_keys))
+            }
+        };
+        if let Some(broken) = broken {
+            broken.extend(put.displaced.into_iter().chain([key.clone()]));
+        }
+        put.is_new
     }
 }
 
@@ -253,37 +312,40 @@ pub fn normal_name(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// Adds a value under a key. If there is one already, both are lost.
-fn put<K: Eq + Hash, V>(map: &mut HashMap<K, Option<Arc<V>>>, key: K, value: &Arc<V>) -> bool {
+/// What adding a value has done.
+struct Put<V> {
+    is_new: bool,
+    /// The value that was there.
+    displaced: Option<Arc<V>>,
+}
+
+/// Adds a value under a key; `None` if it is known to be broken. If there is one already, both are.
+fn put<K: Eq + Hash, V>(map: &mut HashMap<K, Option<Arc<V>>>, key: K, value: Option<&Arc<V>>) -> Put<V> {
     let mut is_new = false;
     let held = map.entry(key).or_insert_with(|| {
         is_new = true;
-        Some(value.clone())
+        value.cloned()
     });
-    if !is_new {
-        *held = None;
-    }
-    is_new
+    Put { is_new, displaced: if is_new { None } else { held.take() } }
 }
 
-fn put_claim(map: &mut HashMap<Box<str>, Claims>, claim: &Claim, consumer: &Arc<Consumer>) -> bool {
-    let of_issuer = map.entry(claim.issuer.clone()).or_default();
-    put(of_issuer.entry(claim.name.clone()).or_default(), claim.value.clone(), consumer)
+fn sound(owner: &Owner) -> Found {
+    owner.clone().map(Some).ok_or(ConsumerBroken)
 }
 
-fn owner<K: Borrow<str> + Eq + Hash>(map: &HashMap<K, Owner>, key: &str) -> Owner {
-    map.get(key).cloned().flatten()
+fn owner<K: Borrow<str> + Eq + Hash>(map: &HashMap<K, Owner>, key: &str) -> Found {
+    map.get(key).map_or(Ok(None), sound)
 }
 
 fn owner_by_claims<'c>(
     map: &HashMap<Box<str>, Claims>,
     issuer: &str,
     claim: impl Fn(&str) -> Option<&'c str>,
-) -> Owner {
-    let of_issuer = map.get(issuer)?;
+) -> Found {
+    let Some(of_issuer) = map.get(issuer) else { return Ok(None) };
     let mut found = of_issuer.iter().filter_map(|(name, values)| values.get(claim(name)?));
-    let first = found.next()?;
-    if found.all(|next| next == first) { first.clone() } else { None }
+    let Some(first) = found.next() else { return Ok(None) };
+    if found.all(|next| next == first) { sound(first) } else { Err(ConsumerBroken) }
 }
 
 /// Finds the first owner of each contested credential.
@@ -376,11 +438,11 @@ mod tests {
         let consumer = consumer(name);
         let kinds = make(&consumer).into_iter().enumerate();
         let credentials = kinds.map(|(at, kind)| Credential { path: format!("[{at}]"), kind }).collect();
-        Arc::new(Entry { consumer, credentials })
+        Arc::new(Entry { consumer, credentials, is_broken: false })
     }
 
-    fn name(owner: Owner) -> Option<String> {
-        owner.map(|consumer| consumer.name.to_string())
+    fn name(owner: Found) -> Option<String> {
+        owner.unwrap().map(|consumer| consumer.name.to_string())
     }
 
     fn claim(issuer: &str, name: &str, value: &str) -> Claim {
@@ -408,7 +470,7 @@ mod tests {
         let a = Some("a@file".to_owned());
         assert_eq!(conflicts, []);
         assert_eq!(all.key("k1").map(|key| key.consumer.name.to_string()), a);
-        assert!(all.foreign_key(&[2; 32]).is_some() && all.foreign_key(&[1; 32]).is_none());
+        assert!(all.foreign_key(&[2; 32]).unwrap().is_some() && all.foreign_key(&[1; 32]).unwrap().is_none());
         assert_eq!(all.password_keys().count(), 1);
         let sub = |value: &'static str| move |name: &str| (name == "sub").then_some(value);
         assert_eq!(name(all.by_token("https://i", sub("s"))), a);
@@ -425,6 +487,31 @@ mod tests {
     }
 
     #[test]
+    fn a_broken_consumer_is_known_by_its_credentials() {
+        let make = |consumer: &Arc<Consumer>| {
+            vec![
+                key("k", KeyHash::Sha256([1; 32]), consumer),
+                key("", KeyHash::Sha256([2; 32]), consumer),
+                key("", KeyHash::Password("$2y$x".into()), consumer),
+                CredentialKind::BasicUser("u".into()),
+                CredentialKind::Token(claim("i", "sub", "s")),
+                CredentialKind::Fingerprint([3; 32]),
+            ]
+        };
+        let broken = Entry { is_broken: true, ..Entry::clone(&entry("a@file", make)) };
+        let (all, conflicts) = Consumers::new(&[Arc::new(broken)]);
+        assert!(conflicts.is_empty() && !all.is_empty() && all.get("a@file").is_none());
+        assert!(all.key("k").is_none() && all.password_keys().next().is_none());
+        assert_eq!((all.broken_keys("k").len(), all.broken_keys("x").len()), (1, 0));
+        assert_eq!(all.broken_password_keys().len(), 1);
+        assert_eq!(all.foreign_key(&[2; 32]).err(), Some(ConsumerBroken));
+        assert_eq!(all.by_basic_user("u"), Err(ConsumerBroken));
+        assert_eq!(all.by_token("i", |_| Some("s")), Err(ConsumerBroken));
+        assert_eq!(all.by_certificate(&[3; 32], [], None), Err(ConsumerBroken));
+        assert_eq!(all.by_basic_user("x"), Ok(None));
+    }
+
+    #[test]
     fn a_contested_credential_identifies_no_one() {
         let make = |consumer: &Arc<Consumer>| {
             vec![
@@ -437,7 +524,9 @@ mod tests {
         let (all, conflicts) =
             Consumers::new(&[entry("a@file", make), entry("b@file", make), entry("c@file", make)]);
         assert!(all.key("k").is_none() && all.password_keys().next().is_none());
-        assert_eq!(name(all.by_basic_user("u")), None);
+        assert_eq!(all.broken_keys("k").len(), 3);
+        assert_eq!(all.broken_password_keys().len(), 3);
+        assert_eq!(all.by_basic_user("u"), Err(ConsumerBroken));
         assert_eq!(name(all.by_certificate(&[0; 32], [], Some("b@file"))), Some("b@file".to_owned()));
         assert_eq!(conflicts.len(), 6, "{conflicts:?}");
         assert!(conflicts.iter().all(|one| *one.other.0 == *"a@file" && one.consumer.1 == one.other.1));
@@ -461,9 +550,9 @@ mod tests {
             ]
         });
         let (all, _) = Consumers::new(&[a, b]);
-        assert_eq!(name(all.by_token("i", |_| Some("s"))), None);
+        assert_eq!(all.by_token("i", |_| Some("s")), Err(ConsumerBroken));
         assert_eq!(name(all.by_token("i", |name| (name == "azp").then_some("s"))), Some("b@file".into()));
-        assert_eq!(name(all.by_certificate(&[0; 32], ["a", "b"], Some("n"))), None);
+        assert_eq!(all.by_certificate(&[0; 32], ["a", "b"], Some("n")), Err(ConsumerBroken));
         assert_eq!(name(all.by_certificate(&[1; 32], ["a"], Some("n"))), Some("b@file".into()));
     }
 }

@@ -127,6 +127,8 @@ reasons! {
     SignInRefused = "sign_in_refused", Middleware;
     /// The authentication server's response is passed on (`forwardAuth`).
     AuthenticationAnswer = "authentication_answer", Middleware;
+    /// The client's consumer has a mistake in the configuration, or two consumers have its credential.
+    ConsumerBroken = "consumer_broken", Gateway;
     /// Authentication failed to decide: its server is unreachable, or too many checks are queued.
     AuthenticationUnavailable = "authentication_unavailable", Middleware;
     /// The client's address is not allowed.
@@ -233,6 +235,7 @@ impl Reason {
                 | Self::Forbidden
                 | Self::SignInRefused
                 | Self::AuthenticationAnswer
+                | Self::ConsumerBroken
                 | Self::AuthenticationUnavailable
                 | Self::AddressDenied
                 | Self::PolicyDenied

@@ -16,7 +16,7 @@ use tidegate_core::{
 
 use crate::auth::credentials::{self, Credentials};
 use crate::auth::password::Hash;
-use crate::auth::{self, DEFAULT_REALM, Establishing, slow};
+use crate::auth::{self, DEFAULT_REALM, Establishing, NotEstablished, slow};
 
 /// How long valid credentials are accepted without hashing them again.
 const CACHE_TTL: Duration = Duration::from_secs(60);
@@ -147,16 +147,24 @@ impl Middleware for Basic {
         if stored.is_none_or(|hash| hash.work() < self.dummy.work()) {
             std::hint::black_box(self.dummy.matches(&credentials.password));
         }
-        match right && self.establishing.establish(&mut request, &credentials.user) {
-            true => Prediction::passes(request).note("the credentials are valid"),
-            false => refused("the credentials are invalid"),
+        if !right {
+            return refused("the credentials are invalid");
+        }
+        match self.establishing.establish(&mut request, &credentials.user) {
+            Ok(()) => Prediction::passes(request).note("the credentials are valid"),
+            Err(NotEstablished::Name) => refused("the credentials are invalid"),
+            Err(error) => Prediction::responds(auth::consumer_broken()).note(error.to_string()),
         }
     }
 }
 
 impl Basic {
     fn accept<'a>(&'a self, mut request: Request, user: &str, next: &'a Next) -> BoxFuture<'a, Response> {
-        if self.establishing.establish(&mut request, user) { next.run(request) } else { self.refuse() }
+        match self.establishing.establish(&mut request, user) {
+            Ok(()) => next.run(request),
+            Err(NotEstablished::Name) => self.refuse(),
+            Err(NotEstablished::Consumer(_)) => crate::ready(auth::consumer_broken()),
+        }
     }
 
     fn refuse<'a>(&self) -> BoxFuture<'a, Response> {

@@ -20,7 +20,7 @@ use tidegate_core::{
     Prediction, Request, Response,
 };
 
-use crate::auth::{self, DEFAULT_REALM, Establishing};
+use crate::auth::{self, DEFAULT_REALM, Establishing, NotEstablished};
 use crate::path;
 
 /// Lifetime of a nonce. The client then gets a new one, without asking its user again.
@@ -118,8 +118,11 @@ impl Middleware for Digest {
             request.context.exchange.claim(&credentials.username);
         }
         match self.check(&credentials, &request) {
-            Ok(()) if self.establishing.establish(&mut request, &credentials.username) => next.run(request),
-            Ok(()) => self.refuse(Refusal::Wrong),
+            Ok(()) => match self.establishing.establish(&mut request, &credentials.username) {
+                Ok(()) => next.run(request),
+                Err(NotEstablished::Name) => self.refuse(Refusal::Wrong),
+                Err(NotEstablished::Consumer(_)) => crate::ready(auth::consumer_broken()),
+            },
             Err(refusal) => self.refuse(refusal),
         }
     }
@@ -133,9 +136,11 @@ impl Middleware for Digest {
         };
         let checked = self.check_hash(&credentials, &request);
         match checked.and_then(|()| self.nonces.peek(&credentials)) {
-            Ok(()) if self.establishing.establish(&mut request, &credentials.username) => {
-                Prediction::passes(request).note("the credentials are valid")
-            }
+            Ok(()) => match self.establishing.establish(&mut request, &credentials.username) {
+                Ok(()) => Prediction::passes(request).note("the credentials are valid"),
+                Err(NotEstablished::Name) => refused(Refusal::Wrong, "the credentials are invalid"),
+                Err(error) => Prediction::responds(auth::consumer_broken()).note(error.to_string()),
+            },
             Err(Refusal::Stale) => refused(Refusal::Stale, "the nonce has expired"),
             _ => refused(Refusal::Wrong, "the credentials are invalid"),
         }

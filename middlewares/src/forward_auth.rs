@@ -302,6 +302,7 @@ impl Authenticator {
         self.copy_auth_headers(&mut request.head.headers, &response.headers);
         if let Some(user) = user.filter(|user| !user.is_empty()) {
             let consumer = self.consumers.load().by_forward_user(&user);
+            let consumer = consumer.map_err(|_| Box::new(auth::consumer_broken()))?;
             let mut identity =
                 Identity::new(user, AuthMethod::Forward, self.name.clone()).of_consumer(consumer);
             identity.groups = self.groups(&response.headers);

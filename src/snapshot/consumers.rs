@@ -14,11 +14,18 @@ use super::Environment;
 use super::diagnostics::Diagnostics;
 use crate::observability::AuditLog;
 
+/// A consumer in a directory, and what is wrong with it.
+#[derive(Clone)]
+struct Listed {
+    entry: Arc<Entry>,
+    error: Option<BuildError>,
+}
+
 /// A directory, and what the next one can reuse.
 #[derive(Default)]
 pub(super) struct Directory {
     pub(super) consumers: Arc<Consumers>,
-    entries: BTreeMap<String, Result<Arc<Entry>, BuildError>>,
+    entries: BTreeMap<String, Listed>,
     plans: Plans,
     conflicts: Vec<Conflict>,
 }
@@ -41,10 +48,10 @@ impl Directory {
             });
             let entry = same.and(before).cloned().unwrap_or_else(|| {
                 changed = true;
-                let before = before.and_then(|entry| entry.as_ref().ok());
-                let before = before.map(|entry| &**entry);
+                let before = before.map(|listed| &*listed.entry);
                 let plan = plan.map(|plan| (&**plan, plans.limits(&plan_name)));
-                options.entry(name, plan, before).map(Arc::new)
+                let (entry, checked) = options.entry(name, plan, before);
+                Listed { entry: Arc::new(entry), error: checked.err() }
             });
             entries.insert(name.clone(), entry);
         }
@@ -56,8 +63,8 @@ impl Directory {
                 conflicts: before.conflicts.clone(),
             },
             _ => {
-                let sound: Vec<Arc<Entry>> = entries.values().flatten().cloned().collect();
-                let (consumers, conflicts) = Consumers::new(&sound);
+                let all: Vec<Arc<Entry>> = entries.values().map(|listed| listed.entry.clone()).collect();
+                let (consumers, conflicts) = Consumers::new(&all);
                 Self { consumers: Arc::new(consumers), entries, plans, conflicts }
             }
         }
@@ -77,16 +84,15 @@ impl Directory {
         }
     }
 
-    /// Reports consumers with mistakes, and credentials that identify no one because several consumers have
-    /// them.
+    /// Reports consumers with mistakes, and credentials that several consumers have.
     pub(super) fn report(&self, origins: &Origins, diagnostics: &mut Diagnostics) {
         for (name, plan) in &self.plans.0 {
             if let Err(error) = &plan.limits {
                 diagnostics.note_error(Kind::Plan, name, error);
             }
         }
-        for (name, entry) in &self.entries {
-            if let Err(error) = entry {
+        for (name, listed) in &self.entries {
+            if let Some(error) = &listed.error {
                 diagnostics.note_error(Kind::Consumer, name, error);
             }
         }
@@ -97,7 +103,7 @@ impl Directory {
                 let place =
                     origin.and_then(|origin| origin.option(&two.1)).map(|place| format!(" ({place})"));
                 let message = format!(
-                    "{}: {credential} is also that of consumer `{}`{}: it identifies no one",
+                    "{}: {credential} is also that of consumer `{}`{}: requests with it get 503",
                     one.1,
                     two.0,
                     place.unwrap_or_default(),

@@ -162,11 +162,12 @@ fn a_file_of_hashes_is_watched() {
 #[test]
 fn bad_input_fails_closed_and_names_its_place() {
     let (service, key, other) = (Backend::echo("a"), Key::new(), Key::new());
-    // Two consumers with one key: nobody is identified by it.
+    // Two consumers with one key.
     let consumers =
         format!("{}{}{}", key.consumer("ann", ""), key.consumer("bob", ""), other.consumer("eve", ""));
     let gateway = Gateway::serve(&routes("", &consumers, &service.url()));
-    assert_eq!(get_with(gateway.web(), "h", "/", &key.header()).status, 401);
+    assert_eq!(get_with(gateway.web(), "h", "/", &key.header()).status, 503);
+    assert_eq!(reason(&gateway), "consumer_broken");
     assert_eq!(get_with(gateway.web(), "h", "/", &other.header()).status, 200, "others are not affected");
     let problems = gateway.problems();
     let named = |consumer: &str, other: &str| {

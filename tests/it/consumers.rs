@@ -7,6 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
+use crate::support::keys::Key;
 use crate::support::tls::{Own, ask as ask_over_tls, ask_for, client_config};
 use crate::support::tokens::{ISSUER, OWN, SECRET, claims, signed_by};
 use crate::support::{Backend, Gateway, eventually, get, get_with};
@@ -184,6 +185,85 @@ http:
 }
 
 #[test]
+fn a_credential_of_two_consumers_and_those_of_a_broken_one_fail_closed() {
+    let (backend, authority) = (Backend::echo("a"), authority());
+    let [shared, own, planless, sound] = [(); 4].map(|()| Key::new());
+    let routes = |other_user: &str, plan: &str| {
+        format!(
+            r"
+http:
+  routers:
+    key: {{rule: 'Path(`/key`)', service: a, middlewares: [key]}}
+    basic: {{rule: 'Path(`/basic`)', service: a, middlewares: [basic]}}
+    forward: {{rule: 'Path(`/forward`)', service: a, middlewares: [forward]}}
+    jwt: {{rule: 'Path(`/jwt`)', service: a, middlewares: [jwt]}}
+  middlewares:
+    key: {{apiKey: {{}}}}
+    basic: {{basicAuth: {{users: ['ann:{{SHA}}qUqP5cyxm6YcTAhz05Hph5gvu9M=', 'bob:{{SHA}}qUqP5cyxm6YcTAhz05Hph5gvu9M=']}}}}
+    forward: {{forwardAuth: {{address: '{}', headerField: X-User}}}}
+    jwt: {{jwt: {{signingSecret: '{}'}}}}
+  consumers:
+    one:
+      credentials:
+        apiKeys: [{{{shared}}}]
+        basicAuth: [ann]
+        forwardAuth: [fred]
+        jwt: [{{issuer: '{ISSUER}', subject: service}}]
+    two:
+      credentials:
+        apiKeys: [{{{shared}}}, {{{own}}}]
+        basicAuth: [{other_user}]
+        forwardAuth: [fred]
+        jwt: [{{issuer: '{ISSUER}', claim: azp, value: app}}]
+    planless: {{plan: {plan}, credentials: {{apiKeys: [{{{planless}}}]}}}}
+    sound: {{plan: gold, credentials: {{apiKeys: [{{{sound}}}]}}}}
+  plans:
+    gold: {{groups: [paying]}}
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+",
+            authority.url(),
+            std::str::from_utf8(SECRET).unwrap(),
+            backend.url()
+        )
+    };
+    let gateway = Gateway::serve(&routes("ann", "glod"));
+    let ask = |path: &str, headers: &str| {
+        let status = get_with(gateway.web(), "h", path, headers).status;
+        let closed = crate::api_key::reason(&gateway) == "consumer_broken";
+        assert_eq!(status == 503, closed, "{path} {headers}");
+        status
+    };
+    let token = |changes: &Value| {
+        let token = signed_by(&OWN, "HS256", &json!({"alg": "HS256"}), &claims(changes));
+        format!("Authorization: Bearer {token}\r\n")
+    };
+    let keys = [&shared, &own, &planless, &sound].map(|key| ask("/key", &key.header()));
+    assert_eq!(keys, [503, 200, 503, 200]);
+    assert_eq!(ask("/key", &Key::new().header()), 401, "a stranger");
+    let (ann, bob) = ("Authorization: Basic YW5uOnRlc3Q=\r\n", "Authorization: Basic Ym9iOnRlc3Q=\r\n");
+    assert_eq!((ask("/basic", ann), ask("/basic", bob)), (503, 200));
+    assert_eq!(ask("/basic", "Authorization: Basic YW5uOndyb25n\r\n"), 401, "a wrong password");
+    assert_eq!((ask("/forward", "X-Name: fred\r\n"), ask("/forward", "X-Name: ann\r\n")), (503, 200));
+    let both = token(&json!({"sub": "service", "azp": "app"}));
+    let service = token(&json!({"sub": "service"}));
+    assert_eq!((ask("/jwt", &service), ask("/jwt", &both), ask("/jwt", &both)), (200, 503, 503));
+    let problems = gateway.problems();
+    let message = format!("API key `{}` is also that of consumer `one@file` (", shared.id);
+    assert!(
+        problems.iter().any(|one| one.contains("consumer two@file") && one.contains(&message)),
+        "{problems:?}"
+    );
+    assert!(problems.iter().any(|one| one.contains("plan: `glod@file` is not defined")), "{problems:?}");
+    // Corrected, it counts at once, also for a token that is known.
+    gateway.write("routes.yml", &routes("bob", "gold"));
+    eventually("the plan is defined", || ask("/key", &planless.header()) == 200);
+    assert_eq!((ask("/basic", ann), ask("/basic", bob), ask("/jwt", &both)), (200, 200, 503));
+    gateway.write("routes.yml", &routes("bob", "gold").replace("claim: azp, value: app", "subject: other"));
+    eventually("the token is that of one", || ask("/jwt", &both) == 200);
+}
+
+#[test]
 fn certificates_of_consumers_have_their_groups() {
     let backend = Backend::echo("a");
     let people = ["ann", "bob", "eve", "joe"].map(somebody);
@@ -232,6 +312,14 @@ tls:
     gateway.write("routes.yml", &routes("dev"));
     eventually("the group changes", || !is_marked("verified.test", Some(ann)));
     assert!(is_marked("verified.test", Some(bob)));
+    // Two consumers with one certificate.
+    gateway.write("routes.yml", &routes("ops").replace("{san: BOB.example}", "{commonName: ann}"));
+    let status = |who: &Own| {
+        let config = Arc::new(client_config(&[], Some(who)));
+        ask_over_tls(gateway.web(), &config, "verified.test", "verified.test").unwrap().status()
+    };
+    eventually("the certificate identifies no one", || status(ann) == 503);
+    assert_eq!((status(eve), status(joe)), (200, 200));
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn routers_count_together_and_the_api_shows_the_usage() {
 }
 
 #[test]
-fn an_undefined_or_wrong_plan_is_reported_at_its_place_and_admits_no_one() {
+fn an_undefined_or_wrong_plan_is_reported_at_its_place_and_closes() {
     let (backend, key) = (Backend::echo("a"), Key::new());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("usage.log").display().to_string();
@@ -93,7 +93,8 @@ fn an_undefined_or_wrong_plan_is_reported_at_its_place_and_admits_no_one() {
         (routes.replace("limit: 3", "limit: 0"), "quota.limit: expected a number from 1"),
     ] {
         let gateway = Gateway::serve(&wrong);
-        assert_eq!(get_with(gateway.web(), "h", "/", &key.header()).status, 401);
+        assert_eq!(get_with(gateway.web(), "h", "/", &key.header()).status, 503);
+        assert_eq!(crate::api_key::reason(&gateway), "consumer_broken");
         let problems = gateway.problems().join("\n");
         assert!(problems.contains(problem) && problems.contains("routes.yml:1"), "{problems}");
     }

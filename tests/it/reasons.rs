@@ -98,7 +98,10 @@ fn routes(servers: &Servers) -> String {
     let consumer = |(index, (_, options)): (usize, &(Reason, &str))| {
         KEYS.get(index).map(|key| key.consumer(&format!("c{index}"), options))
     };
-    let planned = format!("    small: {{plan: small, credentials: {{apiKeys: [{{{}}}]}}}}\n", *PLANNED);
+    let of_plan = |name: &str, plan: &str, key: &Key| {
+        format!("    {name}: {{plan: {plan}, credentials: {{apiKeys: [{{{key}}}]}}}}\n")
+    };
+    let planned = of_plan("small", "small", &PLANNED) + &of_plan("lost", "missing", &PLANLESS);
     let authority = AUTHORITY.certificate();
     let list = AUTHORITY.file("crl.pem");
     std::fs::write(&list, AUTHORITY.list()).unwrap();
@@ -127,6 +130,7 @@ fn routes(servers: &Servers) -> String {
     policy-failed: {{rule: 'Path(`/policy-failed`)', service: a, middlewares: [policy-failed]}}
     policy-gone: {{rule: 'Path(`/policy-gone`)', service: a, middlewares: [policy-gone]}}
     hosts: {{rule: 'Path(`/hosts`)', service: a, middlewares: [hosts]}}
+    misconfigured: {{rule: 'Path(`/misconfigured`)', service: a, middlewares: [keys-of-plans]}}
     used-up: {{rule: 'Path(`/used-up`)', service: a, middlewares: [keys-of-plans, plan]}}
     limited: {{rule: 'Path(`/limited`)', service: a, middlewares: [limit]}}
     shared: {{rule: 'Path(`/shared`)', service: a, middlewares: [shared]}}
@@ -232,6 +236,8 @@ const KEY_OPTIONS: &[(Reason, &str)] = &[
 ];
 /// The key of a consumer with a quota of one request.
 static PLANNED: LazyLock<Key> = LazyLock::new(Key::new);
+/// A key of a consumer whose plan is not defined.
+static PLANLESS: LazyLock<Key> = LazyLock::new(Key::new);
 static USAGE: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
 static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| KEY_OPTIONS.iter().map(|_| Key::new()).collect());
 
@@ -319,6 +325,9 @@ fn routed() -> Vec<Case> {
             }
         }),
         case(LimitUnavailable, "/shared", simple),
+        case(ConsumerBroken, "/misconfigured", |gateway, _, target| {
+            get_with(gateway.web(), "h", target, &PLANLESS.header());
+        }),
         case(QuotaExceeded, "/used-up", |gateway, _, target| {
             for _ in 0..2 {
                 get_with(gateway.web(), "h", target, &PLANNED.header());

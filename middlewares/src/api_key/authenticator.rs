@@ -8,6 +8,7 @@ use quick_cache::sync::Cache;
 use subtle::ConstantTimeEq as _;
 use tidegate_core::client_ip::ClientIp;
 use tidegate_core::consumer::{ApiKey as StoredKey, KeyHash, KeyState};
+use tidegate_core::consumers::ConsumerBroken;
 use tidegate_core::consumers::{Consumers, ConsumersHandle};
 use tidegate_core::{
     AuthMethod, BoxFuture, Clock, Identity, Middleware, Next, Prediction, Request, Response, boxed,
@@ -67,6 +68,8 @@ pub(super) enum Holder {
     Consumer(Arc<StoredKey>),
     /// One of the options'.
     Options(Arc<Identity>),
+    /// One of several consumers', or of one with a mistake.
+    Broken(Arc<StoredKey>),
 }
 
 /// What is known about a key.
@@ -190,6 +193,7 @@ impl Authenticator {
                 request.context.exchange.claim(&identity.subject);
                 identity.clone()
             }
+            Holder::Broken(_) => return Err(Refusal::Consumer),
             Holder::Consumer(key) => {
                 request.context.exchange.claim(key.consumer.short_name());
                 self.check_validity(request, key, now)?;
@@ -244,19 +248,23 @@ impl Authenticator {
         let directory = directory.as_deref().map(|directory| &**directory);
         let parsed = std::str::from_utf8(text).map_err(|_| KeyFormatError::Form).and_then(ApiKey::parse);
         if let (Ok(key), Some(directory)) = (parsed, directory)
-            && let Some(own) = issued(&key, directory, operations)
+            && let Some(holder) = issued(&key, directory, operations)
         {
-            return LookUp::Known(Holder::Consumer(own));
+            return LookUp::Known(holder);
         }
         let hash = operations.sha256(text);
-        if let Some(key) = directory.and_then(|directory| directory.foreign_key(&hash)) {
-            return LookUp::Known(Holder::Consumer(key.clone()));
+        match directory.map_or(Ok(None), |directory| directory.foreign_key(&hash)) {
+            Ok(None) => {}
+            Ok(Some(key)) => return LookUp::Known(Holder::Consumer(key.clone())),
+            Err(ConsumerBroken) => return LookUp::Unknown(Refusal::Consumer),
         }
         let sent = if self.foreign.is_empty() { None } else { self.foreign.text(text) };
         if let Some(identity) = sent.as_deref().and_then(|text| self.foreign.find(text)) {
             return LookUp::Known(Holder::Options(identity.clone()));
         }
-        let has_slow = directory.is_some_and(|directory| directory.password_keys().next().is_some());
+        let has_slow = directory.is_some_and(|directory| {
+            directory.password_keys().next().is_some() || !directory.broken_password_keys().is_empty()
+        });
         if has_slow || (sent.is_some() && !self.foreign.slow().is_empty()) {
             return self.recall(hash, directory);
         }
@@ -275,6 +283,9 @@ impl Authenticator {
                 Holder::Options(_) => true,
                 Holder::Consumer(key) => directory.is_some_and(|directory| {
                     directory.password_keys().any(|current| Arc::ptr_eq(current, key))
+                }),
+                Holder::Broken(key) => directory.is_some_and(|directory| {
+                    directory.broken_password_keys().iter().any(|current| Arc::ptr_eq(current, key))
                 }),
             };
             if is_current {
@@ -320,14 +331,17 @@ impl Authenticator {
     /// Returns what has to be tried for a key.
     fn trial(&self, text: &[u8]) -> Trial {
         let directory = self.consumers.as_ref().map(ConsumersHandle::load);
-        let keys = directory.iter().flat_map(|directory| directory.password_keys());
-        let hash = |key: &Arc<StoredKey>| match &key.hash {
-            KeyHash::Password(hash) => Some((Hash::parse(hash), key.clone())),
+        let sound = directory.iter().flat_map(|directory| directory.password_keys());
+        let broken = directory.iter().flat_map(|directory| directory.broken_password_keys());
+        let sound = sound.map(|key| (&key.hash, Holder::Consumer(key.clone())));
+        let holders = sound.chain(broken.map(|key| (&key.hash, Holder::Broken(key.clone()))));
+        let hash = |(hash, holder): (&KeyHash, Holder)| match hash {
+            KeyHash::Password(hash) => Some((Hash::parse(hash), holder)),
             KeyHash::Sha256(_) => None,
         };
         Trial {
             sent: text.to_owned(),
-            consumers: keys.filter_map(hash).collect(),
+            consumers: holders.filter_map(hash).collect(),
             text: self.foreign.text(text).map(std::borrow::Cow::into_owned),
             options: self.foreign.slow().clone(),
         }
@@ -335,11 +349,7 @@ impl Authenticator {
 }
 
 /// Finds a key by its identifier and compares its secret.
-fn issued(
-    key: &ApiKey<'_>,
-    directory: &Consumers,
-    operations: &mut impl Operations,
-) -> Option<Arc<StoredKey>> {
+fn issued(key: &ApiKey<'_>, directory: &Consumers, operations: &mut impl Operations) -> Option<Holder> {
     /// Compared with the secrets of unknown keys. It has no known preimage.
     const NO_HASH: SecretHash = [0; 32];
     let hash = operations.sha256(key.secret().as_bytes());
@@ -349,14 +359,22 @@ fn issued(
         Some(KeyHash::Password(_)) | None => &NO_HASH,
     };
     let is_equal = operations.is_equal(expected, &hash);
-    stored.filter(|_| is_equal).cloned()
+    if let Some(stored) = stored.filter(|_| is_equal) {
+        return Some(Holder::Consumer(stored.clone()));
+    }
+    // Only those who have one of the keys learn that something is wrong with it.
+    let has_hash = |key: &&Arc<StoredKey>| match &key.hash {
+        KeyHash::Sha256(expected) => operations.is_equal(expected, &hash),
+        KeyHash::Password(_) => false,
+    };
+    directory.broken_keys(key.id()).iter().find(has_hash).cloned().map(Holder::Broken)
 }
 
 /// A key and the slow hashes to try.
 struct Trial {
     /// As the client sent it, for keys of consumers.
     sent: Vec<u8>,
-    consumers: Vec<(Hash, Arc<StoredKey>)>,
+    consumers: Vec<(Hash, Holder)>,
     /// For keys of the options.
     text: Option<Vec<u8>>,
     options: Arc<[(Hash, Arc<Identity>)]>,
@@ -372,8 +390,8 @@ impl Trial {
 
     fn run(&self) -> Option<Holder> {
         let consumer = self.consumers.iter().find(|(hash, _)| hash.matches(&self.sent));
-        if let Some((_, key)) = consumer {
-            return Some(Holder::Consumer(key.clone()));
+        if let Some((_, holder)) = consumer {
+            return Some(holder.clone());
         }
         let text = self.text.as_ref()?;
         let option = self.options.iter().find(|(hash, _)| hash.matches(text));
@@ -385,6 +403,7 @@ impl Holder {
     fn description(&self) -> String {
         match self {
             Self::Options(identity) => format!("the API key `{}` is valid", identity.subject),
+            Self::Broken(_) => Refusal::Consumer.description().to_owned(),
             Self::Consumer(key) if key.id.is_empty() => {
                 format!("an API key of consumer `{}` is valid", key.consumer.name)
             }

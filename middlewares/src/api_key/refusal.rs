@@ -25,6 +25,8 @@ pub(super) enum Refusal {
     Address,
     /// The key lacks a required scope.
     Scope,
+    /// Its consumer has a mistake, or several have the key.
+    Consumer,
 }
 
 impl Refusal {
@@ -38,6 +40,7 @@ impl Refusal {
             Self::Revoked => Reason::ApiKeyRevoked,
             Self::Address => Reason::ApiKeyAddress,
             Self::Scope => Reason::ApiKeyScope,
+            Self::Consumer => Reason::ConsumerBroken,
         }
     }
 
@@ -52,14 +55,18 @@ impl Refusal {
             Self::Revoked => "the API key is revoked",
             Self::Address => "the API key is not valid from this address",
             Self::Scope => "the API key lacks a required scope",
+            Self::Consumer => {
+                "the consumer of the API key has a mistake in the configuration, or several have the key"
+            }
         }
     }
 
-    /// Returns the response. It is the same for all but `Scope`: whoever tries keys learns nothing, not even that a
-    /// stolen one is valid elsewhere.
+    /// Returns the response. It is the same for all but `Scope` and `Consumer`, which need a valid key: whoever tries keys
+    /// learns nothing, not even that a stolen one is valid elsewhere.
     pub(super) fn response(self, challenge: &HeaderValue) -> Response {
         match self {
             Self::Scope => reply::status_text(StatusCode::FORBIDDEN, self.reason()),
+            Self::Consumer => auth::consumer_broken(),
             _ => auth::unauthorized(challenge.clone()).because(self.reason()),
         }
     }

@@ -51,7 +51,8 @@ fn store(world: &World, keys: Vec<StoredKey>) {
         let kind = CredentialKind::ApiKey(Arc::new(key));
         let CredentialKind::ApiKey(key) = &kind else { unreachable!() };
         let consumer = key.consumer.clone();
-        Arc::new(Entry { consumer, credentials: vec![Credential { path: String::new(), kind }] })
+        let credentials = vec![Credential { path: String::new(), kind }];
+        Arc::new(Entry { consumer, credentials, is_broken: false })
     };
     let entries: Vec<_> = keys.into_iter().map(entry).collect();
     world.consumers.store(Arc::new(Consumers::new(&entries).0));
@@ -152,6 +153,41 @@ fn every_refusal_has_its_reason_and_one_response() {
     let (status, headers, text) = bodies.first().unwrap();
     assert_eq!((*status, &**text), (401, "401 Unauthorized\n"));
     assert!(headers.contains(r#"ApiKey realm=\"traefik\""#), "{headers}");
+}
+
+#[test]
+fn only_the_holder_of_a_key_learns_that_its_consumer_is_broken() {
+    let (world, one, other, slow) = (World::default(), issued(), issued(), issued());
+    let id = one.stored.id.clone();
+    let hash = KeyHash::Password("{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=".into());
+    let key = |id: &str, hash: &KeyHash| StoredKey { id: id.into(), hash: hash.clone(), ..issued().stored };
+    let foreign_key = KeyHash::Sha256(sha256(b"foreign"));
+    // Two keys with one id, and twice the same foreign keys.
+    let keys = vec![
+        key(&id, &one.stored.hash),
+        key(&id, &other.stored.hash),
+        key("", &foreign_key),
+        key("", &foreign_key),
+        key("", &hash),
+        key("", &hash),
+    ];
+    store(&world, keys);
+    let middleware = build_in(&world, ApiKey::default()).unwrap();
+    let with_id = |key: &Issued| super::key::tests::with_id(&key.text, &id);
+    for text in [with_id(&one), with_id(&other), "foreign".to_owned(), "test".to_owned(), "test".to_owned()] {
+        let outcome = ask(&middleware, with_key(&text));
+        let response = &outcome.response;
+        assert_eq!((response.status().as_u16(), response.reason), (503, Some(Reason::ConsumerBroken)));
+        assert!(outcome.seen.is_none());
+        assert!(middleware.predict(with_key(&text)).notes[0].contains("has a mistake"));
+    }
+    // The id alone, and anything else.
+    refused(&middleware, with_key(&with_id(&slow)), Reason::ApiKeyUnknown);
+    refused(&middleware, with_key("strange"), Reason::ApiKeyUnknown);
+    // Once there is one owner, the key counts.
+    store(&world, vec![key("", &hash), key(&id, &one.stored.hash)]);
+    assert!(ask(&middleware, with_key("test")).seen.is_some());
+    assert!(ask(&middleware, with_key(&with_id(&one))).seen.is_some());
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub(crate) enum Code {
     UseNonce,
     /// Not the client's fault.
     Unavailable,
+    /// The token's consumer is broken.
+    ConsumerBroken,
 }
 
 /// Returns the response to the client. `description` is sent to it.
@@ -35,6 +37,7 @@ pub(crate) fn refusal(code: Code, description: &'static str) -> Response {
         Code::UseNonce => (StatusCode::UNAUTHORIZED, "use_dpop_nonce", Reason::Unauthenticated),
         Code::InsufficientScope => (StatusCode::FORBIDDEN, "insufficient_scope", Reason::Forbidden),
         Code::Unavailable => return unavailable(),
+        Code::ConsumerBroken => return super::consumer_broken(),
     };
     let challenge =
         format!("Bearer realm=\"{DEFAULT_REALM}\", error=\"{error}\", error_description=\"{description}\"");

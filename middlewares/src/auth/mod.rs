@@ -12,6 +12,7 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 pub(crate) use tidegate_core::aliases::is_same;
+use tidegate_core::consumers::ConsumerBroken;
 use tidegate_core::{
     Access, AuthMethod, BuildContext, BuildError, ConsumersHandle, Identity, Reason, Request, Response, reply,
 };
@@ -77,20 +78,35 @@ impl Establishing {
         Ok(Self { method, by, header, remove_authorization: remove_header, consumers })
     }
 
-    /// Adds the user to the request. Returns false when the name is not a valid header value.
-    pub(crate) fn establish(&self, request: &mut Request, user: &str) -> bool {
+    /// Adds the user to the request.
+    pub(crate) fn establish(&self, request: &mut Request, user: &str) -> Result<(), NotEstablished> {
+        let consumer = self.consumers.load().by_basic_user(user)?;
         let headers = &mut request.head.headers;
         if let Some(name) = &self.header {
-            let Ok(value) = HeaderValue::from_bytes(user.as_bytes()) else { return false };
+            let value = HeaderValue::from_bytes(user.as_bytes()).map_err(|_| NotEstablished::Name)?;
             set_exclusively(headers, name, value);
         }
         if self.remove_authorization {
             headers.remove(AUTHORIZATION);
         }
-        let consumer = self.consumers.load().by_basic_user(user);
         request.context.identify(Identity::new(user, self.method, self.by.clone()).of_consumer(consumer));
-        true
+        Ok(())
     }
+}
+
+/// Why a user with the right password cannot be identified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotEstablished {
+    /// The name is not a valid header value.
+    #[error("the user's name cannot be sent in a header")]
+    Name,
+    #[error(transparent)]
+    Consumer(#[from] ConsumerBroken),
+}
+
+/// Returns the response to a client whose consumer is broken. It has a valid credential, so it may know.
+pub(crate) fn consumer_broken() -> Response {
+    reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::ConsumerBroken)
 }
 
 /// Access by credentials in the request head. The service learns the user from `header_field`, or from any

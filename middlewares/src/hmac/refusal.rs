@@ -63,7 +63,8 @@ impl Refusal {
                 response
             }
             Self::BodyTooLarge => reply::status_text(StatusCode::PAYLOAD_TOO_LARGE, Reason::RequestTooLarge),
-            Self::Full | Self::NoConsumer => bearer::unavailable(),
+            Self::Full => bearer::unavailable(),
+            Self::NoConsumer => auth::consumer_broken(),
             _ => auth::unauthorized(CHALLENGE),
         }
     }

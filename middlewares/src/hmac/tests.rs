@@ -257,7 +257,7 @@ fn a_signed_request_passes_once() {
     let consumer = Arc::new(Consumer { name: "acme@file".into(), ..Consumer::default() });
     let signing = Signing::post(protected.now(), BODY);
     assert_eq!(protected.send(signing.sign()).status(), 503, "the consumer is not defined");
-    let entry = Arc::new(Entry { consumer, credentials: Vec::new() });
+    let entry = Arc::new(Entry { consumer, credentials: Vec::new(), is_broken: false });
     protected.world.consumers.store(Arc::new(Consumers::new(&[entry]).0));
     let response = protected.send(signing.sign());
     assert_eq!(response.status(), 200);

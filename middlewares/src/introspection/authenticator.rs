@@ -92,6 +92,8 @@ impl Weighter<Hash, Arc<Active>> for BySize {
 struct Active {
     claims: Arc<Claims>,
     identity: Option<Arc<Identity>>,
+    /// Whether its consumer is broken.
+    is_broken: bool,
     /// Version of the directory in which its consumer was looked up.
     directory: u64,
     /// Values of the forwarded headers, in their order.
@@ -264,6 +266,9 @@ impl Authenticator {
         if let Some(refusal) = active.and_then(|active| active.denied) {
             return Err(refusal);
         }
+        if active.is_some_and(|active| active.is_broken) {
+            return Err(Refusal::Consumer);
+        }
         for (index, (name, _)) in self.headers.iter().enumerate() {
             let value = active.and_then(|active| active.headers.get(index)).cloned().flatten();
             auth::replace_exclusively(&mut request.head.headers, name, value);
@@ -317,9 +322,9 @@ impl Authenticator {
         if active.directory == directory.version() {
             return Ok(active);
         }
-        let identity = self.identity(&active.claims, &directory)?.map(Arc::new);
-        let active = Active::clone(&active);
-        let active = Arc::new(Active { identity, directory: directory.version(), ..active });
+        let (identity, is_broken) = self.holder(&active.claims, &directory)?;
+        let (active, directory) = (Active::clone(&active), directory.version());
+        let active = Arc::new(Active { identity, is_broken, directory, ..active });
         self.known.active.insert(*hash, active.clone());
         Ok(active)
     }
@@ -387,8 +392,10 @@ impl Authenticator {
         };
         let weight = size(&claims) + 512;
         let claims = Arc::new(claims);
+        let (identity, is_broken) = self.holder(&claims, &directory)?;
         Ok(Active {
-            identity: self.identity(&claims, &directory)?.map(Arc::new),
+            identity,
+            is_broken,
             directory: directory.version(),
             headers,
             key,
@@ -397,6 +404,20 @@ impl Authenticator {
             weight,
             claims,
         })
+    }
+
+    /// Returns who the client is, if the answer says that, and whether its consumer is broken.
+    fn holder(
+        &self,
+        claims: &Arc<Claims>,
+        directory: &Consumers,
+    ) -> Result<(Option<Arc<Identity>>, bool), Refusal> {
+        match self.identity(claims, directory) {
+            Ok(identity) => Ok((identity.map(Arc::new), false)),
+            // Kept with the token, since another directory may know the consumer.
+            Err(Refusal::Consumer) => Ok((None, true)),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// Returns who the client is; `None` if the answer does not say.
@@ -408,7 +429,7 @@ impl Authenticator {
         }
         let issuer = claims.get("iss").and_then(Value::as_str).or(self.rules.issuer.as_deref());
         let text = |name: &str| claims::claim(claims, name).and_then(Value::as_str);
-        let consumer = directory.by_token(issuer.unwrap_or_default(), text);
+        let consumer = directory.by_token(issuer.unwrap_or_default(), text).map_err(|_| Refusal::Consumer)?;
         let name = name.or_else(|| consumer.as_ref().map(|consumer| Cow::Borrowed(consumer.short_name())));
         let Some(name) = name else { return Ok(None) };
         let mut identity = Identity::new(name, AuthMethod::Introspection, self.name.clone());

@@ -33,6 +33,8 @@ refusals! {
     Missing = Missing, "a token is required";
     /// The request has more than one token, or one that is too long.
     Unusable = InvalidRequest, "the request has more than one token, or one that is too long";
+    /// Its consumer has a mistake, or its claims are those of several.
+    Consumer = ConsumerBroken, "the consumer of the token has a mistake in the configuration, or there are several";
     /// The token has characters that no token has.
     Malformed = InvalidToken, "the token is malformed";
     /// `active` is false.

@@ -270,7 +270,10 @@ fn the_identity_has_groups_scopes_and_consumer() {
     let claim = Claim { issuer: "https://i".into(), name: "azp".into(), value: "app".into() };
     let consumer = Arc::new(Consumer { name: "acme@file".into(), ..Consumer::default() });
     let credentials = vec![Credential { path: String::new(), kind: CredentialKind::Token(claim) }];
-    protected.world.consumers.store(Arc::new(Consumers::new(&[Arc::new(Entry { consumer, credentials })]).0));
+    protected
+        .world
+        .consumers
+        .store(Arc::new(Consumers::new(&[Arc::new(Entry { consumer, credentials, is_broken: false })]).0));
     assert_eq!(testing::text(block_on(protected.ask("t"))), "introspection ann [ops] [read,write] acme");
     assert_eq!(protected.server.questions(), 1);
     // The issuer that the options name, if the answer names none.

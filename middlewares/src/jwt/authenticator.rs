@@ -110,6 +110,8 @@ impl Weighter<[u8; 32], Arc<Verified>> for ByLength {
 #[derive(Clone)]
 pub(super) struct Verified {
     identity: Option<Arc<Identity>>,
+    /// Whether its consumer is broken.
+    is_broken: bool,
     /// Version of the directory in which its consumer was looked up.
     directory: u64,
     /// Values of the forwarded headers, in their order.
@@ -254,6 +256,9 @@ impl Authenticator {
         if verified.is_some_and(|verified| !verified.is_permitted) {
             return Err(Refusal::Claims);
         }
+        if verified.is_some_and(|verified| verified.is_broken) {
+            return Err(Refusal::Consumer);
+        }
         for (index, (name, _)) in self.headers.iter().enumerate() {
             let value = verified.and_then(|verified| verified.headers.get(index)).cloned().flatten();
             auth::replace_exclusively(&mut request.head.headers, name, value);
@@ -318,9 +323,9 @@ impl Authenticator {
                 }
                 // The signature is known to be valid.
                 let claims = Arc::new(Token::parse(text)?.claims);
-                let identity = self.identity(&claims, &directory)?.map(Arc::new);
-                let verified = Verified::clone(&verified);
-                let verified = Arc::new(Verified { identity, directory: directory.version(), ..verified });
+                let (identity, is_broken) = self.holder(&claims, &directory)?;
+                let (verified, directory) = (Verified::clone(&verified), directory.version());
+                let verified = Arc::new(Verified { identity, is_broken, directory, ..verified });
                 self.verified.insert(hash, verified.clone());
                 return Ok(verified);
             }
@@ -358,8 +363,10 @@ impl Authenticator {
         let headers = headers.collect::<Result<_, _>>()?;
         let directory = self.consumers.load();
         let claims = Arc::new(token.claims);
+        let (identity, is_broken) = self.holder(&claims, &directory)?;
         Ok(Verified {
-            identity: self.identity(&claims, &directory)?.map(Arc::new),
+            identity,
+            is_broken,
             directory: directory.version(),
             headers,
             binding: claims::binding(&claims)?,
@@ -372,6 +379,20 @@ impl Authenticator {
         })
     }
 
+    /// Returns who the client is, if the token says that, and whether its consumer is broken.
+    fn holder(
+        &self,
+        claims: &Arc<Claims>,
+        directory: &Consumers,
+    ) -> Result<(Option<Arc<Identity>>, bool), Refusal> {
+        match self.identity(claims, directory) {
+            Ok(identity) => Ok((identity.map(Arc::new), false)),
+            // Kept with the token, since another directory may know the consumer.
+            Err(Refusal::Consumer) => Ok((None, true)),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
     /// Returns who the client is; `None` if the token does not say.
     fn identity(&self, claims: &Arc<Claims>, directory: &Consumers) -> Result<Option<Identity>, Refusal> {
         let claim = self.username.as_deref().unwrap_or("sub");
@@ -381,7 +402,7 @@ impl Authenticator {
         }
         let issuer = claims.get("iss").and_then(Value::as_str);
         let text = |name: &str| claims::claim(claims, name).and_then(Value::as_str);
-        let consumer = directory.by_token(issuer.unwrap_or_default(), text);
+        let consumer = directory.by_token(issuer.unwrap_or_default(), text).map_err(|_| Refusal::Consumer)?;
         let name = name.or_else(|| consumer.as_ref().map(|consumer| Cow::Borrowed(consumer.short_name())));
         let Some(name) = name else { return Ok(None) };
         let mut identity = Identity::new(name, AuthMethod::Jwt, self.name.clone());

@@ -36,6 +36,8 @@ refusals! {
     Missing = Missing, "a token is required";
     /// The request has more than one token, or more than one `Authorization` field.
     SeveralTokens = InvalidRequest, "the request has more than one token";
+    /// Its consumer has a mistake, or its claims are those of several.
+    Consumer = ConsumerBroken, "the consumer of the token has a mistake in the configuration, or there are several";
     /// The token is longer than the limit.
     TooLong = InvalidToken, "the token is too long";
     /// The token is not a signed JWT.

@@ -13,8 +13,8 @@ use tidegate_core::{
     Response, reply,
 };
 
-use crate::auth;
 use crate::auth::credentials::Credentials;
+use crate::auth::{self, NotEstablished};
 
 /// Maximum number of cached credentials.
 pub(super) const CACHE_CAPACITY: usize = 1024;
@@ -71,10 +71,10 @@ impl Middleware for Checker {
             return Prediction::responds(self.refuse()).note("a user name and a password are required");
         };
         match self.remembered(&credentials.mac(&self.key)) {
-            Some(user) if self.establish(&mut request, &user) => {
-                Prediction::passes(request).note("the password was checked a moment ago")
-            }
-            Some(_) => Prediction::responds(self.refuse()).note("the user's name cannot be sent in a header"),
+            Some(user) => match self.establish(&mut request, &user) {
+                Ok(()) => Prediction::passes(request).note("the password was checked a moment ago"),
+                Err(error) => Prediction::responds(self.answer(error)).note(error.to_string()),
+            },
             None => Prediction::depends(request, "the LDAP server checks the password"),
         }
     }
@@ -118,28 +118,38 @@ impl Checker {
         user: &LdapUser,
         next: &'a Next,
     ) -> BoxFuture<'a, Response> {
-        if self.establish(&mut request, user) { next.run(request) } else { crate::ready(self.refuse()) }
+        match self.establish(&mut request, user) {
+            Ok(()) => next.run(request),
+            Err(error) => crate::ready(self.answer(error)),
+        }
     }
 
-    /// Tells the following middlewares and the service who the client is. Returns false when the name is not a valid
-    /// header value.
-    fn establish(&self, request: &mut Request, user: &LdapUser) -> bool {
+    /// Returns the response to a user with the right password.
+    fn answer(&self, error: NotEstablished) -> Response {
+        match error {
+            NotEstablished::Name => self.refuse(),
+            NotEstablished::Consumer(_) => auth::consumer_broken(),
+        }
+    }
+
+    /// Tells the following middlewares and the service who the client is.
+    fn establish(&self, request: &mut Request, user: &LdapUser) -> Result<(), NotEstablished> {
+        request.context.exchange.claim(&user.name);
+        let consumer = self.consumers.load().by_basic_user(&user.name)?;
         let headers = &mut request.head.headers;
         if let Some(name) = &self.header {
-            let Ok(value) = HeaderValue::from_bytes(user.name.as_bytes()) else { return false };
+            let value = HeaderValue::from_bytes(user.name.as_bytes()).map_err(|_| NotEstablished::Name)?;
             auth::set_exclusively(headers, name, value);
         }
         if !self.keeps_authorization {
             headers.remove(AUTHORIZATION);
         }
-        let consumer = self.consumers.load().by_basic_user(&user.name);
         let mut identity =
             Identity::new(&user.name, AuthMethod::Ldap, self.name.clone()).of_consumer(consumer);
         identity.groups.clone_from(&user.groups);
         identity.labels.insert("dn".to_owned(), user.dn.clone());
-        request.context.exchange.claim(&user.name);
         request.context.identify(identity);
-        true
+        Ok(())
     }
 
     fn refuse(&self) -> Response {

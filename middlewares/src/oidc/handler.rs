@@ -189,12 +189,13 @@ impl Handler {
             return Err(Refusal::Claims);
         }
         self.check_csrf(request, live)?;
+        let identity = self.0.identity(live).map_err(|_| Refusal::Consumer)?;
         let headers = &mut request.head.headers;
         cookies::remove(headers, |name| self.0.is_own_cookie(name));
         for ((name, _), value) in self.0.headers.iter().zip(&live.headers) {
             auth::replace_exclusively(headers, name, value.clone());
         }
-        request.context.identify(self.0.identity(live));
+        request.context.identify(identity);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use http::header::{HeaderName, HeaderValue};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
+use tidegate_core::consumers::ConsumerBroken;
 use tidegate_core::store::{SharedStore, StoreError};
 use tidegate_core::{Clock, ConsumersHandle, Identity};
 
@@ -288,16 +289,17 @@ impl Party {
     }
 
     /// Returns who the client is: the consumer with this login, if there is one.
-    pub(super) fn identity(&self, live: &Live) -> Arc<Identity> {
+    pub(super) fn identity(&self, live: &Live) -> Result<Arc<Identity>, ConsumerBroken> {
         let directory = self.consumers.load();
         if directory.is_empty() {
-            return live.identity.clone();
+            return Ok(live.identity.clone());
         }
         let text = |name: &str| session::session_claim(&live.session, name);
-        match directory.by_login(text("iss").unwrap_or_default(), text) {
+        let consumer = directory.by_login(text("iss").unwrap_or_default(), text);
+        Ok(match consumer? {
             Some(consumer) => Arc::new(Identity::clone(&live.identity).of_consumer(Some(consumer))),
             None => live.identity.clone(),
-        }
+        })
     }
 
     /// Keeps a session, and returns the cookies for it.

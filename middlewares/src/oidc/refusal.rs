@@ -14,6 +14,8 @@ pub(super) enum Refusal {
     NoSession,
     /// The claims do not permit the request.
     Claims,
+    /// Its consumer has a mistake, or its claims are those of several.
+    Consumer,
     /// The header against forged requests is missing or wrong.
     Csrf,
     /// The host cannot be part of a URL.
@@ -54,6 +56,7 @@ impl Refusal {
         match self {
             Self::NoSession => "a session is required",
             Self::Claims => "your account does not permit this",
+            Self::Consumer => "your account is not configured correctly",
             Self::Csrf => "the header against forged requests is missing or wrong",
             Self::Host => "the host is invalid",
             Self::Insecure => "signing in requires HTTPS",
@@ -78,7 +81,7 @@ impl Refusal {
             Self::NoSession => StatusCode::UNAUTHORIZED,
             Self::Claims | Self::Csrf | Self::Denied => StatusCode::FORBIDDEN,
             Self::TooLong => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Unavailable | Self::NoStore => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::NoStore | Self::Consumer => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -87,6 +90,7 @@ impl Refusal {
         match self {
             Self::NoSession => Reason::Unauthenticated,
             Self::Claims | Self::Csrf => Reason::Forbidden,
+            Self::Consumer => Reason::ConsumerBroken,
             Self::Unavailable | Self::NoStore => Reason::AuthenticationUnavailable,
             _ => Reason::SignInRefused,
         }
@@ -102,6 +106,7 @@ impl Refusal {
         }
         let title = match self.status() {
             StatusCode::FORBIDDEN => "Forbidden",
+            _ if self == Self::Consumer => "Service unavailable",
             _ => "Sign-in failed",
         };
         let mut response = page::message(self.status(), title, self.description(), again, self.reason());

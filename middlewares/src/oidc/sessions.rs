@@ -105,7 +105,10 @@ impl Party {
     fn info(&self, live: &Live) -> SessionInfo {
         let session = &live.session;
         let seconds = |millis: u64| i64::try_from(millis / 1_000).unwrap_or(i64::MAX);
-        let consumer = self.identity(live).consumer.as_ref().map(|consumer| consumer.name.to_string());
+        let consumer = self
+            .identity(live)
+            .ok()
+            .and_then(|identity| identity.consumer.as_ref().map(|one| one.name.to_string()));
         SessionInfo {
             key: session_mark(&session.id),
             provider: self.provider_of(session).map(|provider| provider.name.clone()).unwrap_or_default(),

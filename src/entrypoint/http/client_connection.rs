@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use tidegate_core::consumers::ConsumerBroken;
 use tidegate_core::{Connection, Consumers, Context, Identity};
 
 use crate::entrypoint::http::chosen_options::ChosenOptions;
@@ -42,13 +43,24 @@ impl ClientConnection {
     }
 
     /// Identifies the consumer whose certificate this is, for one request: the directory changes while connections last.
-    pub(in crate::entrypoint) fn identify(&self, consumers: &Consumers, context: &mut Context) {
-        let Some(names) = self.certificate.as_ref().filter(|_| consumers.has_certificates()) else { return };
+    ///
+    /// # Errors
+    ///
+    /// If the consumer is broken, or the certificate is that of several.
+    pub(in crate::entrypoint) fn identify(
+        &self,
+        consumers: &Consumers,
+        context: &mut Context,
+    ) -> Result<(), ConsumerBroken> {
+        let Some(names) = self.certificate.as_ref().filter(|_| consumers.has_certificates()) else {
+            return Ok(());
+        };
         let alternative = names.alternative.iter().map(String::as_str);
         let consumer =
-            consumers.by_certificate(&names.fingerprint, alternative, names.common_name.as_deref());
+            consumers.by_certificate(&names.fingerprint, alternative, names.common_name.as_deref())?;
         if let Some((consumer, identity)) = consumer.zip(self.connection.identity.as_deref()) {
             context.identify(Identity::clone(identity).of_consumer(Some(consumer)));
         }
+        Ok(())
     }
 }

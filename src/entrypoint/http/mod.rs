@@ -329,7 +329,7 @@ async fn route_request(
         listener.opening.opened().await;
         snapshot = listener.snapshots.load();
     }
-    client.identify(&snapshot.consumers, &mut request.context);
+    let identified = client.identify(&snapshot.consumers, &mut request.context);
     if is_misdirected(client, &snapshot, &request) {
         *closing = Some(refused_exchange(listener, request.context.exchange, &request.head));
         return misdirected();
@@ -342,6 +342,9 @@ async fn route_request(
     let begun = begin_exchange(listener, &mut request, route.map(|route| &**route), presence);
     *closing = Some(begun);
     let Some(route) = route else { return reply::not_found(Reason::NoRouter) };
+    if identified.is_err() {
+        return reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::ConsumerBroken);
+    }
     if let Some(response) = refused_by_route(client, route, &request) {
         return response;
     }

@@ -131,7 +131,7 @@ fn error_of(reason: Reason) -> &'static str {
         | Reason::PolicyFailed
         | Reason::PolicyUnavailable
         | Reason::ErrorPage => "proxy_internal_error",
-        Reason::RouterBroken => "proxy_configuration_error",
+        Reason::RouterBroken | Reason::ConsumerBroken => "proxy_configuration_error",
         Reason::NoRouter => "destination_not_found",
         Reason::NoServer | Reason::CircuitOpen | Reason::ConnectFailed => "destination_unavailable",
         Reason::ConnectTimeout => "connection_timeout",

@@ -271,7 +271,7 @@ fn known_key<'a>(snapshot: &'a Snapshot, options: &KeyOptions) -> Option<&'a Arc
     let consumers = &snapshot.consumers;
     match options.sha256 {
         _ if !options.id.is_empty() => consumers.key(&options.id),
-        Some(Digest(hash)) => consumers.foreign_key(&hash),
+        Some(Digest(hash)) => consumers.foreign_key(&hash).ok().flatten(),
         None => consumers.password_keys().find(|key| match &key.hash {
             KeyHash::Password(hash) => *hash == options.hash.0,
             KeyHash::Sha256(_) => false,

@@ -31,11 +31,11 @@ fn a_directory_becomes_current_with_its_effects_and_never_before() {
     let world = World::new(&["web"]);
     let handle = world.environment.consumers.clone();
     let first = world.compile_state(&state("    a: {plan: gold, credentials: {basicAuth: [ann]}}\n"), None);
-    let owner = || handle.load().by_basic_user("ann").map(|consumer| consumer.plan.clone());
+    let owner = || handle.load().by_basic_user("ann").unwrap().map(|consumer| consumer.plan.clone());
     assert_eq!(owner().as_deref(), Some("gold@file"));
     let changed = state("    a: {plan: free, credentials: {basicAuth: [ann]}}\n");
     let (draft, effects) = world.draft_state(&changed, Some(&first));
-    assert_eq!(draft.snapshot.consumers.by_basic_user("ann").unwrap().plan, "free@file");
+    assert_eq!(draft.snapshot.consumers.by_basic_user("ann").unwrap().unwrap().plan, "free@file");
     drop(effects);
     assert_eq!(owner().as_deref(), Some("gold@file"), "a discarded draft changes nothing");
     let second = world.compile_state(&changed, Some(&first));
@@ -61,14 +61,15 @@ fn two_consumers_with_one_key_are_reported_at_both_places() {
     );
     let directory = world.environment.consumers.load();
     assert!(directory.key("k").is_none(), "it identifies no one");
+    assert_eq!(directory.broken_keys("k").len(), 2, "but it is known");
     assert_eq!(&*directory.key("own").unwrap().consumer.name, "b@file");
     assert_eq!(
         problems(&compiled),
         [
-            "c.yml:11: consumer a@file: credentials.apiKeys[0]: API key `k` is also that of consumer `b@file` (c.yml:16): it \
-             identifies no one",
-            "c.yml:16: consumer b@file: credentials.apiKeys[1]: API key `k` is also that of consumer `a@file` (c.yml:11): it \
-             identifies no one",
+            "c.yml:11: consumer a@file: credentials.apiKeys[0]: API key `k` is also that of consumer `b@file` (c.yml:16): \
+             requests with it get 503",
+            "c.yml:16: consumer b@file: credentials.apiKeys[1]: API key `k` is also that of consumer `a@file` (c.yml:11): \
+             requests with it get 503",
         ]
     );
     assert_eq!(status_of(&compiled, Kind::Consumer, "a@file"), Status::Warning);
@@ -83,7 +84,7 @@ fn a_consumer_with_mistakes_identifies_no_one_and_the_others_do() {
         None,
     );
     let directory = world.environment.consumers.load();
-    assert!(directory.by_basic_user("ann").is_none() && directory.by_basic_user("bob").is_some());
+    assert!(directory.by_basic_user("ann").is_err() && directory.by_basic_user("bob").unwrap().is_some());
     assert_eq!(problems(&compiled), ["c.yml:8: consumer a@file: groups[0]: is empty"]);
     assert_eq!(status_of(&compiled, Kind::Consumer, "a@file"), Status::Disabled);
 }
@@ -103,7 +104,7 @@ fn a_consumer_with_an_undefined_plan_identifies_no_one_until_the_plan_is_defined
     );
     let groups = |user: &str| {
         let owner = world.environment.consumers.load().by_basic_user(user);
-        owner.map(|consumer| consumer.groups.join(" "))
+        owner.map(|consumer| consumer.unwrap().groups.join(" ")).ok()
     };
     assert_eq!((groups("ann"), groups("bob").as_deref()), (None, Some("paying")));
     // A change of a plan changes its consumers.
@@ -133,8 +134,16 @@ fn a_plan_with_changed_limits_keeps_their_buckets() {
     };
     let first = world.compile_state(&with("[{name: rps, average: 1}]"), None);
     assert_eq!((problems(&first).len(), states(&first)), (0, Some(vec!["rps".to_owned()])));
-    let limits =
-        || world.environment.consumers.load().by_basic_user("ann").and_then(|one| one.limits.clone());
+    let limits = || {
+        world
+            .environment
+            .consumers
+            .load()
+            .by_basic_user("ann")
+            .ok()
+            .flatten()
+            .and_then(|one| one.limits.clone())
+    };
     let before = limits().unwrap();
     // Nothing has changed: the same limits.
     let again = world.compile_state(&with("[{name: rps, average: 1}]"), Some(&first));
