@@ -95,7 +95,7 @@ fn load(text: &str) -> (Consumers, Config) {
         formats::read_large("consumers.yml", text.as_bytes()).unwrap_or_else(|problem| panic!("{problem}"));
     let provided = decode_config(&node);
     let entry = |(name, consumer): (&String, &Arc<tidegate_config::consumer::Consumer>)| {
-        let entry = consumer.entry(&format!("{name}@file"), None, None);
+        let entry = consumer.entry(&format!("{name}@file"), None, None, &|_| unreachable!("no files"));
         entry.1.unwrap_or_else(|error| panic!("{error}"));
         Arc::new(entry.0)
     };

@@ -12,9 +12,10 @@ use tidegate_core::consumer::{self, KeyHash, KeyState, LastUsed};
 use tidegate_core::consumers::{self, CredentialKind, Entry};
 use tidegate_core::plan::Limits;
 use tidegate_core::reference::provider_of;
-use tidegate_core::values::is_default;
+use tidegate_core::values::{Secret, is_default};
 use tidegate_core::word::Word;
 use tidegate_core::{BuildError, BuildErrors};
+use tidegate_middlewares::hmac::{self, Algorithm};
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 
@@ -48,6 +49,9 @@ pub struct Credentials {
     /// API keys.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub api_keys: Vec<ApiKey>,
+    /// Keys that sign requests (`hmac`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hmac: Vec<HmacKey>,
     /// Tokens of the middleware `jwt`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub jwt: Vec<Claim>,
@@ -98,6 +102,27 @@ pub struct ApiKey {
     pub scopes: Vec<String>,
 }
 
+/// A secret that signs requests: `id`, and `key` or `keyFile`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct HmacKey {
+    /// The `keyid` of signatures.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// The secret, of at least 32 bytes.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub key: Secret,
+    /// Instead of `key`: the file with the secret. A line feed at its end is not part of it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub key_file: String,
+    /// Whether the secret is in base64.
+    #[serde(skip_serializing_if = "is_default")]
+    pub base64_encoded: bool,
+    /// The only algorithm; by default, that of the form of the signature.
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub algorithm: Word<Algorithm>,
+}
+
 /// A claim that identifies a consumer: `subject`, or another `claim` with its `value`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -141,7 +166,7 @@ impl Consumer {
     }
 
     /// Validates the options of the consumer with this qualified name. `plan` is its plan with its limits, if it is
-    /// defined. Keys that `previous` also has keep when they were last used.
+    /// defined. Keys that `previous` also has keep when they were last used. `file` reads the files of secrets.
     ///
     /// Returns the entry with all valid credentials, and all mistakes, by option. None contains a hash.
     pub fn entry(
@@ -149,6 +174,7 @@ impl Consumer {
         name: &str,
         plan: Option<(&Plan, Option<Limits>)>,
         previous: Option<&Entry>,
+        file: &ReadFile<'_>,
     ) -> (Entry, Result<(), BuildError>) {
         let mut errors = BuildErrors::default();
         let mut check = |path: &str, text: &str| errors.extend(text_error(path, text));
@@ -172,7 +198,7 @@ impl Consumer {
             quota: plan.and_then(Plan::quota),
             limits: limits.flatten(),
         });
-        let kinds = self.credentials.kinds(&consumer, previous);
+        let kinds = self.credentials.kinds(&consumer, previous, file);
         let mut credentials = Vec::with_capacity(kinds.len());
         for (path, made) in kinds {
             let made = made.map_err(|error| error.map(|message| format!("{path}{message}")));
@@ -188,11 +214,19 @@ fn owned((name, value): (&String, &String)) -> (String, String) {
     (name.clone(), value.clone())
 }
 
+/// Returns the content of a file.
+pub type ReadFile<'f> = dyn Fn(&str) -> Result<Vec<u8>, BuildError> + 'f;
+
 /// A credential with its option, or what is wrong with it; messages continue the name of the option.
 type Made = (String, Result<CredentialKind, BuildError>);
 
 impl Credentials {
-    fn kinds(&self, consumer: &Arc<consumer::Consumer>, previous: Option<&Entry>) -> Vec<Made> {
+    fn kinds(
+        &self,
+        consumer: &Arc<consumer::Consumer>,
+        previous: Option<&Entry>,
+        file: &ReadFile<'_>,
+    ) -> Vec<Made> {
         let at = |option: &str, index: usize| format!("credentials.{option}[{index}]");
         let user = |user: &String, kind: fn(Box<str>) -> CredentialKind| match text_error("", user) {
             None => Ok(kind(user.as_str().into())),
@@ -202,6 +236,10 @@ impl Credentials {
         for (index, key) in self.api_keys.iter().enumerate() {
             let key = key.stored(consumer, previous);
             all.push((at("apiKeys", index), key.map(|key| CredentialKind::ApiKey(Arc::new(key)))));
+        }
+        for (index, key) in self.hmac.iter().enumerate() {
+            let key = key.stored(consumer, file);
+            all.push((at("hmac", index), key.map(|key| CredentialKind::Signature(Arc::new(key)))));
         }
         for (index, claim) in self.jwt.iter().enumerate() {
             all.push((at("jwt", index), claim.parsed().map(CredentialKind::Token)));
@@ -278,6 +316,41 @@ impl ApiKey {
             scopes: self.scopes.iter().map(|scope| scope.as_str().into()).collect(),
             consumer: consumer.clone(),
             last_used,
+        }))
+    }
+}
+
+impl HmacKey {
+    fn stored(
+        &self,
+        consumer: &Arc<consumer::Consumer>,
+        file: &ReadFile<'_>,
+    ) -> Result<consumer::SignatureKey, BuildError> {
+        let mut errors = BuildErrors::default();
+        errors.extend(text_error(".id", &self.id));
+        let secret = match (self.key.expose(), &*self.key_file) {
+            ("", "") => Err(BuildError::new(": `key` or `keyFile` is missing")),
+            (text, "") => hmac::secret(text.as_bytes(), self.base64_encoded)
+                .map_err(|error| error.map(|text| format!(".key: {text}"))),
+            ("", path) => file(path)
+                .and_then(|content| {
+                    hmac::secret(content.strip_suffix(b"\n").unwrap_or(&content), self.base64_encoded)
+                })
+                .map_err(|error| error.map(|text| format!(".keyFile: {text}"))),
+            _ => Err(BuildError::new(": `key` and `keyFile` exclude each other")),
+        };
+        let secret = errors.check(secret);
+        let algorithm = self.algorithm.meaning();
+        let algorithm = algorithm.map_err(|error| BuildError::new(format!(".algorithm: {error}")));
+        let algorithm = errors.check(algorithm);
+        if algorithm.flatten().is_some_and(|algorithm| !algorithm.is_hmac()) {
+            errors.add(".algorithm: not possible with a secret".to_owned());
+        }
+        errors.made(secret.map(|secret| consumer::SignatureKey {
+            id: self.id.as_str().into(),
+            secret: secret.into(),
+            algorithm: algorithm.flatten().map_or("", Algorithm::name).into(),
+            consumer: consumer.clone(),
         }))
     }
 }
@@ -418,6 +491,13 @@ mod tests {
     use crate::decode::decode_config;
     use crate::formats::yaml;
 
+    fn file(path: &str) -> Result<Vec<u8>, BuildError> {
+        match path {
+            "/secret" => Ok(b"0123456789abcdef0123456789abcdef\n".to_vec()),
+            _ => Err(BuildError::new(format!("open {path}: no such file or directory"))),
+        }
+    }
+
     fn result((entry, checked): (Entry, Result<(), BuildError>)) -> Result<Entry, BuildError> {
         assert_eq!(entry.is_broken, checked.is_err());
         checked.map(|()| entry)
@@ -435,7 +515,7 @@ mod tests {
         assert_eq!(provided.problems, []);
         let (groups, labels) = (vec!["paying".into()], [("tier".into(), "1".into())].into());
         let plan = Plan { groups, labels, ..Plan::default() };
-        result(provided.config.http.consumers["acme"].entry("acme@file", Some((&plan, None)), None))
+        result(provided.config.http.consumers["acme"].entry("acme@file", Some((&plan, None)), None, &file))
     }
 
     #[test]
@@ -551,10 +631,11 @@ mod tests {
     fn a_plan_must_be_defined() {
         let provided = decoded("{plan: gold, labels: {tier: '2'}}");
         let consumer = &provided.config.http.consumers["acme"];
-        let error = result(consumer.entry("acme@file", None, None)).expect_err("undefined").to_string();
+        let error =
+            result(consumer.entry("acme@file", None, None, &file)).expect_err("undefined").to_string();
         assert_eq!(error, "plan: `gold@file` is not defined: expected one of `http.plans`");
         let plan = Plan { labels: [("tier".into(), "1".into())].into(), ..Plan::default() };
-        let entry = result(consumer.entry("acme@file", Some((&plan, None)), None)).expect("valid");
+        let entry = result(consumer.entry("acme@file", Some((&plan, None)), None, &file)).expect("valid");
         assert_eq!(&*entry.consumer.labels["tier"], "2", "its own label is preferred");
         assert!(Plan { groups: vec!["a\nb".into()], ..Plan::default() }.check().is_err());
     }
@@ -588,8 +669,12 @@ mod tests {
             "{{plan: gold, credentials: {{apiKeys: [{{id: b, sha256: '{HEX}'}}, {{id: a, sha256: '{HEX}'}}]}}}}"
         ));
         let plan = Plan::default();
-        let next =
-            changed.config.http.consumers["acme"].entry("acme@file", Some((&plan, None)), Some(&first));
+        let next = changed.config.http.consumers["acme"].entry(
+            "acme@file",
+            Some((&plan, None)),
+            Some(&first),
+            &file,
+        );
         let next = result(next).expect("valid");
         let used: Vec<_> = next
             .credentials
@@ -610,5 +695,40 @@ mod tests {
         let json = serde_json::to_string(&provided.config).expect("JSON");
         let again: crate::Config = serde_json::from_str(&json).expect("the same");
         assert_eq!(again, provided.config);
+    }
+
+    #[test]
+    fn keys_of_signatures_have_a_secret_or_a_file() {
+        let long = "0123456789abcdef0123456789abcdef";
+        let keys = format!("{{id: a, key: {long}}}, {{id: b, keyFile: /secret, algorithm: hmac-sha512}}");
+        let read = entry(&format!("{{credentials: {{hmac: [{keys}]}}}}")).expect("valid");
+        let seen: Vec<_> = read
+            .credentials
+            .iter()
+            .filter_map(|one| match &one.kind {
+                CredentialKind::Signature(key) => Some((&*key.id, &*key.secret, &*key.algorithm)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(seen, [("a", long.as_bytes(), ""), ("b", long.as_bytes(), "hmac-sha512")]);
+        assert!(!format!("{read:?}").contains(long));
+        for (key, expected) in [
+            ("{id: a}", "credentials.hmac[0]: `key` or `keyFile` is missing"),
+            (
+                "{id: a, key: short-secret}",
+                "credentials.hmac[0].key: the secret has 12 bytes: expected at least 32",
+            ),
+            ("{id: a, keyFile: /none}", "credentials.hmac[0].keyFile: open /none: no such file or directory"),
+            ("{id: a, key: x, keyFile: y}", "credentials.hmac[0]: `key` and `keyFile` exclude each other"),
+            ("{id: a, key: '%', base64Encoded: true}", "credentials.hmac[0].key: invalid base64"),
+            ("{keyFile: /secret}", "credentials.hmac[0].id: is empty"),
+            (
+                "{id: a, keyFile: /secret, algorithm: ed25519}",
+                "credentials.hmac[0].algorithm: not possible with a secret",
+            ),
+        ] {
+            let error = entry(&format!("{{credentials: {{hmac: [{key}]}}}}")).expect_err(key).to_string();
+            assert_eq!(error, expected);
+        }
     }
 }

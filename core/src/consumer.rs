@@ -57,6 +57,25 @@ pub struct ApiKey {
     pub last_used: Arc<LastUsed>,
 }
 
+/// A secret that signs requests.
+pub struct SignatureKey {
+    /// The name of the key in signatures.
+    pub id: Box<str>,
+    /// The secret.
+    pub secret: Box<[u8]>,
+    /// The only algorithm, as the middleware calls it; any if empty.
+    pub algorithm: Box<str>,
+    /// Whose key it is.
+    pub consumer: Arc<Consumer>,
+}
+
+impl std::fmt::Debug for SignatureKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Secrets do not belong in logs.
+        f.debug_struct("SignatureKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 /// What the secret of an API key is compared with.
 #[derive(Clone, PartialEq, Eq)]
 pub enum KeyHash {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::{ArcSwap, Guard};
 use foldhash::HashMapExt as _;
 
-use crate::consumer::{ApiKey, Consumer, KeyHash};
+use crate::consumer::{ApiKey, Consumer, KeyHash, SignatureKey};
 
 type HashMap<K, V> = foldhash::HashMap<K, V>;
 
@@ -30,6 +30,8 @@ pub struct Credential {
 pub enum CredentialKind {
     /// An API key.
     ApiKey(Arc<ApiKey>),
+    /// A key that signs requests (`hmac`).
+    Signature(Arc<SignatureKey>),
     /// A claim of a token (`jwt`).
     Token(Claim),
     /// A claim of a login (`oidc`).
@@ -51,6 +53,7 @@ impl fmt::Display for CredentialKind {
         match self {
             Self::ApiKey(key) if key.id.is_empty() => f.write_str("API key"),
             Self::ApiKey(key) => write!(f, "API key `{}`", key.id),
+            Self::Signature(key) => write!(f, "key `{}` of signatures", key.id),
             Self::Token(claim) => write!(f, "token with {claim}"),
             Self::Login(claim) => write!(f, "login with {claim}"),
             Self::BasicUser(user) => write!(f, "user `{user}` of basicAuth"),
@@ -131,6 +134,8 @@ pub struct Consumers {
     /// Keys that are not found by hash: each has to be tried.
     password_keys: HashMap<Box<str>, Option<Arc<ApiKey>>>,
     broken_password_keys: Vec<Arc<ApiKey>>,
+    signature_keys: HashMap<Box<str>, Option<Arc<SignatureKey>>>,
+    broken_signature_keys: HashMap<Box<str>, Vec<Arc<SignatureKey>>>,
     tokens: HashMap<Box<str>, Claims>,
     logins: HashMap<Box<str>, Claims>,
     basic_users: HashMap<Box<str>, Owner>,
@@ -208,6 +213,16 @@ impl Consumers {
         &self.broken_password_keys
     }
 
+    /// Returns the key of signatures with this id.
+    pub fn signature_key(&self, id: &str) -> Option<&Arc<SignatureKey>> {
+        self.signature_keys.get(id)?.as_ref()
+    }
+
+    /// Returns the keys of signatures with this id that identify no one.
+    pub fn broken_signature_keys(&self, id: &str) -> &[Arc<SignatureKey>] {
+        self.broken_signature_keys.get(id).map_or(&[], Vec::as_slice)
+    }
+
     /// Returns the owner of a verified token. `claim` returns the text of a claim.
     ///
     /// # Errors
@@ -269,6 +284,7 @@ impl Consumers {
         };
         match credential {
             CredentialKind::ApiKey(key) => self.add_key(key, entry.is_broken),
+            CredentialKind::Signature(key) => self.add_signature_key(key, entry.is_broken),
             CredentialKind::Token(token) => claim(&mut self.tokens, token),
             CredentialKind::Login(login) => claim(&mut self.logins, login),
             CredentialKind::BasicUser(user) => put(&mut self.basic_users, user.clone(), owner).is_new,
@@ -279,6 +295,15 @@ impl Consumers {
             }
             CredentialKind::Fingerprint(hash) => put(&mut self.fingerprints, *hash, owner).is_new,
         }
+    }
+
+    fn add_signature_key(&mut self, key: &Arc<SignatureKey>, is_broken: bool) -> bool {
+        let put = put(&mut self.signature_keys, key.id.clone(), (!is_broken).then_some(key));
+        if is_broken || !put.is_new {
+            let broken = self.broken_signature_keys.entry(key.id.clone()).or_default();
+            broken.extend(put.displaced.into_iter().chain([key.clone()]));
+        }
+        put.is_new
     }
 
     fn add_key(&mut self, key: &Arc<ApiKey>, is_broken: bool) -> bool {
@@ -383,6 +408,7 @@ impl Identifier {
                 KeyHash::Sha256(hash) => Self("sha256", hash.to_vec()),
                 KeyHash::Password(hash) => Self("password", hash.as_bytes().to_vec()),
             },
+            CredentialKind::Signature(key) => Self("signature", key.id.as_bytes().to_vec()),
             CredentialKind::Token(token) => Self("token", claim(token)),
             CredentialKind::Login(login) => Self("login", claim(login)),
             CredentialKind::BasicUser(user) => Self("basic", user.as_bytes().to_vec()),

@@ -1,8 +1,10 @@
 //! The directory of consumers of a configuration.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tidegate_config::consumer::ReadFile;
 use tidegate_config::plan::Plan;
 use tidegate_config::{Config, Kind, ObjectRef, Origins};
 use tidegate_core::consumers::{Conflict, Entry};
@@ -12,6 +14,7 @@ use tidegate_middlewares::rate_limit::policies::{LimitStates, PlanLimits};
 
 use super::Environment;
 use super::diagnostics::Diagnostics;
+use super::files::{self, Content};
 use crate::observability::AuditLog;
 
 /// A consumer in a directory, and what is wrong with it.
@@ -19,6 +22,24 @@ use crate::observability::AuditLog;
 struct Listed {
     entry: Arc<Entry>,
     error: Option<BuildError>,
+    /// The files that it was read with.
+    files: Vec<(String, Content)>,
+}
+
+impl Listed {
+    /// Lists a consumer, whose secrets may be in files.
+    fn new(
+        files: &files::Draft,
+        entry: impl FnOnce(&ReadFile<'_>) -> (Entry, Result<(), BuildError>),
+    ) -> Self {
+        let read = RefCell::new(Vec::new());
+        let (entry, checked) = entry(&|path| {
+            let content = files.content(path);
+            read.borrow_mut().push((path.to_owned(), content.clone()));
+            content.map(|bytes| bytes.to_vec()).map_err(|error| BuildError::new(error.to_string()))
+        });
+        Self { entry: Arc::new(entry), error: checked.err(), files: read.into_inner() }
+    }
 }
 
 /// A directory, and what the next one can reuse.
@@ -33,7 +54,7 @@ pub(super) struct Directory {
 impl Directory {
     /// Lists the consumers of a configuration. Entries of unchanged consumers are those of the previous
     /// directory, and if all are, so is the directory.
-    pub(super) fn new(config: &Config, previous: Option<(&Config, &Self)>) -> Self {
+    pub(super) fn new(config: &Config, previous: Option<(&Config, &Self)>, files: &files::Draft) -> Self {
         let plans = Plans::new(config, previous.map(|(before, directory)| (before, &directory.plans)));
         let mut changed =
             previous.is_none_or(|(_, before)| before.entries.len() != config.http.consumers.len());
@@ -46,12 +67,13 @@ impl Directory {
                 is_same(before.http.consumers.get(name), Some(options))
                     && is_same(directory.plans.usable(before, &plan_name), plan)
             });
-            let entry = same.and(before).cloned().unwrap_or_else(|| {
+            let is_current =
+                |listed: &&Listed| listed.files.iter().all(|(path, content)| files.content(path) == *content);
+            let entry = same.and(before).filter(is_current).cloned().unwrap_or_else(|| {
                 changed = true;
                 let before = before.map(|listed| &*listed.entry);
                 let plan = plan.map(|plan| (&**plan, plans.limits(&plan_name)));
-                let (entry, checked) = options.entry(name, plan, before);
-                Listed { entry: Arc::new(entry), error: checked.err() }
+                Listed::new(files, |file| options.entry(name, plan, before, file))
             });
             entries.insert(name.clone(), entry);
         }

@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use crate::support::tokens::{OWN, now, pem, reason};
 use crate::support::{Answer, Backend, Gateway, eventually, raw};
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
+pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 struct Protected {
     service: Backend,
@@ -54,7 +54,7 @@ fn hmac_of(message: &str) -> Vec<u8> {
 }
 
 /// A request that is signed with RFC 9421, by its target and nonce.
-fn signed(key: &str, target: &str, nonce: &str, body: &str) -> String {
+pub fn signed(key: &str, target: &str, nonce: &str, body: &str) -> String {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let digest = BASE64_STANDARD.encode(digest(&SHA256, body.as_bytes()));
     let input = format!(
@@ -110,6 +110,49 @@ fn a_signature_counts_once_after_a_change_of_the_options() {
     eventually("the options are applied", || protected.gateway.generation() > generation);
     assert_eq!(protected.send(&request).status, 401);
     assert_eq!(protected.send(&signed("shop", "/", "2", "a")).status, 200);
+}
+
+/// Routes whose middleware accepts the keys of consumers.
+pub fn routes_of_consumers(url: &str, more: &str, credentials: &str) -> String {
+    format!(
+        "http:
+  routers:
+    all: {{rule: 'PathPrefix(`/`)', service: a, middlewares: [m, ops]}}
+  middlewares:
+    m: {{hmac: {{{more}}}}}
+    ops: {{access: {{allow: 'Group(`ops`)'}}}}
+  consumers:
+    acme: {{groups: [ops], credentials: {{hmac: [{credentials}]}}}}
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}
+"
+    )
+}
+
+#[test]
+fn keys_of_consumers_come_from_the_configuration_or_from_a_file() {
+    let (service, folder) = (Backend::echo("a"), tempfile::tempdir().unwrap());
+    let file = folder.path().join("secret");
+    std::fs::write(&file, "another secret of thirty-two bytes\n").unwrap();
+    let credentials = format!("{{id: shop, keyFile: '{}'}}, {{id: other, key: {SECRET}}}", file.display());
+    let gateway = Gateway::serve(&routes_of_consumers(&service.url(), "", &credentials));
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let nonce = std::cell::Cell::new(0);
+    let ask = |key: &str| {
+        nonce.set(nonce.get() + 1);
+        raw(gateway.web(), signed(key, "/", &nonce.get().to_string(), "a")).unwrap().status
+    };
+    assert_eq!((ask("other"), ask("shop"), ask("stranger")), (200, 401, 401));
+    // The file is watched.
+    std::fs::write(&file, SECRET).unwrap();
+    eventually("the new secret counts", || ask("shop") == 200);
+    let shown = gateway.api("/api/http/consumers/acme@file");
+    assert!(shown.contains("xxxx") && !shown.contains(SECRET), "{shown}");
+    std::fs::write(&file, "short").unwrap();
+    eventually("the consumer is closed", || ask("other") == 503);
+    assert_eq!(ask("shop"), 401, "its secret is not known");
+    let problems = gateway.problems().join("; ");
+    assert!(problems.contains("credentials.hmac[0].keyFile: the secret has 5 bytes"), "{problems}");
 }
 
 #[test]

@@ -1,9 +1,16 @@
 //! Signatures and proofs that have been used, for as long as they could be used again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use foldhash::{HashSet, HashSetExt as _};
 use parking_lot::Mutex;
+use tidegate_core::store::SharedStore;
+use tidegate_core::{BuildContext, BuildError};
+
+use crate::rate_limit::{FailureMode, Redis};
 
 /// Number of parts, each with its own lock.
 const SHARDS: usize = 64;
@@ -18,6 +25,8 @@ pub(crate) enum RememberedError {
     Known,
     /// There are too many others.
     Full,
+    /// Redis is unavailable.
+    Unavailable,
 }
 
 /// Used signatures. They outlive changes of the options.
@@ -75,6 +84,39 @@ impl Remembered {
         }
         shard.current.insert(mark);
         Ok(())
+    }
+}
+
+/// Used signatures in Redis, which gateways share.
+pub(crate) struct SharedMarks {
+    store: Arc<dyn SharedStore>,
+    prefix: String,
+    deadline: Duration,
+    on_failure: FailureMode,
+}
+
+impl SharedMarks {
+    /// Returns the marks whose keys begin with `prefix`.
+    pub(crate) fn new(prefix: String, redis: &Redis, context: &BuildContext<'_>) -> Result<Self, BuildError> {
+        let (deadline, on_failure) = redis.behaviour()?;
+        let store = context.store(&redis.store_options(context)?)?;
+        Ok(Self { store, prefix, deadline, on_failure })
+    }
+
+    /// Records a use for `window`. Returns false if that is up to this gateway, since Redis is unavailable. Fails if
+    /// the use is not the first, or cannot be recorded.
+    pub(crate) async fn add(&self, mark: &Mark, window: Duration) -> Result<bool, RememberedError> {
+        let key = format!("{}{}", self.prefix, BASE64_URL_SAFE_NO_PAD.encode(mark));
+        match self.store.compare_and_set(&key, None, b"1", window, self.deadline).await {
+            Ok(true) => Ok(true),
+            Ok(false) => Err(RememberedError::Known),
+            // The store has logged why.
+            Err(_) => match self.on_failure {
+                FailureMode::Deny => Err(RememberedError::Unavailable),
+                FailureMode::Allow => Ok(true),
+                FailureMode::Local => Ok(false),
+            },
+        }
     }
 }
 

@@ -12,13 +12,12 @@ use std::time::{Duration as StdDuration, UNIX_EPOCH};
 use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use serde::{Deserialize, Serialize};
-use tidegate_core::store::SharedStore;
 use tidegate_core::values::{Duration, Secret, is_default};
 use tidegate_core::{BoxFuture, BuildContext, BuildError, BuildErrors, Clock, Request, Response, boxed};
 
 use crate::auth::DEFAULT_REALM;
 use crate::auth::bearer::{self, Code};
-use crate::auth::remembered::{Mark, Remembered, RememberedError};
+use crate::auth::remembered::{Mark, Remembered, RememberedError, SharedMarks};
 use crate::rate_limit::Redis;
 use nonce::{Age, Nonces};
 use proof::Algorithms;
@@ -113,7 +112,7 @@ struct Used {
 
 enum Place {
     Memory { remembered: Arc<Remembered>, capacity: usize },
-    Redis { store: Arc<dyn SharedStore>, deadline: StdDuration },
+    Redis { shared: SharedMarks, remembered: Arc<Remembered>, capacity: usize },
 }
 
 /// A valid proof, which is not used yet.
@@ -135,6 +134,15 @@ impl Scheme {
     /// Returns the scheme of the request's `Authorization` field.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         if token(headers).is_some() { Self::Dpop } else { Self::Bearer }
+    }
+}
+
+impl From<RememberedError> for ProofError {
+    fn from(error: RememberedError) -> Self {
+        match error {
+            RememberedError::Known => Self::Replayed,
+            RememberedError::Full | RememberedError::Unavailable => Self::Unavailable,
+        }
     }
 }
 
@@ -166,15 +174,13 @@ impl DpopOptions {
         };
         let nonces = self.nonce.as_ref().map(|options| Nonces::new(options, context)).transpose();
         let nonces = errors.check(nonces);
-        let place = match &self.redis {
-            Some(redis) => redis.behaviour().and_then(|(deadline, _)| {
-                Ok(Place::Redis { store: context.store(&redis.store_options(context)?)?, deadline })
-            }),
-            None => Ok(Place::Memory {
-                remembered: context.state("proofs", Remembered::new),
-                capacity: self.max_remembered,
-            }),
-        };
+        let (remembered, capacity) = (context.state("proofs", Remembered::new), self.max_remembered);
+        let place =
+            match &self.redis {
+                Some(redis) => SharedMarks::new(PREFIX.to_owned(), redis, context)
+                    .map(|shared| Place::Redis { shared, remembered, capacity }),
+                None => Ok(Place::Memory { remembered, capacity }),
+            };
         let place = errors.check(place);
         let parts = algorithms.zip(public_url).zip(nonces).zip(place);
         let (((algorithms, public_url), nonces), place) = errors.made(parts)?;
@@ -244,28 +250,23 @@ impl Dpop {
     /// Uses a proof, unless only others can say whether it has been used: then [`Self::spend_shared`] does.
     fn spend(&self, proof: &Proof) -> Option<Result<(), ProofError>> {
         let Place::Memory { remembered, capacity } = &self.used.place else { return None };
-        let added = remembered.add(proof.mark, self.clock.uptime(), self.used.window, *capacity);
-        Some(added.map_err(|error| match error {
-            RememberedError::Known => ProofError::Replayed,
-            RememberedError::Full => ProofError::Unavailable,
-        }))
+        Some(self.spend_here(proof, remembered, *capacity))
+    }
+
+    /// Uses a proof in this process.
+    fn spend_here(&self, proof: &Proof, remembered: &Remembered, capacity: usize) -> Result<(), ProofError> {
+        Ok(remembered.add(proof.mark, self.clock.uptime(), self.used.window, capacity)?)
     }
 
     /// Uses a proof in the store of all gateways.
     async fn spend_shared(&self, proof: &Proof) -> Result<(), ProofError> {
-        let Place::Redis { store, deadline } = &self.used.place else {
+        let Place::Redis { shared, remembered, capacity } = &self.used.place else {
             return self.spend(proof).unwrap_or(Err(ProofError::Unavailable));
         };
-        let mark: String = proof.mark.iter().map(|byte| format!("{byte:02x}")).collect();
-        let key = format!("{PREFIX}{mark}");
-        match store.compare_and_set(&key, None, b"1", self.used.window, *deadline).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(ProofError::Replayed),
-            Err(error) => {
-                tracing::debug!(%error, "used proofs cannot be looked up");
-                Err(ProofError::Unavailable)
-            }
+        if shared.add(&proof.mark, self.used.window).await? {
+            return Ok(());
         }
+        self.spend_here(proof, remembered, *capacity)
     }
 
     /// Uses a proof and passes the request on, or refuses it.

@@ -8,17 +8,18 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::header::{AUTHORIZATION, HeaderName, PROXY_AUTHORIZATION};
 use http_body::Body as _;
 use tidegate_core::concealed::Concealed;
+use tidegate_core::consumer::SignatureKey;
 use tidegate_core::{
-    AuthMethod, Body, BoxFuture, Clock, CollectError, ConsumersHandle, Identity, Middleware, Next,
+    AuthMethod, Body, BoxFuture, Clock, CollectError, Consumers, ConsumersHandle, Identity, Middleware, Next,
     Prediction, Request, Response, boxed,
 };
 
 use super::digest::Expected;
-use super::keys::Key;
+use super::keys::{Key, verify_stored};
 use super::presented::Presented;
 use super::refusal::Refusal;
 use super::{cavage, fields, message};
-use crate::auth::remembered::{Mark, Remembered, RememberedError};
+use crate::auth::remembered::{Mark, Remembered, SharedMarks};
 
 /// Lets signed requests pass.
 pub(super) struct Authenticator {
@@ -26,6 +27,8 @@ pub(super) struct Authenticator {
     pub(super) clock: Clock,
     pub(super) keys: HashMap<String, Owned, foldhash::fast::RandomState>,
     pub(super) consumers: ConsumersHandle,
+    /// Whether their keys are accepted.
+    pub(super) accepts_consumers: bool,
     /// The label that counts; any if `None`.
     pub(super) label: Option<String>,
     /// Components that must be covered.
@@ -43,6 +46,8 @@ pub(super) struct Authenticator {
     pub(super) rejects_replays: bool,
     pub(super) max_remembered: usize,
     pub(super) remembered: Arc<Remembered>,
+    /// Used signatures of all gateways.
+    pub(super) shared: Option<SharedMarks>,
     pub(super) concealed: Arc<Concealed>,
 }
 
@@ -51,6 +56,14 @@ pub(super) struct Owned {
     pub(super) key: Key,
     /// Qualified name of the consumer.
     pub(super) consumer: Option<String>,
+}
+
+/// Whose key it is.
+enum Owner<'k> {
+    Options(&'k Owned),
+    Consumer(&'k SignatureKey),
+    /// Keys that identify no one.
+    Broken(&'k [Arc<SignatureKey>]),
 }
 
 /// Headers with signatures.
@@ -87,6 +100,10 @@ impl Middleware for Authenticator {
     fn predict(&self, mut request: Request) -> Prediction {
         let refused = |refusal: Refusal| Prediction::responds(refusal.response()).note(refusal.to_string());
         match self.verify(&request) {
+            Ok(verified) if self.rejects_replays && self.shared.is_some() => {
+                request.context.identify(Arc::new(verified.identity));
+                Prediction::depends(request, "asks Redis whether the signature has been used")
+            }
             Ok(verified) if self.rejects_replays && self.remembered.contains(&verified.mark) => {
                 refused(Refusal::Replayed)
             }
@@ -110,13 +127,18 @@ impl Authenticator {
         next: &'a Next,
     ) -> BoxFuture<'a, Response> {
         if self.rejects_replays {
-            let window = self.max_age + self.skew;
-            let (now, capacity) = (self.clock.uptime(), self.max_remembered);
-            if let Err(error) = self.remembered.add(verified.mark, now, window, capacity) {
-                let refusal = match error {
-                    RememberedError::Known => Refusal::Replayed,
-                    RememberedError::Full => Refusal::Full,
-                };
+            if let Some(shared) = &self.shared {
+                return boxed(move || async move {
+                    match self.record_shared(shared, verified.mark).await {
+                        Ok(()) => {
+                            request.context.identify(Arc::new(verified.identity));
+                            next.run(request).await
+                        }
+                        Err(refusal) => refusal.response(),
+                    }
+                });
+            }
+            if let Err(refusal) = self.record(verified.mark) {
                 return crate::ready(refusal.response());
             }
         }
@@ -124,26 +146,69 @@ impl Authenticator {
         next.run(request)
     }
 
+    /// Records that a signature is used, in this process.
+    fn record(&self, mark: Mark) -> Result<(), Refusal> {
+        let window = self.max_age + self.skew;
+        Ok(self.remembered.add(mark, self.clock.uptime(), window, self.max_remembered)?)
+    }
+
+    /// Records that a signature is used, for all gateways.
+    async fn record_shared(&self, shared: &SharedMarks, mark: Mark) -> Result<(), Refusal> {
+        // Clocks of gateways may differ as much as those of clients.
+        let window = self.max_age + 2 * self.skew;
+        if shared.add(&mark, window).await? { Ok(()) } else { self.record(mark) }
+    }
+
     /// Verifies everything that the head tells.
     fn verify(&self, request: &Request) -> Result<Verified, Refusal> {
-        let presented = self.present(request)?;
-        let owned = self.keys.get(&presented.key_id).ok_or(Refusal::UnknownKey)?;
+        let directory = self.consumers.load();
+        let presented = self.present(request, &directory)?;
+        let owner = self.owner(&directory, &presented.key_id).ok_or(Refusal::UnknownKey)?;
         request.context.exchange.claim(&presented.key_id);
         self.check_times(&presented)?;
         if self.requires_nonce && presented.nonce.as_ref().is_none_or(String::is_empty) {
             return Err(Refusal::NoNonce);
         }
-        owned.key.verify(&presented)?;
+        let consumer = match owner {
+            Owner::Options(owned) => {
+                owned.key.verify(&presented)?;
+                match &owned.consumer {
+                    Some(name) => Some(directory.get(name).ok_or(Refusal::NoConsumer)?.clone()),
+                    None => None,
+                }
+            }
+            Owner::Consumer(key) => {
+                verify_stored(key, &presented)?;
+                Some(key.consumer.clone())
+            }
+            Owner::Broken(keys) => {
+                // Only those who have the key learn that something is wrong with it.
+                let is_valid = keys.iter().any(|key| verify_stored(key, &presented).is_ok());
+                return Err(if is_valid { Refusal::NoConsumer } else { Refusal::Signature });
+            }
+        };
         let digest = self.expected(request, &presented)?;
-        let mut identity = Identity::new(&*presented.key_id, AuthMethod::Signature, self.name.clone());
-        if let Some(name) = &owned.consumer {
-            let directory = self.consumers.load();
-            identity.consumer = Some(directory.get(name).ok_or(Refusal::NoConsumer)?.clone());
-        }
+        let identity = Identity::new(&*presented.key_id, AuthMethod::Signature, self.name.clone());
+        let identity = identity.of_consumer(consumer);
         Ok(Verified { identity, mark: mark(&presented), digest })
     }
 
-    fn present(&self, request: &Request) -> Result<Presented, Refusal> {
+    /// Returns whose key this is. Keys of the options are preferred.
+    fn owner<'k>(&'k self, directory: &'k Consumers, id: &str) -> Option<Owner<'k>> {
+        if let Some(owned) = self.keys.get(id) {
+            return Some(Owner::Options(owned));
+        }
+        if !self.accepts_consumers {
+            return None;
+        }
+        match (directory.signature_key(id), directory.broken_signature_keys(id)) {
+            (Some(key), _) => Some(Owner::Consumer(key)),
+            (None, []) => None,
+            (None, keys) => Some(Owner::Broken(keys)),
+        }
+    }
+
+    fn present(&self, request: &Request, directory: &Consumers) -> Result<Presented, Refusal> {
         let headers = &request.head.headers;
         let inputs = fields::joined(headers, "signature-input")?.filter(|_| self.accepts_message);
         let older = if self.accepts_cavage { cavage::find(headers)? } else { None };
@@ -152,7 +217,7 @@ impl Authenticator {
         }
         match (inputs, older) {
             (Some(inputs), None) => {
-                let is_known = |id: &str| self.keys.contains_key(id);
+                let is_known = |id: &str| self.owner(directory, id).is_some();
                 message::read(request, &inputs, self.label.as_deref(), is_known, &self.components)
             }
             (None, Some((_, text))) => cavage::read(request, text, &self.headers),

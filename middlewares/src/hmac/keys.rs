@@ -2,8 +2,10 @@
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm as Signing;
+use tidegate_core::BuildError;
+use tidegate_core::consumer::SignatureKey;
 use tidegate_core::word::Vocabulary;
 
 use super::presented::{Form, Presented};
@@ -11,7 +13,7 @@ use super::refusal::Refusal;
 use crate::jwt::keys::{KeySet, Verdict};
 
 /// Minimum length of a secret in bytes.
-pub(super) const MIN_SECRET: usize = 32;
+const MIN_SECRET: usize = 32;
 
 /// How requests are signed (RFC 9421 section 3.3); `hmac-sha384` and `hmac-sha512` only exist in the older form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,10 @@ impl Vocabulary for Algorithm {
 }
 
 impl Algorithm {
+    fn named(name: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(word, _)| *word == name).map(|(_, algorithm)| *algorithm)
+    }
+
     /// Returns the hash of an HMAC.
     fn hmac(self) -> Option<hmac::Algorithm> {
         match self {
@@ -63,7 +69,13 @@ impl Algorithm {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// Returns true if it needs a secret.
+    pub fn is_hmac(self) -> bool {
+        self.hmac().is_some()
+    }
+
+    /// Returns its name in options.
+    pub fn name(self) -> &'static str {
         Self::WORDS.iter().find(|(_, one)| *one == self).map_or("", |(name, _)| name)
     }
 }
@@ -101,19 +113,7 @@ impl Key {
     pub(super) fn verify(&self, presented: &Presented) -> Result<(), Refusal> {
         let named = presented.algorithm.as_deref();
         let is_valid = match self {
-            Self::Secret { secret, algorithm } => {
-                let used = match (presented.form, named) {
-                    (Form::Message, None | Some("hmac-sha256")) => Algorithm::HmacSha256,
-                    (Form::Cavage, Some(name)) => {
-                        let known = Algorithm::WORDS.iter().find(|(word, _)| *word == name);
-                        known.map(|(_, algorithm)| *algorithm).ok_or(Refusal::Algorithm)?
-                    }
-                    _ => return Err(Refusal::Algorithm),
-                };
-                let hash = used.hmac().filter(|_| algorithm.is_none_or(|own| own == used));
-                let key = hmac::Key::new(hash.ok_or(Refusal::Algorithm)?, secret);
-                hmac::verify(&key, &presented.base, &presented.signature).is_ok()
-            }
+            Self::Secret { secret, algorithm } => return verify(secret, *algorithm, presented),
             Self::Public { set, algorithm, name } => {
                 if presented.form != Form::Message || named.is_some_and(|named| named != *name) {
                     return Err(Refusal::Algorithm);
@@ -124,4 +124,40 @@ impl Key {
         };
         if is_valid { Ok(()) } else { Err(Refusal::Signature) }
     }
+}
+
+/// Verifies a signature with a secret, for one algorithm or any HMAC.
+fn verify(secret: &[u8], algorithm: Option<Algorithm>, presented: &Presented) -> Result<(), Refusal> {
+    let used = match (presented.form, presented.algorithm.as_deref()) {
+        (Form::Message, None | Some("hmac-sha256")) => Algorithm::HmacSha256,
+        (Form::Cavage, Some(name)) => Algorithm::named(name).ok_or(Refusal::Algorithm)?,
+        _ => return Err(Refusal::Algorithm),
+    };
+    let hash = used.hmac().filter(|_| algorithm.is_none_or(|own| own == used));
+    let key = hmac::Key::new(hash.ok_or(Refusal::Algorithm)?, secret);
+    let is_valid = hmac::verify(&key, &presented.base, &presented.signature).is_ok();
+    if is_valid { Ok(()) } else { Err(Refusal::Signature) }
+}
+
+/// Verifies a signature by a key of a consumer.
+pub(super) fn verify_stored(key: &SignatureKey, presented: &Presented) -> Result<(), Refusal> {
+    verify(&key.secret, Algorithm::named(&key.algorithm), presented)
+}
+
+/// Returns a secret, which may be in base64.
+///
+/// # Errors
+///
+/// If it is not base64, or too short. The message contains nothing of it.
+pub fn secret(text: &[u8], is_base64: bool) -> Result<Vec<u8>, BuildError> {
+    let secret = match is_base64 {
+        true => BASE64_STANDARD.decode(text.trim_ascii()).map_err(|_| BuildError::new("invalid base64"))?,
+        false => text.to_vec(),
+    };
+    if secret.len() < MIN_SECRET {
+        let length = secret.len();
+        let message = format!("the secret has {length} bytes: expected at least {MIN_SECRET}");
+        return Err(BuildError::new(message));
+    }
+    Ok(secret)
 }

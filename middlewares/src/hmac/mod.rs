@@ -15,19 +15,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, Secret, is_default};
 use tidegate_core::word::{Vocabulary, Word};
 use tidegate_core::{Access, Build, BuildContext, BuildError, BuildErrors, Middleware};
 
-use crate::auth::remembered::Remembered;
+use crate::auth::remembered::{Remembered, SharedMarks};
 use crate::jwt;
 use crate::jwt::keys::KeySet;
+use crate::rate_limit::Redis;
 use authenticator::{Authenticator, Owned};
-pub use keys::Algorithm;
-use keys::{Key, MIN_SECRET};
+use keys::Key;
+pub use keys::{Algorithm, secret};
+
+/// Prefix of keys of used signatures in Redis. The name of the middleware follows: routers and gateways with the same one
+/// share them.
+const PREFIX: &str = "tidegate:hmac:";
 
 /// Maximum age of a signature.
 const MAX_AGE: StdDuration = StdDuration::from_hours(1);
@@ -45,6 +48,9 @@ pub struct Hmac {
     /// Keys that requests may be signed with.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<HmacKey>,
+    /// Whether keys of consumers are accepted; by default, without `keys`. Not in Traefik Hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consumers: Option<bool>,
     /// Whether bodies must have a signed digest.
     pub validate_digest: bool,
     /// Headers that signatures of the older form must cover. By default, the request line and `host`.
@@ -70,6 +76,9 @@ pub struct Hmac {
     pub reject_replays: bool,
     /// Maximum number of used signatures that are remembered. Not in Traefik Hub.
     pub max_remembered: usize,
+    /// Remembers used signatures in Redis, together with other gateways. Not in Traefik Hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Redis>,
     /// Maximum size of a body with a digest, in bytes. Not in Traefik Hub.
     pub max_body_bytes: u64,
 }
@@ -115,6 +124,7 @@ impl Default for Hmac {
     fn default() -> Self {
         Self {
             keys: Vec::new(),
+            consumers: None,
             validate_digest: true,
             enforced_headers: Vec::new(),
             components: Vec::new(),
@@ -125,6 +135,7 @@ impl Default for Hmac {
             require_nonce: false,
             reject_replays: true,
             max_remembered: 500_000,
+            redis: None,
             max_body_bytes: 1024 * 1024,
         }
     }
@@ -143,7 +154,13 @@ impl Build for Hmac {
             }
         }
         let keys = errors.check(self.read_keys(context));
-        let keys = errors.made(keys)?;
+        let shared = self
+            .redis
+            .as_ref()
+            .map(|redis| SharedMarks::new(format!("{PREFIX}{}:", context.name), redis, context))
+            .transpose();
+        let shared = errors.check(shared);
+        let (keys, shared) = errors.made(keys.zip(shared))?;
         let components = match self.components.is_empty() {
             true => COMPONENTS.map(str::to_owned).to_vec(),
             false => self.components.iter().map(|name| name.to_ascii_lowercase()).collect(),
@@ -153,6 +170,8 @@ impl Build for Hmac {
             clock: context.clock(),
             keys,
             consumers: context.consumers(),
+            accepts_consumers: self.accepts_consumers(),
+            shared,
             label: jwt::known(&self.label),
             components,
             headers: self.enforced_headers.iter().map(|name| name.to_ascii_lowercase()).collect(),
@@ -177,6 +196,11 @@ impl Build for Hmac {
 }
 
 impl Hmac {
+    /// Returns true if keys of consumers are accepted.
+    fn accepts_consumers(&self) -> bool {
+        self.consumers.unwrap_or(self.keys.is_empty())
+    }
+
     fn check_limits(&self, errors: &mut BuildErrors) {
         if StdDuration::from(self.clock_skew) > MAX_SKEW {
             errors.add(format!("clockSkew: {}: the maximum is 10m", self.clock_skew));
@@ -196,8 +220,9 @@ impl Hmac {
     ) -> Result<HashMap<String, Owned, foldhash::fast::RandomState>, BuildError> {
         let mut errors = BuildErrors::default();
         let mut keys = HashMap::default();
-        if self.keys.is_empty() || self.keys.len() > MAX_KEYS {
-            errors.add(format!("keys: {}: expected 1 to {MAX_KEYS}", self.keys.len()));
+        let fewest = usize::from(!self.accepts_consumers());
+        if !(fewest..=MAX_KEYS).contains(&self.keys.len()) {
+            errors.add(format!("keys: {}: expected {fewest} to {MAX_KEYS}", self.keys.len()));
         }
         for (index, options) in self.keys.iter().enumerate() {
             let key =
@@ -237,19 +262,8 @@ impl HmacKey {
                 Key::public(set.map_err(|error| BuildError::new(format!("publicKey: {error}")))?, algorithm)
             }
             (text, "") => {
-                let secret = match self.base64_encoded {
-                    true => BASE64_STANDARD
-                        .decode(text.trim())
-                        .map_err(|_| BuildError::new("key: invalid base64"))?,
-                    false => text.as_bytes().to_vec(),
-                };
-                if secret.len() < MIN_SECRET {
-                    let length = secret.len();
-                    return Err(BuildError::new(format!(
-                        "key: the secret has {length} bytes: expected at least {MIN_SECRET}"
-                    )));
-                }
-                Key::secret(secret, algorithm)
+                let secret = secret(text.as_bytes(), self.base64_encoded);
+                Key::secret(secret.map_err(|error| error.map(|text| format!("key: {text}")))?, algorithm)
             }
             _ => return Err(BuildError::new("key: not possible with publicKey")),
         };

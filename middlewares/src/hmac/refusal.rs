@@ -6,6 +6,7 @@ use tidegate_core::{Reason, Response, reply};
 
 use crate::auth;
 use crate::auth::bearer;
+use crate::auth::remembered::RememberedError;
 
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,8 +49,20 @@ pub(super) enum Refusal {
     Replayed,
     #[error("too many signatures are remembered")]
     Full,
-    #[error("the consumer of the key is not defined")]
+    #[error("used signatures cannot be looked up in Redis")]
+    NoStore,
+    #[error("the consumer of the key is not defined or has a mistake, or several have the key")]
     NoConsumer,
+}
+
+impl From<RememberedError> for Refusal {
+    fn from(error: RememberedError) -> Self {
+        match error {
+            RememberedError::Known => Self::Replayed,
+            RememberedError::Full => Self::Full,
+            RememberedError::Unavailable => Self::NoStore,
+        }
+    }
 }
 
 impl Refusal {
@@ -63,7 +76,7 @@ impl Refusal {
                 response
             }
             Self::BodyTooLarge => reply::status_text(StatusCode::PAYLOAD_TOO_LARGE, Reason::RequestTooLarge),
-            Self::Full => bearer::unavailable(),
+            Self::Full | Self::NoStore => bearer::unavailable(),
             Self::NoConsumer => auth::consumer_broken(),
             _ => auth::unauthorized(CHALLENGE),
         }

@@ -10,14 +10,14 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use http::header::{HeaderName, HeaderValue};
-use tidegate_core::{
-    Body, Clock, Consumer, Consumers, ManualClock, Middleware, Request, Response, Verdict, consumers::Entry,
-};
+use tidegate_core::consumers::Entry;
+use tidegate_core::{Body, Clock, Consumer, Consumers, ManualClock, Middleware, Request, Response, Verdict};
 
 use super::{Algorithm, Hmac, HmacKey};
 use crate::testing::{self, Service, World, block_on, build_in, run, with_body};
 
 mod older;
+mod shared;
 
 const RSA_N: &str = "r4tmm3r20Wd_PbqvP1s2-QEtvpuRaV8Yq40gjUR8y2Rjxa6dpG2GXHbPfvMs8ct-Lh1GH45x28Rw3Ry53mm-oAXjyQ86OnDkZ5N8lYbggD4O3w6M6pAvLkhk95AndTrifbIFPNU8PPMO7OyrFAHqgDsznjPFmTOtCEcN2Z1FpWgchwuYLPL-Wokqltd11nqqzi-bJ9cvSKADYdUAAN5WUtzdpiy6LbTgSxP7ociU4Tn0g5I6aDZJ7A8Lzo0KSyZYoA485mqcO0GVAdVw9lq4aOT9v6d-nb4bnNkQVklLQ3fVAvJm-xdDOp9LCNCN48V2pnDOkFV6-U9nV5oyc6XI2w";
 const SHARED: &str =

@@ -22,6 +22,7 @@ mod docker;
 mod docs;
 mod dpop;
 mod etcd;
+mod hmac;
 mod identity;
 mod ldap;
 mod oidc;
