@@ -197,6 +197,7 @@ impl Consumer {
             plan: plan_name,
             quota: plan.and_then(Plan::quota),
             limits: limits.flatten(),
+            ..consumer::Consumer::default()
         });
         let kinds = self.credentials.kinds(&consumer, previous, file);
         let mut credentials = Vec::with_capacity(kinds.len());

@@ -1,9 +1,10 @@
 //! Known clients, and the API keys that belong to them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use crate::RequestCounters;
 use crate::client_ip::IpRanges;
 use crate::plan::{Limits, Quota};
 use crate::word::Vocabulary;
@@ -23,7 +24,33 @@ pub struct Consumer {
     pub quota: Option<Quota>,
     /// How fast its plan lets it use something; `None` for no limit.
     pub limits: Option<Limits>,
+    /// What counts its requests for metrics, if anything does.
+    pub counters: Counters,
 }
+
+/// The counters of a consumer, which are set once. They do not distinguish consumers.
+#[derive(Clone, Debug, Default)]
+pub struct Counters(OnceLock<Arc<RequestCounters>>);
+
+impl Counters {
+    /// Sets the counters, unless there are some.
+    pub fn set(&self, counters: Arc<RequestCounters>) {
+        let _ = self.0.set(counters);
+    }
+
+    /// Returns the counters.
+    pub fn get(&self) -> Option<&Arc<RequestCounters>> {
+        self.0.get()
+    }
+}
+
+impl PartialEq for Counters {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Counters {}
 
 impl Consumer {
     /// Returns the name without its provider, as servers and clients know it.

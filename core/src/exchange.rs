@@ -346,6 +346,11 @@ impl Exchange {
         self.identities.last().or(self.connection.identity.as_ref())
     }
 
+    /// Returns the qualified name of the consumer that sent the request, if it is one.
+    pub fn consumer(&self) -> Option<&str> {
+        self.identity()?.consumer.as_ref().map(|consumer| &*consumer.name)
+    }
+
     /// Records the user name that the client claims, whether it could prove it or not.
     pub fn claim(&self, user: &str) {
         self.users.push(user.into());

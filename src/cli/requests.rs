@@ -106,6 +106,7 @@ fn explained(request: &Value) -> String {
     add("request ID", of("requestId"));
     add("trace", of("traceId"));
     add("identity", of("identity"));
+    add("consumer", of("consumer"));
     let tls = &request["tls"];
     if tls.is_object() {
         let name = printable(text(tls, "serverName"));

@@ -20,6 +20,11 @@ pub struct Metrics {
     pub add_servers_labels: bool,
     /// Maximum number of servers that are distinguished; the others of a service are `other`. Not in Traefik.
     pub max_servers: usize,
+    /// Counts the requests of each consumer, for all systems. Not in Traefik.
+    #[serde(skip_serializing_if = "is_default")]
+    pub add_consumers_labels: bool,
+    /// Maximum number of consumers that are distinguished; the others are `other`. Not in Traefik.
+    pub max_consumers: usize,
     /// Metrics for Prometheus; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<Prometheus>,
@@ -43,6 +48,8 @@ impl Default for Metrics {
             add_internals: false,
             add_servers_labels: false,
             max_servers: 1000,
+            add_consumers_labels: false,
+            max_consumers: 1000,
             prometheus: None,
             stats_d: None,
             datadog: None,

@@ -124,7 +124,8 @@ pub fn compile(
     let (rules, http_routers, mut findings) = http.finish();
     findings.extend(tcp.findings.into_iter().chain(udp.findings));
     let known = previous.map(|compiled| (&compiled.snapshot.report.config, &compiled.consumers));
-    let directory = Directory::new(&config, known, &builder.files);
+    let counters = |name: &str| builder.consumer_counters(name);
+    let directory = Directory::new(&config, known, &builder.files, counters);
     let (instances, mut diagnostics, effects) = builder.finish(directory.publication(environment));
     directory.report(&origins, &mut diagnostics);
     (config.http.routers, config.tcp.routers, config.udp.routers) = (http_routers, tcp.routers, udp.routers);

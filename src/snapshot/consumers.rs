@@ -9,7 +9,7 @@ use tidegate_config::plan::Plan;
 use tidegate_config::{Config, Kind, ObjectRef, Origins};
 use tidegate_core::consumers::{Conflict, Entry};
 use tidegate_core::plan::Limits;
-use tidegate_core::{BuildError, BuildErrors, Consumers, ConsumersHandle};
+use tidegate_core::{BuildError, BuildErrors, Consumers, ConsumersHandle, RequestCounters};
 use tidegate_middlewares::rate_limit::policies::{LimitStates, PlanLimits};
 
 use super::Environment;
@@ -54,7 +54,12 @@ pub(super) struct Directory {
 impl Directory {
     /// Lists the consumers of a configuration. Entries of unchanged consumers are those of the previous
     /// directory, and if all are, so is the directory.
-    pub(super) fn new(config: &Config, previous: Option<(&Config, &Self)>, files: &files::Draft) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        previous: Option<(&Config, &Self)>,
+        files: &files::Draft,
+        counters: impl Fn(&str) -> Option<Arc<RequestCounters>>,
+    ) -> Self {
         let plans = Plans::new(config, previous.map(|(before, directory)| (before, &directory.plans)));
         let mut changed =
             previous.is_none_or(|(_, before)| before.entries.len() != config.http.consumers.len());
@@ -75,6 +80,9 @@ impl Directory {
                 let plan = plan.map(|plan| (&**plan, plans.limits(&plan_name)));
                 Listed::new(files, |file| options.entry(name, plan, before, file))
             });
+            if let Some(counters) = counters(name) {
+                entry.entry.consumer.counters.set(counters);
+            }
             entries.insert(name.clone(), entry);
         }
         match previous {

@@ -264,6 +264,56 @@ http:
 }
 
 #[test]
+fn the_access_log_and_metrics_show_consumers_up_to_a_limit() {
+    let (backend, keys) = (Backend::echo("a"), ["ann", "bob", "eve"].map(|name| (name, Key::new())));
+    let routes = |keys: &[(&str, Key)]| {
+        let consumers: String = keys.iter().map(|(name, key)| key.consumer(name, "")).collect();
+        let consumers = if consumers.is_empty() { "    {}\n".to_owned() } else { consumers };
+        crate::api_key::routes("", &consumers, &backend.url())
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("access.log");
+    let file = format!("--accessLog.filePath={}", log.display());
+    let filter = "--accessLog.filters.expression=consumer != \"bob@file\"";
+    let metrics =
+        ["--metrics.prometheus=true", "--metrics.addConsumersLabels=true", "--metrics.maxConsumers=2"];
+    let flags = [&[file.as_str(), "--accessLog.format=json", filter], &metrics[..]].concat();
+    let gateway = Gateway::with(&flags, &routes(&keys));
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    for (_, key) in &keys {
+        assert_eq!(get_with(gateway.web(), "h", "/", &key.header()).status, 200);
+    }
+    assert_eq!(get_with(gateway.web(), "h", "/", &Key::new().header()).status, 401);
+    let lines = || -> Vec<Value> {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    eventually("three lines are written", || lines().len() == 3);
+    let shown: Vec<Value> = lines().iter().map(|line| line["Consumer"].clone()).collect();
+    assert_eq!(shown, [json!("ann@file"), json!("eve@file"), Value::Null]);
+    let filter = "/api/requests?filter=consumer%20%3D%3D%20%22bob%40file%22";
+    let found: Value = serde_json::from_str(&gateway.api(filter)).unwrap();
+    assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
+    let one = ask(&gateway, &format!("/api/requests/{}", found[0]["id"].as_str().unwrap()));
+    assert_eq!(one["consumer"], "bob@file");
+    let requests = |consumer: &str| {
+        let labels = format!("code=\"200\",consumer=\"{consumer}\",method=\"GET\",protocol=\"http\"");
+        gateway.api("/metrics").contains(&format!("tidegate_consumer_requests_total{{{labels}}} 1\n"))
+    };
+    assert!(["ann@file", "bob@file", "other"].map(requests) == [true; 3], "{}", gateway.api("/metrics"));
+    // Known consumers keep their names when another comes before them.
+    let [ann, bob, (_, eve)] = keys;
+    let (generation, header) = (gateway.generation(), eve.header());
+    gateway.write("routes.yml", &routes(&[("aaa", eve), ann, bob]));
+    eventually("the consumer is renamed", || gateway.generation() > generation);
+    assert_eq!(get_with(gateway.web(), "h", "/", &header).status, 200);
+    let shown = gateway.api("/metrics");
+    assert!(["ann@file", "bob@file"].map(requests) == [true; 2] && !shown.contains("aaa@file"), "{shown}");
+    let off = Gateway::with(&["--metrics.prometheus=true"], &routes(&[]));
+    assert!(!off.api("/metrics").contains("consumer"));
+}
+
+#[test]
 fn certificates_of_consumers_have_their_groups() {
     let backend = Backend::echo("a");
     let people = ["ann", "bob", "eve", "joe"].map(somebody);

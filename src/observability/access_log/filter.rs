@@ -109,10 +109,11 @@ const TIMES: [(&str, Time); 4] = [
     ("ErrorPageDuration", Time::ErrorPageDuration),
     ("Overhead", Time::Overhead),
 ];
-const TEXTS: [(&str, Text); 27] = [
+const TEXTS: [(&str, Text); 28] = [
     ("ClientAddr", Text::ClientAddr),
     ("ClientHost", Text::ClientHost),
     ("ClientUsername", Text::ClientUsername),
+    ("Consumer", Text::Consumer),
     ("RequestAddr", Text::RequestAddr),
     ("RequestHost", Text::RequestHost),
     ("RequestId", Text::RequestId),
@@ -140,7 +141,7 @@ const TEXTS: [(&str, Text); 27] = [
 ];
 const ABORTED: &str = "DownstreamAborted";
 /// Short names, which are easier to type in a terminal. Some are those of matchers when they are called.
-const ALIASES: [(&str, &str); 13] = [
+const ALIASES: [(&str, &str); 14] = [
     ("status", "DownstreamStatus"),
     ("host", "RequestHost"),
     ("method", "RequestMethod"),
@@ -151,6 +152,7 @@ const ALIASES: [(&str, &str); 13] = [
     ("server", "ServiceURL"),
     ("client", "ClientHost"),
     ("user", "ClientUsername"),
+    ("consumer", "Consumer"),
     ("retries", "RetryAttempts"),
     ("entryPoint", "entryPointName"),
     ("aborted", ABORTED),

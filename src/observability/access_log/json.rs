@@ -82,6 +82,7 @@ impl Entry<'_> {
             Field::ClientHost => self.push_client_host(line),
             Field::ClientPort => push_digits(line, self.exchange.connection.peer.port()),
             Field::ClientUsername => push_json(line, summary.user.unwrap_or("-").as_bytes()),
+            Field::Consumer => push_json(line, self.exchange.consumer()?.as_bytes()),
             Field::DownstreamAborted => line.extend_from_slice(b"true"),
             Field::DownstreamAbortedBy => push_word(line, self.aborted.map(Aborted::name)?),
             Field::DownstreamContentSize => push_number(line, self.exchange.sent()),

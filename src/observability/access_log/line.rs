@@ -81,6 +81,7 @@ impl Entry<'_> {
                 self.forwarded_client().unwrap_or_else(|| address_text(self.peer_address())).into()
             }
             Text::ClientUsername => summary.user.unwrap_or("-").into(),
+            Text::Consumer => self.exchange.consumer().unwrap_or("").into(),
             Text::RequestAddr => String::from_utf8_lossy(self.host()),
             Text::RequestHost => String::from_utf8_lossy(host_and_port(self.host()).0),
             Text::RequestId => self.exchange.request_id().unwrap_or("").into(),

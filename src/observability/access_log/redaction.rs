@@ -43,6 +43,11 @@ impl Redaction {
         self.keeps(&[Field::ClientUsername])
     }
 
+    /// Returns true if the names of consumers may be recorded.
+    pub(crate) fn keeps_consumer(&self) -> bool {
+        self.keeps(&[Field::Consumer])
+    }
+
     /// Returns the value of a header as it is recorded; `None` for one that is not.
     pub(crate) fn header<'a>(&self, name: &HeaderName, value: &'a HeaderValue) -> Option<&'a [u8]> {
         match self.0.as_ref()?.of_header(name) {

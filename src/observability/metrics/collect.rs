@@ -124,7 +124,8 @@ fn levels<'a>(metrics: &'a Metrics, view: &View<'_>, shown: &'a Objects) -> Vec<
     let points = metrics.entry_points.iter();
     let points =
         points.map(|(name, counters)| (vec![("entrypoint", name.as_str())], counters.requests.clone()));
-    let (mut routers, mut services, mut servers) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut routers, mut services, mut servers, mut consumers) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (object, counters) in shown {
         match object {
             CountedObject::Router { router, service } => {
@@ -137,6 +138,9 @@ fn levels<'a>(metrics: &'a Metrics, view: &View<'_>, shown: &'a Objects) -> Vec<
             CountedObject::Server { service, url } => {
                 servers.push((vec![("service", service.as_str()), ("url", url)], counters.clone()));
             }
+            CountedObject::Consumer(name) => {
+                consumers.push((vec![("consumer", name.as_str())], counters.clone()));
+            }
         }
     }
     let (theirs, ours) = ("traefik", "tidegate");
@@ -145,6 +149,7 @@ fn levels<'a>(metrics: &'a Metrics, view: &View<'_>, shown: &'a Objects) -> Vec<
         (view.levels.routers, Level { owner: theirs, name: "router", objects: routers }),
         (view.levels.services, Level { owner: theirs, name: "service", objects: services }),
         (view.levels.servers, Level { owner: ours, name: "server", objects: servers }),
+        (view.levels.consumers, Level { owner: ours, name: "consumer", objects: consumers }),
     ]
     .into_iter()
     .filter_map(|(is_shown, level)| is_shown.then_some(level))

@@ -131,7 +131,9 @@ impl Meter {
             }
         };
         let entry_point = entry_point.and_then(|meter| meter.counters.as_ref());
-        for counters in entry_point.into_iter().chain(routers) {
+        let consumer = exchange.identity().and_then(|identity| identity.consumer.as_ref());
+        let consumer = consumer.and_then(|consumer| consumer.counters.get());
+        for counters in entry_point.into_iter().chain(routers).chain(consumer) {
             count(counters, &sample);
         }
         for attempt in exchange.attempts() {

@@ -33,6 +33,8 @@ pub(crate) use meter::{EntryPointMeter, Meter, count_aside};
 
 /// The URL of servers that are not distinguished.
 pub(crate) const OTHER_SERVERS: &str = "other";
+/// The name of consumers that are not distinguished.
+pub(crate) const OTHER_CONSUMERS: &str = "other";
 /// Suffix of the names of the gateway's own objects.
 const INTERNAL: &str = "@internal";
 
@@ -55,6 +57,8 @@ pub enum CountedObject {
         /// Its URL as configured, or `other` for all servers of the service above the limit.
         url: String,
     },
+    /// A consumer, by `name@provider`, or `other` for all above the limit.
+    Consumer(String),
 }
 
 /// A protocol that is forwarded without being read.
@@ -150,12 +154,13 @@ pub(crate) struct Levels {
     services: bool,
     /// Servers of services.
     servers: bool,
+    consumers: bool,
 }
 
 impl Levels {
-    /// Includes servers, which the settings of a single system do not have.
-    fn with_servers(self, servers: bool) -> Self {
-        Self { servers, ..self }
+    /// Includes servers and consumers, which the settings of a single system do not have.
+    fn for_all(self, options: &settings::Metrics) -> Self {
+        Self { servers: options.add_servers_labels, consumers: options.add_consumers_labels, ..self }
     }
 
     fn or(self, other: Self) -> Self {
@@ -164,6 +169,7 @@ impl Levels {
             routers: self.routers || other.routers,
             services: self.services || other.services,
             servers: self.servers || other.servers,
+            consumers: self.consumers || other.consumers,
         }
     }
 }
@@ -178,6 +184,7 @@ macro_rules! levels_from {
                     routers: options.add_routers_labels,
                     services: options.add_services_labels,
                     servers: false,
+                    consumers: false,
                 }
             }
         }
@@ -205,6 +212,7 @@ pub struct Metrics {
     add_internals: bool,
     workers: usize,
     max_servers: usize,
+    max_consumers: usize,
     /// The counters of servers, some of which may no longer exist.
     servers: Mutex<Vec<Weak<RequestCounters>>>,
     /// Upper bounds of buckets in nanoseconds: those of all readers.
@@ -241,7 +249,7 @@ impl Metrics {
         all.dedup();
         let levels = pushed_levels(options);
         let levels = prometheus.map_or(levels, |options| levels.or(Levels::from(options)));
-        let levels = levels.with_servers(options.add_servers_labels);
+        let levels = levels.for_all(options);
         let bounds: Arc<[u64]> = all.into();
         let semantic =
             options.otlp.as_ref().map(|_| Arc::new(SemanticDurations::new(workers, bounds.clone())));
@@ -257,7 +265,11 @@ impl Metrics {
         Some(Arc::new(Self {
             entry_points,
             prometheus: prometheus.map(|options| PrometheusView {
-                levels: Levels::from(options).with_servers(levels.servers),
+                levels: Levels {
+                    servers: levels.servers,
+                    consumers: levels.consumers,
+                    ..Levels::from(options)
+                },
                 bounds: shown.into_iter().flatten().zip(options.buckets.iter().map(f64::to_string)).collect(),
                 is_native: options.native_histograms,
                 shown: Mutex::default(),
@@ -266,6 +278,7 @@ impl Metrics {
             add_internals: options.add_internals,
             workers,
             max_servers: options.max_servers,
+            max_consumers: options.max_consumers,
             servers: Mutex::default(),
             bounds,
             header_labels: header_labels.map(label).collect(),
@@ -290,12 +303,18 @@ impl Metrics {
             }
             CountedObject::Service(_) => self.levels.services,
             CountedObject::Server { .. } => self.levels.servers,
+            CountedObject::Consumer(_) => self.levels.consumers,
         }
     }
 
     /// Returns new counters.
     pub fn counters(&self) -> Arc<RequestCounters> {
         Arc::new(RequestCounters::new(self.workers, self.bounds.clone()))
+    }
+
+    /// Returns the maximum number of consumers that are distinguished.
+    pub(crate) fn max_consumers(&self) -> usize {
+        self.max_consumers
     }
 
     /// Returns new counters of a server, or `None` if there are too many. `leaving` of them are about to be dropped.

@@ -49,9 +49,12 @@ pub(crate) fn summary(requests: &Requests, record: &Record) -> Map<String, Value
 pub(crate) fn detail(requests: &Requests, record: &Record) -> Value {
     let mut object = summary(requests, record);
     let mut add = |name: &str, value: Value| drop(object.insert(name.to_owned(), value));
-    for (name, text) in
-        [("requestId", Text::RequestId), ("claimedUser", Text::User), ("identity", Text::Subject)]
-    {
+    for (name, text) in [
+        ("requestId", Text::RequestId),
+        ("claimedUser", Text::User),
+        ("identity", Text::Subject),
+        ("consumer", Text::Consumer),
+    ] {
         if !record.text(text).is_empty() {
             add(name, record.text(text).into());
         }

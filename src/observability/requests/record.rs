@@ -40,10 +40,11 @@ pub(crate) enum Text {
     RequestId,
     User,
     Subject,
+    Consumer,
 }
 
 /// Number of texts.
-const TEXTS: usize = 8;
+const TEXTS: usize = 9;
 
 /// One ended request.
 #[derive(Clone, Debug)]
@@ -217,6 +218,8 @@ impl Record {
         self.push(Text::User, exchange.user().filter(|_| keeps_user).unwrap_or("").as_bytes());
         let subject = exchange.identity().filter(|_| keeps_user).map_or("", |identity| &identity.subject);
         self.push(Text::Subject, subject.as_bytes());
+        let consumer = exchange.consumer().filter(|_| redaction.keeps_consumer()).unwrap_or("");
+        self.push(Text::Consumer, consumer.as_bytes());
     }
 
     /// Masks credentials. Lengths stay, since the texts are parts of one.

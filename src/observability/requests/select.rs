@@ -86,6 +86,7 @@ impl Values for OfRecord<'_> {
             Field::ClientAddr => record.peer.map(|peer| peer.to_string()).unwrap_or_default().into(),
             Field::ClientHost => client(record).unwrap_or_default().into(),
             Field::ClientUsername => record.text(Text::User),
+            Field::Consumer => record.text(Text::Consumer),
             Field::RequestAddr => host(),
             Field::RequestHost => {
                 String::from_utf8_lossy(host_and_port(host().as_bytes()).0).into_owned().into()

@@ -8,7 +8,7 @@ use tidegate_core::traffic::TrafficCounters;
 
 use super::{Builder, Instances};
 use crate::observability::metrics::{
-    CarryingObject, CountedObject, OTHER_SERVERS, Role, Transport as Carrier,
+    CarryingObject, CountedObject, OTHER_CONSUMERS, OTHER_SERVERS, Role, Transport as Carrier,
 };
 
 impl Instances {
@@ -18,7 +18,7 @@ impl Instances {
         let names = self.services.names();
         for (object, counters) in &before.counters {
             let is_kept = match object {
-                CountedObject::Router { .. } => false,
+                CountedObject::Router { .. } | CountedObject::Consumer(_) => false,
                 CountedObject::Service(name) => names.contains(name),
                 CountedObject::Server { service, .. } => names.contains(service) && !built.contains(service),
             };
@@ -93,6 +93,26 @@ impl Builder<'_> {
         };
         state.now.counters.insert(own, counters.clone());
         Some(counters)
+    }
+
+    /// Returns the counters of a consumer, as [`Self::counters`] does. Those above the limit share the counters of other
+    /// consumers. Consumers keep theirs as long as they exist.
+    pub(in crate::snapshot) fn consumer_counters(&self, name: &str) -> Option<Arc<RequestCounters>> {
+        let own = CountedObject::Consumer(name.to_owned());
+        let metrics = self.environment.metrics.as_ref().filter(|metrics| metrics.counts(&own))?;
+        let is_consumer = |object: &&CountedObject| matches!(object, CountedObject::Consumer(name) if name != OTHER_CONSUMERS);
+        let before = self.previous.map(|(_, before)| &before.counters);
+        let is_known = |object: &CountedObject| before.is_some_and(|before| before.contains_key(object));
+        let is_full = || {
+            let state = self.state.borrow();
+            let new = state.now.counters.keys().filter(is_consumer).filter(|object| !is_known(object));
+            let old = before.map_or(0, |before| before.keys().filter(is_consumer).count());
+            new.count() + old >= metrics.max_consumers()
+        };
+        if !is_known(&own) && is_full() {
+            return self.counters(CountedObject::Consumer(OTHER_CONSUMERS.to_owned()));
+        }
+        self.counters(own)
     }
 
     /// Returns the counters of an object's connections or sessions, as [`Self::counters`] does.

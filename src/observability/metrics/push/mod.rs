@@ -101,10 +101,9 @@ pub(crate) fn start(
     control: &Handle,
 ) -> Pushes {
     let pushes = Pushes::default();
-    let has_servers = options.add_servers_labels;
     let plan = |name, levels: Levels, interval: tidegate_core::values::Duration| Plan {
         name,
-        levels: levels.with_servers(has_servers),
+        levels: levels.for_all(options),
         interval: interval.0,
         stopping: pushes.stopping.clone(),
     };
