@@ -33,6 +33,9 @@ pub(in crate::tls) enum OcspError {
         /// When it expires.
         next_update: OffsetDateTime,
     },
+    /// A later response about the certificate is known.
+    #[error("older than the last response: it may be a replay")]
+    Older,
     /// The response is about another certificate.
     #[error("response for another certificate")]
     OtherCertificate,

@@ -235,7 +235,7 @@ fn date(time: GeneralizedTime) -> Result<OffsetDateTime, OcspError> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::tls) mod tests {
     use der::asn1::BitStringRef;
     use proptest::prelude::*;
     use rcgen::{
@@ -252,6 +252,12 @@ pub(super) mod tests {
         pub(in super::super) key: KeyPair,
         authority: KeyPair,
         params: CertificateParams,
+    }
+
+    /// Returns a statement with these times, in Unix time.
+    pub(in crate::tls) fn statement(status: Status, this_update: i64, next_update: i64) -> Statement {
+        let time = |seconds| OffsetDateTime::from_unix_timestamp(seconds).unwrap();
+        Statement { status, this_update: time(this_update), next_update: Some(time(next_update)) }
     }
 
     const ECDSA_WITH_SHA256: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];

@@ -58,6 +58,9 @@ pub(super) enum ListError {
     /// A later list of the same issuer is known.
     #[error("issued before the last list: it may be a replay")]
     Older,
+    /// The parser panicked.
+    #[error("cannot be parsed")]
+    Failed,
     /// It could not be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),

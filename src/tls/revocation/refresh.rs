@@ -48,31 +48,43 @@ impl Refresher {
     }
 
     /// Fetches the lists that are due, and returns the time until the next ones.
-    pub(super) async fn round(&self, store: &TlsStore) -> Duration {
-        let checks: Vec<&Arc<Checks>> = store.checks().collect();
+    async fn round(&self, store: &TlsStore) -> Duration {
+        let checks: Vec<Arc<Checks>> = store.checks().cloned().collect();
         let now = Instant::now();
         let due = store.crl_sources().filter(|source| source.wait(now).is_zero());
         join_all(due.map(|source| self.refresh(source, &checks))).await;
-        for check in &checks {
-            if let Err(error) = check.update() {
-                tracing::error!(%error, "cannot use revocation lists");
+        // Large lists take long to parse.
+        let updating = tokio::task::spawn_blocking(move || {
+            for check in checks {
+                if let Err(error) = check.update() {
+                    tracing::error!(%error, "cannot use revocation lists");
+                }
             }
+        });
+        if updating.await.is_err() {
+            tracing::error!("cannot use revocation lists: a verifier cannot be built");
         }
         let now = Instant::now();
         store.crl_sources().map(|source| source.wait(now)).min().unwrap_or(MAX_WAIT).min(MAX_WAIT)
     }
 
-    async fn refresh(&self, source: &Source, checks: &[&Arc<Checks>]) {
-        let users = || checks.iter().filter(|check| check.urls.iter().any(|used| used.url == source.url));
-        let interval = users().map(|check| check.interval).min().unwrap_or(MAX_WAIT);
-        let fetched = fetch(&self.client, &source.url, Message::Get, LIMITS).await.map_err(ListError::from);
-        let lists = fetched.and_then(|bytes| {
-            let mut lists = Vec::new();
-            for check in users() {
-                lists = parse(&bytes, &check.trusted.authorities, &check.trusted.roots)?;
+    async fn refresh(&self, source: &Source, checks: &[Arc<Checks>]) {
+        let uses = |check: &&Arc<Checks>| check.urls.iter().any(|used| used.url == source.url);
+        let users: Vec<Arc<Checks>> = checks.iter().filter(uses).cloned().collect();
+        let interval = users.iter().map(|check| check.interval).min().unwrap_or(MAX_WAIT);
+        let lists = match fetch(&self.client, &source.url, Message::Get, LIMITS).await {
+            Err(error) => Err(ListError::from(error)),
+            Ok(bytes) => {
+                let parsing = tokio::task::spawn_blocking(move || {
+                    let mut lists = Vec::new();
+                    for check in users {
+                        lists = parse(&bytes, &check.trusted.authorities, &check.trusted.roots)?;
+                    }
+                    Ok(lists)
+                });
+                parsing.await.unwrap_or(Err(ListError::Failed))
             }
-            Ok(lists)
-        });
+        };
         source.record(lists, interval, OffsetDateTime::now_utc().unix_timestamp());
     }
 }

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::tls::fetch::{Limits, Message, fetch};
-use crate::tls::ocsp::message::{Status, StatusRequest, is_issued_by, responder};
+use crate::tls::ocsp::message::{Statement, Status, StatusRequest, is_issued_by, responder};
 use crate::tls::ocsp::{MAX_RESPONSE, OcspError};
 
 /// Maximum number of certificates whose status is kept.
@@ -54,6 +54,8 @@ pub(super) struct Answer {
     pub(super) fresh_until: i64,
     /// When it no longer counts, in Unix time.
     valid_until: i64,
+    /// When the last response became valid, in Unix time: no older one replaces it.
+    this_update: i64,
 }
 
 /// Responses by certificate, for all options. They outlive snapshots.
@@ -133,7 +135,11 @@ impl Statuses {
                 arrived.ok().and_then(Result::ok).and_then(|answer| *answer)
             }
         };
-        answer.unwrap_or_else(|| Answer::after_failure(known, now))
+        // The next request looks again.
+        answer.unwrap_or_else(|| Answer {
+            fresh_until: now.saturating_add(1),
+            ..Answer::after_failure(known, now)
+        })
     }
 
     /// Joins the request about this certificate, or starts it; `None` if there are too many.
@@ -164,17 +170,12 @@ impl Statuses {
             let limits = Limits { time, size: MAX_RESPONSE };
             let asked = question.ask(&client, limits).await;
             let now = OffsetDateTime::now_utc().unix_timestamp();
-            let answer = match asked {
-                Ok((status, valid_until)) => {
-                    let age = i64::try_from(max_age.as_secs()).unwrap_or(i64::MAX);
-                    let fresh_until = valid_until.min(now.saturating_add(age));
-                    Answer { status: Some(status), fresh_until, valid_until }
-                }
-                Err(error) => {
-                    tracing::warn!(url = question.request.url, %error, "no OCSP response for a client certificate");
-                    Answer::after_failure(this.known.get(&question.key), now)
-                }
-            };
+            let known = this.known.get(&question.key);
+            let answer = asked.and_then(|statement| Answer::new(&statement, known, max_age, now));
+            let answer = answer.unwrap_or_else(|error| {
+                tracing::warn!(url = question.request.url, %error, "no OCSP response for a client certificate");
+                Answer::after_failure(known, now)
+            });
             this.known.insert(question.key, answer);
             sender.send_replace(Some(answer));
         });
@@ -192,24 +193,91 @@ impl Drop for Closing<'_> {
 }
 
 impl Question {
-    /// Asks the responder. Returns the status and how long it counts.
-    async fn ask(&self, client: &Arc<dyn HttpClient>, limits: Limits) -> Result<(Status, i64), OcspError> {
+    /// Asks the responder.
+    async fn ask(&self, client: &Arc<dyn HttpClient>, limits: Limits) -> Result<Statement, OcspError> {
         let message = Message::Ocsp(self.request.request()?);
         let response = fetch(client, &self.request.url, message, limits).await?;
-        let statement = self.request.statement(&response, OffsetDateTime::now_utc())?;
-        Ok((statement.status, statement.valid_until().unix_timestamp()))
+        self.request.statement(&response, OffsetDateTime::now_utc())
     }
 }
 
 impl Answer {
+    /// Returns the answer of a response, unless it is older than the last one.
+    fn new(
+        statement: &Statement,
+        known: Option<Self>,
+        max_age: Duration,
+        now: i64,
+    ) -> Result<Self, OcspError> {
+        let this_update = statement.this_update.unix_timestamp();
+        if known.is_some_and(|known| this_update < known.this_update) {
+            return Err(OcspError::Older);
+        }
+        let valid_until = statement.valid_until().unix_timestamp();
+        let age = i64::try_from(max_age.as_secs()).unwrap_or(i64::MAX);
+        let fresh_until = valid_until.min(now.saturating_add(age));
+        Ok(Self { status: Some(statement.status), fresh_until, valid_until, this_update })
+    }
+
     /// Returns the last answer if it still counts, or none.
     fn after_failure(known: Option<Self>, now: i64) -> Self {
-        let known = known.filter(|known| known.valid_until > now);
-        let valid_until = known.map_or(now, |known| known.valid_until);
-        Self {
-            status: known.and_then(|known| known.status),
-            fresh_until: now.saturating_add(RETRY),
-            valid_until,
+        let this_update = known.map_or(i64::MIN, |known| known.this_update);
+        let retry = now.saturating_add(RETRY);
+        match known.filter(|known| known.status.is_some() && known.valid_until > now) {
+            Some(known) => Self { fresh_until: retry.min(known.valid_until), ..known },
+            None => Self { status: None, fresh_until: retry, valid_until: now, this_update },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::ocsp::message::tests::statement;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn answers_count_until_they_expire_and_are_not_replaced_by_older_ones() {
+        let good = statement(Status::Good, 1000, 9000);
+        let first = Answer::new(&good, None, HOUR, 2000).unwrap();
+        assert_eq!((first.status, first.fresh_until, first.valid_until), (Some(Status::Good), 5600, 9000));
+        assert_eq!(Answer::new(&good, None, HOUR, 8000).unwrap().fresh_until, 9000, "not longer than valid");
+        let revoked = Answer::new(&statement(Status::Revoked, 2000, 9000), Some(first), HOUR, 2000).unwrap();
+        assert_eq!(revoked.status, Some(Status::Revoked));
+        assert!(matches!(Answer::new(&good, Some(revoked), HOUR, 6000), Err(OcspError::Older)), "a replay");
+        // After failures, the last one counts until it expires, and the replay still does not.
+        let kept = Answer::after_failure(Some(revoked), 8990);
+        assert_eq!((kept.status, kept.fresh_until), (Some(Status::Revoked), 9000));
+        let lost = Answer::after_failure(Some(kept), 9000);
+        assert_eq!((lost.status, lost.fresh_until), (None, 9030));
+        assert!(Answer::new(&statement(Status::Good, 1000, 99_000), Some(lost), HOUR, 9100).is_err());
+        assert!(Answer::new(&statement(Status::Good, 2000, 99_000), Some(lost), HOUR, 9100).is_ok());
+        assert_eq!(Answer::after_failure(None, 100).status, None);
+    }
+
+    #[test]
+    fn only_permitted_responders_may_be_named() {
+        let allowed = ["ocsp.example.com", "127.0.0.1:81"].map(str::to_owned);
+        let policy = OcspPolicy {
+            strict: true,
+            url: String::new(),
+            allowed_hosts: allowed.to_vec(),
+            timeout: HOUR,
+            max_age: HOUR,
+        };
+        for (url, expected) in [
+            ("http://ocsp.example.com/x", true),
+            ("https://OCSP.example.com:8080/", true),
+            ("http://127.0.0.1:81/", true),
+            ("http://127.0.0.1/", false),
+            ("http://127.0.0.1:82/", false),
+            ("http://x.ocsp.example.com/", false),
+            ("http://ocsp.example.com@evil.example/", false),
+            ("ldap://ocsp.example.com/", false),
+            ("ocsp.example.com", false),
+        ] {
+            assert_eq!(policy.permits(url), expected, "{url}");
         }
     }
 }
