@@ -176,8 +176,9 @@ fn a_list_applies_to_open_connections_and_sessions() {
     let list = root.file("crl.pem");
     put(&list, root.list());
     let options = format!("revocation: {{crlFiles: ['{}']}}", list.display());
+    let audit = root.file("audit.log");
     let gateway = Gateway::with(
-        &["--entryPoints.web.http3=true", "--accessLog.format=json", "--auditLog.filePath=/dev/null"],
+        &["--entryPoints.web.http3=true", &format!("--auditLog.filePath={}", audit.display())],
         &routes(&backend.url(), &root.certificate(), &options),
     );
     let web = gateway.web();
@@ -221,6 +222,9 @@ fn a_list_applies_to_open_connections_and_sessions() {
         assert!(refused(ask(web, config), "CertificateRevoked"), "no session lets it in");
     }
     assert!(Open::connect(web, &others, "h.test").unwrap().is_resumed(), "sessions of others go on");
+    eventually("the refusals are audited", || {
+        std::fs::read_to_string(&audit).is_ok_and(|text| text.contains("\"certificate_revoked\""))
+    });
     // A broken list leaves the last one in use.
     put(&list, "nothing");
     eventually("the mistake is reported", || {
