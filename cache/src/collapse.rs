@@ -135,6 +135,17 @@ impl Collapser {
         }
     }
 
+    /// A response to a request that nobody waits for cannot be stored either: requests for the key do not wait for a
+    /// while longer.
+    pub fn not_storable(&self, key: &Key, now: Timestamp) {
+        self.0.uncacheable.insert(key.clone(), now.plus(self.0.limits.uncacheable_for));
+    }
+
+    /// A response to such a request is stored: requests for the key wait again.
+    pub fn stored(&self, key: &Key) {
+        self.0.uncacheable.remove(key);
+    }
+
     /// The number of keys that are led, and of requests that wait.
     pub fn usage(&self) -> (usize, usize) {
         let flights = self.0.flights.lock();
@@ -285,7 +296,12 @@ mod tests {
         lead(&collapser, "a").not_storable(NOW);
         let later = |seconds| NOW.plus(Duration::from_secs(seconds));
         assert_eq!(pass(&collapser, "a", later(4)), Some(Pass::Uncacheable));
-        assert_eq!(pass(&collapser, "a", later(5)), None, "it leads again");
+        collapser.not_storable(&key("a"), later(4));
+        assert_eq!(pass(&collapser, "a", later(8)), Some(Pass::Uncacheable), "for longer");
+        assert_eq!(pass(&collapser, "a", later(9)), None, "it leads again");
+        collapser.not_storable(&key("a"), later(9));
+        collapser.stored(&key("a"));
+        assert_eq!(pass(&collapser, "a", later(9)), None);
         for i in 0..1000 {
             lead(&collapser, &i.to_string()).not_storable(NOW);
         }

@@ -184,7 +184,11 @@ fn main() {
         }
         return;
     }
-    let mut filters = arguments.iter().filter(|argument| !argument.starts_with('-')).peekable();
+    // A value of another option is no filter.
+    let value =
+        |index: usize| index > 0 && ["--skip", "--test-threads"].contains(&arguments[index - 1].as_str());
+    let is_filter = |(index, argument): &(usize, &String)| !argument.starts_with('-') && !value(*index);
+    let mut filters = arguments.iter().enumerate().filter(is_filter).map(|(_, argument)| argument).peekable();
     let is_chosen = filters.peek().is_none() || filters.any(|filter| NAME.contains(filter.as_str()));
     if !ignored && is_chosen {
         kill_and_verify();

@@ -30,8 +30,7 @@ pub struct Rules {
     /// Whether `stale-while-revalidate` and `stale-if-error` of a response count beside its `s-maxage`. RFC 9111
     /// §5.2.2.10 forbids it; content networks commonly allow it.
     pub stale_after_s_maxage: bool,
-    /// The largest number of tags of a response, and of bytes in them. A response with more is not stored, since it
-    /// could not be purged.
+    /// The largest number of tags of a response. One with more is not stored, since it could not be purged by them.
     pub max_tags: usize,
     /// The largest size of a response's stored header fields in bytes.
     pub max_head_bytes: usize,

@@ -23,6 +23,8 @@ struct Sent {
     requested: Timestamp,
     forwarded: Forwarded,
     collapsed: bool,
+    /// Others could have waited for it, or it for others.
+    may_wait: bool,
 }
 
 impl Sent {
@@ -41,6 +43,7 @@ impl Job {
         forwarded: Forwarded,
         next: &Next,
     ) -> Response {
+        let may_wait = self.may_wait(forwarded);
         let client = self.request.head.headers.clone();
         let headers = &mut self.request.head.headers;
         let validates = match &stored {
@@ -60,6 +63,7 @@ impl Job {
             requested: self.shared.now(),
             forwarded,
             collapsed: self.collapsed,
+            may_wait,
         };
         let again = validates.then(|| (self.request.head.clone(), self.request.context.clone()));
         let request = std::mem::replace(&mut self.request.body, Body::empty());
@@ -192,7 +196,8 @@ impl Job {
                 match leader {
                     Some(leader) if failed => leader.failed(),
                     Some(leader) => leader.not_storable(now),
-                    None => {}
+                    None if failed || !sent.may_wait => {}
+                    None => self.shared.collapser.not_storable(&self.key, now),
                 }
                 let status = CacheStatus { detail: Some(detail), ..sent.status() };
                 mark(&mut response, self.shared.status_header, &status);
@@ -219,6 +224,9 @@ impl Job {
                 return response;
             }
         };
+        if leader.is_none() {
+            self.shared.collapser.stored(&self.key);
+        }
         let clock = self.shared.clock.clone();
         let mut response = response.map(|body| Storing::body(body, writer, leader, clock));
         let status = CacheStatus { ttl, stored: true, ..sent.status() };

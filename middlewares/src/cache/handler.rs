@@ -202,7 +202,7 @@ impl Job {
     }
 
     /// Whether others can use the response to this request, and it theirs.
-    fn may_wait(&self, forwarded: Forwarded) -> bool {
+    pub(super) fn may_wait(&self, forwarded: Forwarded) -> bool {
         let headers = &self.request.head.headers;
         // Of a range, nothing is stored; with credentials that the gateway does not know, seldom.
         let ranged = headers.contains_key(RANGE) && forwarded != Forwarded::Stale;
