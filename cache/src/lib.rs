@@ -22,8 +22,10 @@ mod not_kept;
 mod purge;
 pub mod rules;
 mod time;
+mod uses;
 
 pub use head::Head;
 pub use not_kept::NotKept;
 pub use purge::{Epoch, Purge};
 pub use time::{MAX_SECONDS, Timestamp};
+pub use uses::UseCounter;

@@ -183,7 +183,8 @@ impl Job {
                 response.headers(),
                 times,
             )
-            .map_err(NotStored::as_str),
+            .map_err(NotStored::as_str)
+            .and_then(|head| if self.is_used_enough() { Ok(head) } else { Err("min-uses") }),
             Some(reason) => Err(reason.name()),
         };
         match storable {
@@ -204,6 +205,12 @@ impl Job {
                 response
             }
         }
+    }
+
+    /// Counts a use, and returns whether there were as many as a response needs to be stored.
+    fn is_used_enough(&self) -> bool {
+        let uses = self.shared.uses.as_ref();
+        uses.is_none_or(|(counter, needed)| counter.count(&self.key) >= *needed)
     }
 
     /// Passes a response on, and stores it as it passes.

@@ -12,7 +12,7 @@ use tidegate_cache::collapse::{Collapser, Outcome, Role};
 use tidegate_cache::key::{Key, Target, Template};
 use tidegate_cache::memory::{MemoryStore, Stored};
 use tidegate_cache::rules::{self, Bypass, Lookup, Resource, Reuse, Rules, Why};
-use tidegate_cache::{Purge, Timestamp};
+use tidegate_cache::{Purge, Timestamp, UseCounter};
 use tidegate_core::{
     BoxFuture, Clock, Identity, Middleware, Next, Prediction, Reason, Request, Response, boxed, reply,
 };
@@ -28,6 +28,8 @@ pub(super) struct Shared {
     pub(super) rules: Rules,
     pub(super) template: Template,
     pub(super) clock: Clock,
+    /// Counts uses, and how many a response needs to be stored, if it needs more than one.
+    pub(super) uses: Option<(UseCounter, u32)>,
     pub(super) max_wait: Duration,
     pub(super) stale_without_server: bool,
     pub(super) status_header: bool,

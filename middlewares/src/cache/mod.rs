@@ -14,6 +14,7 @@ use std::time::Duration as StdDuration;
 
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
+use tidegate_cache::UseCounter;
 use tidegate_cache::collapse::{CollapseLimits, Collapser};
 use tidegate_cache::key::{Query, Template};
 use tidegate_cache::memory::{MemoryLimits, MemoryStore};
@@ -22,6 +23,9 @@ use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{Build, BuildContext, BuildError, BuildErrors, Middleware};
 
 use handler::{Caching, Shared};
+
+/// URLs whose uses are counted.
+const COUNTED_KEYS: usize = 100_000;
 
 /// A cache for responses. Not in Traefik.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +37,8 @@ pub struct Cache {
     pub max_object_bytes: u64,
     /// Maximum number of responses to one URL that differ by `Vary`.
     pub max_variants: usize,
+    /// How often a URL must be asked for before its response is stored.
+    pub min_uses: u32,
     /// What the key consists of.
     #[serde(skip_serializing_if = "is_default")]
     pub key: KeyOptions,
@@ -95,6 +101,7 @@ impl Default for Cache {
             max_bytes: memory.total,
             max_object_bytes: memory.object,
             max_variants: memory.variants,
+            min_uses: 1,
             key: KeyOptions::default(),
             ttl: BTreeMap::new(),
             targeted_fields: vec!["CDN-Cache-Control".to_owned()],
@@ -154,6 +161,7 @@ impl Build for Cache {
             rules,
             template,
             clock: context.clock(),
+            uses: (self.min_uses > 1).then(|| (UseCounter::new(COUNTED_KEYS), self.min_uses)),
             max_wait: self.max_wait.into(),
             stale_without_server: self.stale_without_server,
             status_header: self.status_header,

@@ -467,6 +467,19 @@ fn predictions_say_what_is_stored() {
 }
 
 #[test]
+fn what_is_asked_for_once_is_not_stored() {
+    block_on(async {
+        let options = Cache { min_uses: 2, ..Cache::default() };
+        let test = Test::with(options, vec![ok(FRESH, "one"), ok(FRESH, "two"), ok(FRESH, "three")], None);
+        let (_, headers, _) = test.get(&[]).await;
+        assert_eq!(cache_status(&headers), "tidegate; fwd=uri-miss; detail=min-uses");
+        assert_eq!(test.get(&[]).await.2, "two");
+        assert_eq!(test.get(&[]).await.2, "two");
+        assert_eq!(test.calls(), 2);
+    });
+}
+
+#[test]
 fn what_is_stored_survives_a_change_of_options() {
     block_on(async {
         let (world, _) = World::stopped();
