@@ -367,6 +367,7 @@ mod tests {
     use http::Request as Head;
     use proptest::prelude::*;
     use tidegate_core::Body;
+    use tidegate_core::consumers::CredentialKind;
 
     const SECRET: &str = "a2688e031edb4be6a3797f3882655c05";
 
@@ -428,6 +429,17 @@ mod tests {
             let (found, challenge) = client.send(&client.answer("test", SECRET, count, uri));
             assert_eq!((found, challenge.contains("stale=\"true\"")), (status, stale), "{count} {uri}");
         }
+    }
+
+    #[test]
+    fn a_broken_consumer_gets_503_with_the_right_password_only() {
+        let world = testing::World::default();
+        let client = Client::of(testing::build_in(&world, options()).unwrap());
+        world.store_consumer(CredentialKind::BasicUser("test".into()), true);
+        assert_eq!(client.send(&client.answer("test", SECRET, 1, "/x?q=1")).0, 503);
+        assert_eq!(client.send(&client.answer("test", "00", 2, "/x?q=1")).0, 401);
+        world.store_consumer(CredentialKind::BasicUser("test".into()), false);
+        assert_eq!(client.send(&client.answer("test", SECRET, 3, "/x?q=1")).0, 200);
     }
 
     #[test]

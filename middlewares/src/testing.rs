@@ -65,6 +65,14 @@ impl World {
 }
 
 impl World {
+    /// Replaces the directory by one with a consumer that has this credential, and a mistake if it `is_broken`.
+    pub(crate) fn store_consumer(&self, kind: consumers::CredentialKind, is_broken: bool) {
+        let consumer = Arc::new(Consumer { name: "acme@file".into(), ..Consumer::default() });
+        let credentials = vec![consumers::Credential { path: String::new(), kind }];
+        let entry = Arc::new(consumers::Entry { consumer, credentials, is_broken });
+        self.consumers.store(Arc::new(Consumers::new(&[entry]).0));
+    }
+
     /// Adds the middleware `name@file`.
     pub(crate) fn add(&mut self, name: &str, options: impl Build) {
         let name = format!("{name}@file");

@@ -75,7 +75,9 @@ fn a_login_identifies_a_consumer() {
         )
     };
     let own = format!("{{issuer: '{}', subject: ann}}", provider.url());
-    for (consumer, status) in [(own.as_str(), 200), ("{issuer: 'https://other.test', subject: ann}", 403)] {
+    let twice = format!("{own}, {own}");
+    let other = "{issuer: 'https://other.test', subject: ann}";
+    for (consumer, status) in [(own.as_str(), 200), (other, 403), (&twice, 503)] {
         let gateway = Gateway::serve(&with(consumer));
         let mut browser = Browser::new(gateway.web());
         browser.sign_in(&provider, "/");

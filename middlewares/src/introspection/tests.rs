@@ -7,10 +7,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 use tidegate_core::building::ClientTls;
-use tidegate_core::consumers::{Claim, Consumers, Credential, CredentialKind, Entry};
+use tidegate_core::consumers::{Claim, CredentialKind};
 use tidegate_core::{
-    Body, BoxFuture, Consumer, HttpClient, ManualClock, Middleware, Reason, Request, Response, UpstreamError,
-    Verdict,
+    Body, BoxFuture, HttpClient, ManualClock, Middleware, Reason, Request, Response, UpstreamError, Verdict,
 };
 
 use super::{AuthKind, ClientAuth, ClientConfig, Introspection};
@@ -268,12 +267,10 @@ fn the_identity_has_groups_scopes_and_consumer() {
     assert_eq!(testing::text(response), "introspection ann [ops] [read,write] ");
     // A change of the consumers counts at once, without a question.
     let claim = Claim { issuer: "https://i".into(), name: "azp".into(), value: "app".into() };
-    let consumer = Arc::new(Consumer { name: "acme@file".into(), ..Consumer::default() });
-    let credentials = vec![Credential { path: String::new(), kind: CredentialKind::Token(claim) }];
-    protected
-        .world
-        .consumers
-        .store(Arc::new(Consumers::new(&[Arc::new(Entry { consumer, credentials, is_broken: false })]).0));
+    protected.world.store_consumer(CredentialKind::Token(claim.clone()), true);
+    let broken = block_on(protected.ask("t"));
+    assert_eq!((broken.status().as_u16(), broken.reason), (503, Some(Reason::ConsumerBroken)));
+    protected.world.store_consumer(CredentialKind::Token(claim), false);
     assert_eq!(testing::text(block_on(protected.ask("t"))), "introspection ann [ops] [read,write] acme");
     assert_eq!(protected.server.questions(), 1);
     // The issuer that the options name, if the answer names none.

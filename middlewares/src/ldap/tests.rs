@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::Request as Head;
 use parking_lot::Mutex;
+use tidegate_core::consumers::CredentialKind;
 use tidegate_core::ldap::{LdapClient, LdapUnavailable, LdapUser};
 use tidegate_core::values::Duration;
 use tidegate_core::{
@@ -89,6 +90,25 @@ fn the_user_is_identified_with_groups_and_the_password_is_removed() {
     assert_eq!((&*identity.subject, identity.method, &*identity.by), ("ann", AuthMethod::Ldap, "m@file"));
     assert_eq!((&identity.groups[..], identity.label("dn")), (&["ops".to_owned()][..], Some("cn=ann,dc=a")));
     assert_eq!(exchange.user(), Some("ann"));
+}
+
+#[test]
+fn a_broken_consumer_gets_503_with_the_right_password_only() {
+    let (world, ..) = world();
+    let middleware = build_in(&world, options()).unwrap();
+    let service = Service(|_| Response::new(Body::empty()));
+    let status = |password: &str| {
+        let request = with_password("ann", password);
+        testing::block_on(testing::run(&middleware, request, &service)).status().as_u16()
+    };
+    let ann = || CredentialKind::BasicUser("ann".into());
+    world.store_consumer(ann(), true);
+    // The second is remembered.
+    assert_eq!((status("right"), status("right"), status("wrong")), (503, 503, 401));
+    let prediction = middleware.predict(with_password("ann", "right"));
+    assert!(matches!(prediction.verdict, Verdict::Responds(response) if response.status() == 503));
+    world.store_consumer(ann(), false);
+    assert_eq!(status("right"), 200);
 }
 
 #[test]

@@ -334,10 +334,7 @@ async fn route_request(
         *closing = Some(refused_exchange(listener, request.context.exchange, &request.head));
         return misdirected();
     }
-    let routes = snapshot.entry_points.get(listener.index);
-    let index =
-        routes.map(|routes| if client.connection.tls.is_some() { &routes.tls } else { &routes.plain });
-    let route = index.and_then(|index| index.find(&request));
+    let route = find_route(client, &snapshot, &request);
     let timed = timeouts::begin(client, &mut request, route.and_then(|route| route.timeouts.as_ref()));
     let begun = begin_exchange(listener, &mut request, route.map(|route| &**route), presence);
     *closing = Some(begun);
@@ -364,6 +361,16 @@ async fn route_request(
         span.finish(response.status().as_u16());
     }
     response
+}
+
+fn find_route<'s>(
+    client: &ClientConnection,
+    snapshot: &'s Snapshot,
+    request: &Request,
+) -> Option<&'s Arc<Route>> {
+    let routes = snapshot.entry_points.get(client.listener.index)?;
+    let index = if client.connection.tls.is_some() { &routes.tls } else { &routes.plain };
+    index.find(request)
 }
 
 /// Returns true if a request is handled before the first configuration is complete: one for the gateway's `/ping` or
