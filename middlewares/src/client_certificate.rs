@@ -118,13 +118,7 @@ mod tests {
         let known = built(false, true).unwrap();
         assert_eq!(outcome(&known, get("https://a.test/")), (403, Some(Reason::CertificateRequired)));
         assert_eq!(outcome(&known, with_certificate()), (403, Some(Reason::CertificateUnknown)));
-        let consumer = Consumer {
-            name: "acme@file".into(),
-            groups: Vec::new(),
-            labels: Default::default(),
-            plan: String::new(),
-            quota: None,
-        };
+        let consumer = Consumer { name: "acme@file".into(), ..Consumer::default() };
         let as_consumer = |method| {
             let mut request = with_certificate();
             let identity = Identity::new("ann", method, "m@file".into());

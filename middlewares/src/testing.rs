@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod store;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +12,8 @@ use tidegate_core::ldap::{LdapClient, LdapOptions};
 use tidegate_core::reference::is_plain;
 use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::*;
+
+pub(crate) use store::FakeStore;
 
 /// Returns a GET request from 127.0.0.1 for an absolute URL; the host becomes the `Host` header.
 pub(crate) fn get(url: &str) -> Request {

@@ -265,95 +265,14 @@ impl Shared {
 mod tests {
     use std::sync::Mutex;
 
-    use tidegate_core::store::{Draw, Drawn, StoreError};
-    use tidegate_core::{Body, BoxFuture, Middleware, Response};
+    use tidegate_core::store::StoreError;
+    use tidegate_core::{Body, Middleware, Response};
 
     use super::*;
-    use crate::testing::{self, Service, World, build_in, get, text};
+    use crate::testing::{self, FakeStore, Service, World, build_in, get, text};
 
-    /// Gives scripted replies and records its calls.
-    #[derive(Default)]
-    struct ScriptedStore {
-        answers: Mutex<Vec<Result<Turn, StoreError>>>,
-        asked: Mutex<Vec<(String, Bucket, StdDuration)>>,
-    }
-
-    fn unreachable<T>() -> Result<T, StoreError> {
-        Err(StoreError::Unavailable { reason: "unreachable".into() })
-    }
-
-    impl SharedStore for ScriptedStore {
-        fn take<'a>(
-            &'a self,
-            key: &'a str,
-            bucket: &'a Bucket,
-            deadline: StdDuration,
-        ) -> BoxFuture<'a, Result<Turn, StoreError>> {
-            self.asked.lock().unwrap().push((key.to_owned(), *bucket, deadline));
-            let answer = self.answers.lock().unwrap().pop();
-            Box::pin(async move { answer.unwrap_or_else(unreachable) })
-        }
-
-        fn draw<'a>(
-            &'a self,
-            _: &'a [Draw],
-            _: StdDuration,
-        ) -> BoxFuture<'a, Result<Vec<Drawn>, StoreError>> {
-            Box::pin(async { unreachable() })
-        }
-
-        fn get<'a>(
-            &'a self,
-            _: &'a str,
-            _: StdDuration,
-        ) -> BoxFuture<'a, Result<Option<bytes::Bytes>, StoreError>> {
-            Box::pin(async { unreachable() })
-        }
-
-        fn set<'a>(
-            &'a self,
-            _: &'a str,
-            _: &'a [u8],
-            _: StdDuration,
-            _: StdDuration,
-        ) -> BoxFuture<'a, Result<(), StoreError>> {
-            Box::pin(async { unreachable() })
-        }
-
-        fn compare_and_set<'a>(
-            &'a self,
-            _: &'a str,
-            _: Option<&'a [u8]>,
-            _: &'a [u8],
-            _: StdDuration,
-            _: StdDuration,
-        ) -> BoxFuture<'a, Result<bool, StoreError>> {
-            Box::pin(async { unreachable() })
-        }
-
-        fn add_member<'a>(
-            &'a self,
-            _: &'a str,
-            _: &'a str,
-            _: usize,
-            _: StdDuration,
-            _: StdDuration,
-        ) -> BoxFuture<'a, Result<(), StoreError>> {
-            Box::pin(async { unreachable() })
-        }
-
-        fn members<'a>(
-            &'a self,
-            _: &'a str,
-            _: usize,
-            _: StdDuration,
-        ) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
-            Box::pin(async { unreachable() })
-        }
-    }
-
-    fn world(answers: Vec<Result<Turn, StoreError>>) -> (World, Arc<ScriptedStore>) {
-        let store = Arc::new(ScriptedStore { answers: Mutex::new(answers), ..ScriptedStore::default() });
+    fn world(answers: Vec<Result<Turn, StoreError>>) -> (World, Arc<FakeStore>) {
+        let store = Arc::new(FakeStore { turns: Mutex::new(answers), ..FakeStore::default() });
         let world = World { store: Some(store.clone()), ..World::default() };
         (world, store)
     }

@@ -1,17 +1,14 @@
 //! Keys of consumers, and signatures that gateways remember together.
 
-use std::collections::HashSet;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
+use tidegate_core::Reason;
 use tidegate_core::consumer::SignatureKey;
 use tidegate_core::consumers::{Credential, CredentialKind};
-use tidegate_core::store::{Bucket, Draw, Drawn, SharedStore, StoreError, Turn};
-use tidegate_core::{BoxFuture, Reason};
 
 use super::super::Redis;
 use super::*;
+use crate::testing::FakeStore;
 
 /// A consumer with keys of signatures, all with this id.
 fn owner(name: &str, id: &str, secrets: &[&str]) -> Arc<Entry> {
@@ -59,62 +56,9 @@ fn keys_of_consumers_are_accepted_without_a_list() {
     assert_eq!(strict.check(Signing::get(strict.now()).sign()), (401, "the key is unknown".into()));
 }
 
-/// Keeps keys, or fails.
-#[derive(Default)]
-struct Marks {
-    keys: Mutex<HashSet<String>>,
-    is_down: AtomicBool,
-}
-
-fn unreachable<T>() -> Result<T, StoreError> {
-    Err(StoreError::Unavailable { reason: "unreachable".into() })
-}
-
-impl SharedStore for Marks {
-    fn take<'a>(&'a self, _: &'a str, _: &'a Bucket, _: Duration) -> BoxFuture<'a, Result<Turn, StoreError>> {
-        Box::pin(async { unreachable() })
-    }
-
-    fn draw<'a>(&'a self, _: &'a [Draw], _: Duration) -> BoxFuture<'a, Result<Vec<Drawn>, StoreError>> {
-        Box::pin(async { unreachable() })
-    }
-
-    fn get<'a>(&'a self, _: &'a str, _: Duration) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
-        Box::pin(async { unreachable() })
-    }
-
-    fn set<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a [u8],
-        _: Duration,
-        _: Duration,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async { unreachable() })
-    }
-
-    fn compare_and_set<'a>(
-        &'a self,
-        key: &'a str,
-        expected: Option<&'a [u8]>,
-        _: &'a [u8],
-        expiry: Duration,
-        _: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        assert_eq!((expected, expiry), (None, Duration::from_secs(360)));
-        let is_down = self.is_down.load(Ordering::Relaxed);
-        Box::pin(async move {
-            match is_down {
-                true => unreachable(),
-                false => Ok(self.keys.lock().unwrap().insert(key.to_owned())),
-            }
-        })
-    }
-}
-
 #[test]
 fn gateways_with_one_store_refuse_each_others_replays() {
-    let store = Arc::new(Marks::default());
+    let store = Arc::new(FakeStore::default());
     let on_failure = |on_failure: &str| {
         let redis = Redis { on_failure: on_failure.into(), ..Redis::default() };
         let (mut world, clock) = World::stopped();
@@ -126,7 +70,8 @@ fn gateways_with_one_store_refuse_each_others_replays() {
     let signing = Signing::get(one.now());
     let statuses = [&one, &other, &one].map(|gateway| gateway.send(signing.sign()).status().as_u16());
     assert_eq!(statuses, [200, 401, 401]);
-    let key = store.keys.lock().unwrap().iter().next().unwrap().clone();
+    let (key, expiry) = store.keys.lock().unwrap().clone().into_iter().next().unwrap();
+    assert_eq!(expiry, Duration::from_secs(360));
     assert!(key.starts_with("tidegate:hmac:m@file:"), "{key}");
     let note = &one.middleware.predict(signing.sign()).notes;
     assert_eq!(note, &["asks Redis whether the signature has been used"]);
