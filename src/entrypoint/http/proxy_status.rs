@@ -40,7 +40,8 @@ impl ProxyStatus {
             // As good as the server's: nothing has failed.
             Some(Reason::Cached) => return,
             Some(reason) => {
-                let error = response.failure.as_deref().map_or_else(|| error_of(reason), error_of_failure);
+                let error =
+                    response.failure.as_deref().map_or_else(|| reason.proxy_error(), error_of_failure);
                 // Writing to a string cannot fail, here and below.
                 let _ = write!(member, "; error={error}");
             }
@@ -74,73 +75,7 @@ fn error_of_failure(failure: &UpstreamError) -> &'static str {
             ConnectCause::Other => "destination_unavailable",
         },
         UpstreamError::Tls { is_certificate: true, .. } => "tls_certificate_error",
-        other => error_of(Reason::from(other)),
-    }
-}
-
-/// Returns the registered type of error of a reason.
-fn error_of(reason: Reason) -> &'static str {
-    match reason {
-        Reason::MalformedRequest
-        | Reason::HeadTooLarge
-        | Reason::TargetTooLong
-        | Reason::ExpectationFailed
-        | Reason::Misdirected
-        | Reason::PathRefused
-        | Reason::RequestTooLarge
-        | Reason::ClientGone
-        | Reason::ClientTimeout => "http_request_error",
-        Reason::EncodedCharacters
-        | Reason::Unauthenticated
-        | Reason::CertificateRevoked
-        | Reason::CertificateInvalid
-        | Reason::CertificateRequired
-        | Reason::CertificateUnknown
-        | Reason::ApiKeyMalformed
-        | Reason::ApiKeyUnknown
-        | Reason::ApiKeyNotYetValid
-        | Reason::ApiKeyExpired
-        | Reason::ApiKeyRevoked
-        | Reason::ApiKeyAddress
-        | Reason::ApiKeyScope
-        | Reason::Forbidden
-        | Reason::SignInRefused
-        | Reason::AuthenticationAnswer
-        | Reason::AddressDenied
-        | Reason::AddressBanned
-        | Reason::Captcha
-        | Reason::AppsecBlocked
-        | Reason::PolicyDenied
-        | Reason::HostDenied
-        | Reason::RateLimited
-        | Reason::QuotaExceeded
-        | Reason::TooManyInFlight => "http_request_denied",
-        Reason::ServerOptions
-        | Reason::Redirect
-        | Reason::SignIn
-        | Reason::OwnService
-        | Reason::Configured
-        | Reason::Cached
-        | Reason::NotCached
-        | Reason::Preflight => "proxy_internal_response",
-        Reason::InternalError
-        | Reason::AuthenticationUnavailable
-        | Reason::CertificateUnverified
-        | Reason::LimitUnavailable
-        | Reason::DecisionUnavailable
-        | Reason::PolicyFailed
-        | Reason::PolicyUnavailable
-        | Reason::ErrorPage => "proxy_internal_error",
-        Reason::RouterBroken | Reason::ConsumerBroken => "proxy_configuration_error",
-        Reason::NoRouter => "destination_not_found",
-        Reason::NoServer | Reason::CircuitOpen | Reason::ConnectFailed => "destination_unavailable",
-        Reason::ConnectTimeout => "connection_timeout",
-        Reason::TlsFailed => "tls_protocol_error",
-        Reason::ConnectionLost => "connection_terminated",
-        Reason::ResponseTimeout | Reason::RouterTimeout => "http_response_timeout",
-        Reason::MalformedResponse => "http_protocol_error",
-        Reason::ResponseTooLarge => "http_response_body_size",
-        Reason::ResponseBroken => "http_response_incomplete",
+        other => Reason::from(other).proxy_error(),
     }
 }
 
@@ -192,7 +127,7 @@ mod tests {
             "dns_error",
         ];
         for reason in Reason::ALL {
-            assert!(REGISTERED.contains(&error_of(*reason)), "{reason:?}");
+            assert!(REGISTERED.contains(&reason.proxy_error()), "{reason:?}");
         }
     }
 }

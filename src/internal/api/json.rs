@@ -227,16 +227,21 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
             add(&mut object, "priorityStr", priority(snapshot, kind, name).to_string());
         }
     }
+    add_state(&mut object, snapshot, kind, name, report);
+    Some(object.into())
+}
+
+/// Adds the state of a service in use: that of its servers, and how many requests wait for one.
+fn add_state(object: &mut Object, snapshot: &Snapshot, kind: Kind, name: &str, report: &ObjectReport) {
     let servers = server_status(snapshot, kind, name, report);
     if !servers.is_empty() {
-        add(&mut object, "serverStatus", json(&servers));
+        add(object, "serverStatus", json(&servers));
     }
-    let held =
-        snapshot.services.get(name).filter(|_| kind == Kind::Service).map_or(0, |service| service.held());
+    let service = snapshot.services.get(name).filter(|_| kind == Kind::Service);
+    let held = service.map_or(0, |service| service.held());
     if held > 0 {
-        add(&mut object, "heldRequests", json(&held));
+        add(object, "heldRequests", json(&held));
     }
-    Some(object.into())
 }
 
 /// Returns a consumer without secrets and what they are compared with. It and its keys have the time of their last use.
