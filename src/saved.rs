@@ -89,6 +89,7 @@ impl Saved {
             raw: self.raw.into_iter().collect(),
             partial: self.partial.into_iter().collect(),
             tests: self.tests,
+            ..Provided::default()
         }
     }
 }
@@ -141,8 +142,9 @@ impl Store {
         Ok(Some(state))
     }
 
-    /// Replaces the stored state of a provider. Blocks.
+    /// Replaces the stored state of a provider, without objects that are only kept for a while. Blocks.
     fn save(&self, provider: &str, state: &Provided) -> Result<(), Error> {
+        let state = &*state.without_kept();
         let path = self.path(provider);
         let failed = |error| Error::File(path.clone(), error);
         let format = |error| Error::Format(path.clone(), error);
@@ -239,6 +241,23 @@ mod tests {
             excerpt: None,
         }]);
         state
+    }
+
+    #[test]
+    fn objects_that_are_only_kept_for_a_while_are_not_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder);
+        let mut kept = state();
+        for (kind, name) in [(tidegate_config::Kind::Router, "r"), (tidegate_config::Kind::Middleware, "m")] {
+            kept.kept.insert(ObjectRef { kind, name: name.into() }, "kept".into());
+        }
+        store.save("p", &kept).unwrap();
+        let mut loaded = store.load("p").unwrap().unwrap();
+        loaded.problems.pop();
+        assert_eq!(loaded.config.http.routers.len() + loaded.config.http.middlewares.len(), 0);
+        assert_eq!(loaded.config.http.services, state().config.http.services);
+        assert_eq!((loaded.config.tcp, loaded.config.tls), (state().config.tcp, state().config.tls));
+        assert_eq!(loaded.problems, [], "the problem of the router went with it");
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod decode;
 mod delay;
 pub mod formats;
 pub mod hold;
+mod kept;
 pub mod locate;
 pub mod merge;
 pub mod middleware;
@@ -94,6 +95,9 @@ pub struct Provided {
     pub raw: BTreeMap<ObjectRef, String>,
     /// The valid parts of broken certificates, which identify their last good versions.
     pub partial: BTreeMap<ObjectRef, tls::Certificate>,
+    /// Objects that nothing defines any more and that stay for a while, each with a note for the API. They are
+    /// not saved.
+    pub kept: BTreeMap<ObjectRef, String>,
     /// Tests of the routes, and where each was written.
     pub tests: Vec<(Origin, RouteTest)>,
 }

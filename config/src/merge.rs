@@ -43,6 +43,7 @@ fn add(all: &mut Provided, provider: &str, state: &Provided) {
     all.origins.append(&mut origins);
     let written = state.raw.iter().map(|(object, text)| (qualify(object, provider), text.clone()));
     all.raw.extend(written);
+    all.kept.extend(state.kept.iter().map(|(object, note)| (qualify(object, provider), note.clone())));
     all.problems.extend(state.problems.iter().map(|problem| Problem {
         object: problem.object.as_ref().map(|object| qualify(object, provider)),
         ..problem.clone()

@@ -5,6 +5,7 @@
 
 mod conflict;
 mod join;
+mod keep;
 mod labels;
 mod merge;
 
@@ -21,6 +22,7 @@ use crate::Error;
 use crate::template::{Dialect, Template, TemplateError, Value};
 
 pub use conflict::Said;
+pub use keep::{Keeper, Member};
 pub use labels::Labels;
 pub use merge::merge;
 

@@ -98,7 +98,7 @@ pub fn compile(
     previous: Option<&Compiled>,
     environment: &Environment,
 ) -> (Compiled, Effects) {
-    let Provided { mut config, origins, problems, raw: written, .. } = merged;
+    let Provided { mut config, origins, problems, raw: written, kept, .. } = merged;
     let qualified = Qualified::apply(&mut config, previous.map(|compiled| &compiled.qualified));
     let broken_certificates = broken_certificates(&problems);
     let broken = broken(&problems);
@@ -132,7 +132,7 @@ pub fn compile(
     let certificates = certificates(&origins, &broken_certificates);
     let tls_problems = tls.problems.iter().map(|problem| located(problem, &config, &origins, &certificates));
     let problems = problems.into_iter().chain(tls_problems).chain(page_problems).collect();
-    let found = report::Found { findings, diagnostics, broken: &broken, problems, written };
+    let found = report::Found { findings, diagnostics, broken: &broken, problems, written, kept };
     let mut report = report::assemble(config, &origins, found);
     report.tls_origins = tls_origins(&origins, &certificates);
     let snapshot = Snapshot {

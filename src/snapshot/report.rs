@@ -100,18 +100,24 @@ pub(super) struct Found<'a> {
     pub(super) broken: &'a Broken,
     pub(super) problems: Vec<Problem>,
     pub(super) written: BTreeMap<ObjectRef, String>,
+    /// Notes on objects that nothing defines any more.
+    pub(super) kept: BTreeMap<ObjectRef, String>,
 }
 
 /// Assembles the report. `config` has the routers as they are served.
 pub(super) fn assemble(config: Config, origins: &Origins, found: Found<'_>) -> Report {
-    let Found { mut findings, mut diagnostics, broken, problems, written } = found;
+    let Found { mut findings, mut diagnostics, broken, problems, written, kept } = found;
     findings.extend(components(&config).map(|object| diagnostics.finding(object)));
     // Groups problems by kind.
     findings.sort_by_key(|finding| finding.object.kind);
     let mut reported = Reported::from_problems(&problems);
     let mut report = Report { problems, written, ..Report::default() };
     for finding in findings {
+        let note = kept.get(&finding.written).map(|note| (finding.object.clone(), note));
         report.add(&mut reported, finding, &config, origins);
+        if let Some((object, note)) = note {
+            report.note_kept(&object, note);
+        }
     }
     let undecoded: Vec<_> =
         broken.iter().filter(|(object, _)| !report.objects.contains_key(*object)).collect();
@@ -144,6 +150,14 @@ impl WithType for Names<'_> {
 }
 
 impl Report {
+    /// Shows why an object still exists. It is not a problem, so it is neither listed nor logged as one.
+    fn note_kept(&mut self, object: &ObjectRef, note: &str) {
+        if let Some(report) = self.objects.get_mut(object) {
+            report.status = report.status.max(Status::Warning);
+            report.errors.insert(0, note.to_owned());
+        }
+    }
+
     /// Adds an object and its problems, except those reported already.
     ///
     /// Problems refer to the object as it was configured, so that an error in a router that was split by

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use tidegate_config::merge::merge;
-use tidegate_config::{Kind, Origin, Provided};
+use tidegate_config::{Kind, ObjectRef, Origin, Provided};
 use tidegate_core::{Body, Connection, Context, Request, Response};
 use time::OffsetDateTime;
 use tokio::runtime::Runtime;
@@ -109,6 +109,31 @@ fn options_of(compiled: &Compiled, point: usize, host: &str) -> String {
 
 fn status_of(compiled: &Compiled, kind: Kind, name: &str) -> Status {
     compiled.snapshot.report.object(kind, name).unwrap().status
+}
+
+#[test]
+fn a_kept_object_is_served_with_a_warning() {
+    let world = World::new(&["web"]);
+    let config = r#"{"http": {
+        "routers": {"r": {"rule": "Host(`a.test`)", "service": "s"}},
+        "services": {"s": {"loadBalancer": {"servers": []}}}
+    }}"#;
+    let mut state = Provided { config: serde_json::from_str(config).unwrap(), ..Provided::default() };
+    for (kind, name) in [(Kind::Router, "r"), (Kind::Service, "s")] {
+        state.kept.insert(ObjectRef { kind, name: name.into() }, "kept until later".into());
+    }
+    let compiled = world.compile_state(&state, None);
+    for (kind, name) in [(Kind::Router, "r@file"), (Kind::Service, "s@file")] {
+        assert_eq!(errors(&compiled, kind, name), ["kept until later"]);
+        assert_eq!(status_of(&compiled, kind, name), Status::Warning);
+    }
+    assert!(compiled.snapshot.report.problems.is_empty(), "{:?}", compiled.snapshot.report.problems);
+    assert_eq!(world.status(&compiled.snapshot, "a.test", "/"), Some(StatusCode::SERVICE_UNAVAILABLE));
+    state.kept.clear();
+    assert_eq!(
+        status_of(&world.compile_state(&state, Some(&compiled)), Kind::Router, "r@file"),
+        Status::Enabled
+    );
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! Requests that wait while their service has no usable server (`loadBalancer.hold`).
 
+use std::io::Write;
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::json;
 
 use crate::support::backend::unused_address;
 use crate::support::{Answer, Backend, Gateway, eventually, get};
@@ -99,4 +104,89 @@ fn mistakes_are_named() {
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{hold}: {problems:?}");
         assert_eq!(get(gateway.web(), "h", "/").status, 503);
     }
+}
+
+/// The labels of a container, if there is one, and the number of changes.
+type Container = (Option<serde_json::Value>, usize);
+
+/// An engine with one container, or none, whose streams of events end at each change.
+#[derive(Clone, Default)]
+struct Engine(Arc<(Mutex<Container>, Condvar)>);
+
+impl Engine {
+    /// Sets the labels of the container; `None` removes it.
+    fn set(&self, labels: Option<serde_json::Value>) {
+        let (state, changed) = &*self.0;
+        let mut state = state.lock().unwrap();
+        *state = (labels, state.1 + 1);
+        changed.notify_all();
+    }
+
+    fn labels(&self) -> Option<serde_json::Value> {
+        self.0.0.lock().unwrap().0.clone()
+    }
+
+    fn wait(&self) {
+        let (state, changed) = &*self.0;
+        let state = state.lock().unwrap();
+        let before = state.1;
+        let _ = changed.wait_timeout_while(state, Duration::from_secs(60), |state| state.1 == before);
+    }
+
+    fn listen(&self) -> Backend {
+        let engine = self.clone();
+        Backend::with(move |seen, stream| {
+            let target = seen.target();
+            if target.contains("/events") {
+                let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+                if stream.write_all(head).is_ok() {
+                    engine.wait();
+                }
+                return false;
+            }
+            let labels = engine.labels();
+            let body = match labels {
+                Some(labels) if target.ends_with("/containers/web/json") => json!({
+                    "Id": "web", "Name": "/web", "State": {"Status": "running"}, "Config": {"Labels": labels},
+                }),
+                Some(_) if target.contains("/containers/json") => json!([{"Id": "web", "Names": ["/web"]}]),
+                _ => json!([]),
+            };
+            let body = body.to_string();
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\nApi-Version: 1.44\r\nContent-Length: {length}\r\n\r\n");
+            stream.write_all((head + &body).as_bytes()).is_ok()
+        })
+    }
+}
+
+#[test]
+fn requests_wait_while_the_only_container_of_a_kept_route_is_replaced() {
+    let (old, new) = (Backend::echo("old"), Backend::echo("new"));
+    let labels = |server: &str| {
+        Some(json!({
+            "traefik.http.routers.a.rule": "Host(`h`)",
+            "traefik.http.services.a.loadbalancer.server.url": server,
+            "traefik.http.services.a.loadbalancer.hold": "1m",
+        }))
+    };
+    let engine = Engine::default();
+    engine.set(labels(&old.url()));
+    let api = engine.listen();
+    let endpoint = format!("--providers.docker.endpoint=tcp://{}", api.address);
+    let gateway = Gateway::with(&[&endpoint, "--providers.docker.keepRoutes=10m"], "");
+    eventually("the container is served", || get(gateway.web(), "h", "/").header("X-Backend") == Some("old"));
+    engine.set(None);
+    let router = || gateway.api("/api/http/routers/a@docker");
+    eventually("the router is kept", || router().contains("kept until 20"));
+    assert!(router().contains("\"status\":\"warning\""), "{}", router());
+    assert_eq!(gateway.problems(), [""; 0]);
+    let request = ask(&gateway);
+    let service = || gateway.api("/api/http/services/a@docker");
+    eventually("the request waits", || service().contains("\"heldRequests\":1"));
+    engine.set(labels(&new.url()));
+    let answer = request.join().unwrap();
+    assert_eq!((answer.status, answer.header("X-Backend")), (200, Some("new")));
+    assert!(!router().contains("kept until"), "{}", router());
+    engine.set(None);
 }

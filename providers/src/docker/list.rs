@@ -16,7 +16,7 @@ use super::events::Stopping;
 use super::model::Container;
 use super::network::{ContainerLocation, Surroundings};
 use crate::template::functions::normalize;
-use crate::workload::{self, Carrier, Labels, PREFIXES, Rules, Said, Workload};
+use crate::workload::{self, Carrier, Keeper, Labels, Member, PREFIXES, Rules, Said, Workload};
 
 /// Maximum number of concurrent inspections.
 const MAX_CONCURRENT: usize = 8;
@@ -99,6 +99,7 @@ impl Containers {
         &self,
         options: &Options,
         rules: &Rules,
+        keeper: &mut Keeper,
         host_address: &str,
         earlier: &Provided,
     ) -> Provided {
@@ -116,15 +117,31 @@ impl Containers {
         let mut parts = Vec::new();
         for (_, container) in self.known.values() {
             let stopping = &self.stopping;
+            let keeps = keeper.is_on();
             let reading =
-                Reading { options, rules, surroundings: &surroundings, by_name: &by_name, stopping };
-            if let Some((name, part, serves)) = reading.container(container) {
-                parts.push((format!("{name}-{}", container.id), part, serves));
+                Reading { options, rules, surroundings: &surroundings, by_name: &by_name, stopping, keeps };
+            if let Some((name, part, standing)) = reading.container(container) {
+                parts.push((format!("{name}-{}", container.id), container, part, standing));
             }
         }
         // Sorted by name, so that the configuration is deterministic.
         parts.sort_by(|a, b| a.0.cmp(&b.0));
-        workload::merge(parts.iter().map(|(_, part, serves)| Said { part, serves: *serves }), earlier)
+        let said = parts.iter().filter(|(.., standing)| *standing != Standing::Waits);
+        let said = said.map(|(_, _, part, standing)| Said { part, serves: *standing == Standing::Serves });
+        let mut state = workload::merge(said, earlier);
+        if keeper.is_on() {
+            let groups: Vec<String> = parts.iter().map(|(_, container, ..)| group(container)).collect();
+            let members: Vec<_> = std::iter::zip(&parts, &groups)
+                .map(|((_, container, part, standing), group)| Member {
+                    group,
+                    name: &container.name,
+                    part,
+                    waits: *standing == Standing::Waits,
+                })
+                .collect();
+            keeper.complete(&members, earlier, &mut state);
+        }
+        state
     }
 
     /// Returns the networks of the gateway's own container, if any. Its host name is its id unless changed.
@@ -159,18 +176,31 @@ fn display_name<'s>(id: &'s str, summary: &'s ContainerSummary) -> &'s str {
     name.map_or(id, |name| name.trim_start_matches('/'))
 }
 
+/// Whether a container gets requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It gets requests.
+    Serves,
+    /// It gets none; other definitions take precedence.
+    Idle,
+    /// It is not part of the configuration, but replaces what is kept for its group.
+    Waits,
+}
+
 struct Reading<'a> {
     options: &'a Options,
     rules: &'a Rules,
     surroundings: &'a Surroundings,
     by_name: &'a HashMap<&'a str, &'a Container>,
     stopping: &'a Stopping,
+    /// Whether routes are kept.
+    keeps: bool,
 }
 
 impl Reading<'_> {
-    /// Returns the name of the service, its configuration, and whether it gets requests; `None` if it is not
-    /// exposed.
-    fn container(&self, container: &Container) -> Option<(String, Provided, bool)> {
+    /// Returns the name of the service, its configuration, and whether it gets requests; `None` if it does not
+    /// matter.
+    fn container(&self, container: &Container) -> Option<(String, Provided, Standing)> {
         let owner: Arc<str> = container.name.as_str().into();
         let name = service_name(container);
         let workload = Workload {
@@ -181,19 +211,21 @@ impl Reading<'_> {
             carrier: Carrier::Container,
         };
         let mut labels = Labels::read(&workload);
+        let running = container.is_running();
+        let hidden = || (self.keeps && running).then(|| (name.clone(), Provided::default(), Standing::Waits));
         if !self.rules.admit(workload.labels) {
-            return None;
+            return hidden();
         }
         match labels.take_enable(self.options.exposed_by_default) {
             Some(true) => {}
-            Some(false) => return None,
-            None => return Some((name.clone(), labels.left_out(), true)),
+            Some(false) => return hidden(),
+            None => return Some((name.clone(), labels.left_out(), Standing::Serves)),
         }
-        let running = container.is_running();
         let allow_non_running = labels.take_bool(&["docker", "allownonrunning"], false);
         let _ = labels.take(&["docker", "lbswarm"]);
         let network = labels.take(&["docker", "network"]).map(|(_, network)| network);
-        if (!running && !allow_non_running) || (!container.healthy && !self.options.allow_empty_services) {
+        let waits = !container.healthy && !self.options.allow_empty_services;
+        if (!running && !allow_non_running) || (waits && !(self.keeps && running)) {
             return None;
         }
         let shared = container.network_mode.strip_prefix("container:");
@@ -215,7 +247,12 @@ impl Reading<'_> {
             labels.problem(workload.origin(""), warning);
         }
         let provided = workload::build(&workload, labels, self.rules, &place);
-        Some((name, provided, place.serves))
+        let standing = match place.serves {
+            _ if waits => Standing::Waits,
+            true => Standing::Serves,
+            false => Standing::Idle,
+        };
+        Some((name, provided, standing))
     }
 }
 
@@ -226,6 +263,15 @@ fn is_exposed(container: &Container, options: &Options, rules: &Rules) -> bool {
     let labels = &container.labels;
     let workload = Workload { name: &name, title: &name, owner: &owner, labels, carrier: Carrier::Container };
     rules.admit(labels) && Labels::read(&workload).take_enable(options.exposed_by_default) == Some(true)
+}
+
+/// Returns what a container has in common with its replacement: its service in Compose, or its name.
+fn group(container: &Container) -> String {
+    let labels = &container.labels;
+    match (labels.get(SERVICE), labels.get(PROJECT)) {
+        (Some(service), Some(project)) => format!("{service}@{project}"),
+        _ => container.name.clone(),
+    }
 }
 
 /// Returns the name of a container's service: that in Compose, or the name of the container.

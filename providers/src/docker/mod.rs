@@ -19,8 +19,9 @@ use std::time::Duration;
 use bollard::models::EventMessage;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 
-use crate::workload::Rules;
+use crate::workload::{Keeper, Rules};
 use crate::{Error, Provider, Session};
 use client::{Client, EngineError, Events};
 use events::Meaning;
@@ -56,13 +57,16 @@ options::options! {
 pub fn build(options: Options) -> Result<Docker, Error> {
     let rules = Rules::new(&options.default_rule, &options.constraints)?;
     let client = Client::new(&options.engine())?;
-    Ok(Docker { client: Arc::new(client), rules, options })
+    let keeper = Mutex::new(Keeper::new(options.keep_routes.into())?);
+    Ok(Docker { client: Arc::new(client), rules, keeper, options })
 }
 
 /// The Docker provider.
 pub struct Docker {
     client: Arc<Client>,
     rules: Rules,
+    /// Outlives the connection, so that a restart of the engine ends nothing.
+    keeper: Mutex<Keeper>,
     options: Options,
 }
 
@@ -107,6 +111,7 @@ impl Run<'_> {
         let mut resync = tokio::time::interval_at(tokio::time::Instant::now() + RESYNC, RESYNC);
         resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let expiry = self.docker.keeper.lock().expiry();
             tokio::select! {
                 event = next(&mut events) => {
                     let event = event.map_err(Error::source)?;
@@ -123,6 +128,7 @@ impl Run<'_> {
                     self.settled = true;
                     self.deliver().await?;
                 }
+                () = expiry => self.deliver().await?,
                 _ = resync.tick(), if events.is_some() => self.refresh().await?,
                 () = self.session.reload_asked() => {
                     self.containers.forget_all();
@@ -163,8 +169,13 @@ impl Run<'_> {
         // Without events, their start would not be reported.
         self.settled |= !docker.options.watch
             || !self.containers.are_starting(&docker.options, &docker.rules, STARTUP_WAIT);
-        let state =
-            self.containers.configuration(&docker.options, &docker.rules, &self.host_address, &earlier);
+        let state = self.containers.configuration(
+            &docker.options,
+            &docker.rules,
+            &mut docker.keeper.lock(),
+            &self.host_address,
+            &earlier,
+        );
         match self.settled {
             true => self.session.deliver(state).await,
             false => self.session.deliver_incomplete(state).await,

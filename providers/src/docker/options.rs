@@ -56,6 +56,10 @@ macro_rules! options {
             /// Keep services without a healthy running container, with no servers.
             #[serde(skip_serializing_if = "tidegate_core::values::is_default")]
             pub allow_empty_services: bool,
+            /// How long routes stay, without servers, after their last container or task has gone; 0 to remove
+            /// them at once. Not in Traefik.
+            #[serde(skip_serializing_if = "tidegate_core::values::is_default")]
+            pub keep_routes: tidegate_core::values::Duration,
             /// Response timeout of the engine; 0 means 30 seconds.
             pub http_client_timeout: tidegate_core::values::Duration,
             $($(#[$about])* pub $field: $kind,)*
@@ -75,6 +79,7 @@ macro_rules! options {
                     constraints: String::new(),
                     watch: true,
                     allow_empty_services: false,
+                    keep_routes: tidegate_core::values::Duration::default(),
                     http_client_timeout: tidegate_core::values::Duration::default(),
                     $($field: $default,)*
                 }

@@ -382,3 +382,73 @@ async fn tls_engines_get_the_client_certificate_and_password() {
     );
     assert!(!engine.authorizations.lock().is_empty());
 }
+
+/// Labels of a container of the Compose service `svc`, with the rule of its router.
+fn compose_labels(rule: &str) -> Value {
+    json!({
+        "com.docker.compose.project": "p", "com.docker.compose.service": "svc",
+        "traefik.http.routers.web.rule": rule,
+        "traefik.http.routers.web.middlewares": "strip",
+        "traefik.http.middlewares.strip.stripprefix.prefixes": "/x",
+        "traefik.http.services.web.loadbalancer.server.port": "80",
+    })
+}
+
+#[tokio::test]
+async fn routes_of_a_recreated_container_are_kept_until_its_replacement_runs() {
+    let (engine, port) = Engine::start().await;
+    let endpoint = format!("tcp://127.0.0.1:{port}");
+    let keep_routes = tidegate_core::values::Duration::from_secs(600);
+    engine.set(&[container("p-svc-1", "10.0.0.1", &compose_labels("Host(`a`)"))]);
+    let mut running = Running::start(Options { endpoint, keep_routes, ..Options::default() });
+    let state = running.next().await.state;
+    assert_eq!((urls(&state, "web").len(), state.kept.len()), (1, 0));
+    // As Compose does it: the new one is created under another name, and the old one stopped and removed.
+    let mut new = container("0123_p-svc-1", "10.0.0.2", &compose_labels("Host(`b`)"));
+    new["State"]["Status"] = json!("created");
+    engine.emit("kill", "p-svc-1");
+    let state = running.next().await.state;
+    assert_eq!((urls(&state, "web").len(), state.kept.len()), (0, 0));
+    engine.set(std::slice::from_ref(&new));
+    engine.emit("die", "p-svc-1");
+    let state = running.next().await.state;
+    assert_eq!(state.config.http.routers["web"].rule, "Host(`a`)");
+    assert_eq!(state.config.http.routers["web"].middlewares, ["strip"]);
+    assert!(state.config.http.middlewares.contains_key("strip"));
+    assert_eq!((urls(&state, "web").len(), state.kept.len(), state.problems.len()), (0, 3, 0));
+    // The connection is lost meanwhile.
+    let _ = engine.events.send("cut".into());
+    // The new one has a health check, which has not succeeded yet.
+    new["State"] = json!({"Status": "running", "StartedAt": "2", "Health": {"Status": "starting"}});
+    new["Name"] = json!("/p-svc-1");
+    engine.set(std::slice::from_ref(&new));
+    let state = running.next().await.state;
+    assert_eq!(state.config.http.routers["web"].rule, "Host(`b`)", "its labels are the truth");
+    assert_eq!((urls(&state, "web").len(), state.kept.len()), (0, 3));
+    new["State"]["Health"] = json!({"Status": "healthy"});
+    engine.set(std::slice::from_ref(&new));
+    while engine.events.receiver_count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    engine.emit("health_status: healthy", "0123_p-svc-1");
+    let state = running.next().await.state;
+    assert_eq!(urls(&state, "web"), ["http://10.0.0.2:80"]);
+    assert_eq!((state.kept.len(), state.problems.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn kept_routes_end_without_an_event() {
+    let (engine, port) = Engine::start().await;
+    let endpoint = format!("tcp://127.0.0.1:{port}");
+    let too_long = tidegate_core::values::Duration::from_secs(3601);
+    assert!(build(Options { keep_routes: too_long, ..Options::default() }).is_err());
+    let keep_routes = tidegate_core::values::Duration::from_millis(50);
+    engine.set(&[container("a", "10.0.0.1", &json!({}))]);
+    let mut running = Running::start(Options { endpoint, keep_routes, ..Options::default() });
+    running.next().await;
+    engine.set(&[]);
+    engine.emit("destroy", "a");
+    let state = running.next().await.state;
+    assert!(state.config.http.routers.contains_key("a") && urls(&state, "a").is_empty());
+    assert_eq!(*running.next().await.state, Provided::default());
+}

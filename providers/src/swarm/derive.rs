@@ -8,14 +8,21 @@ use tidegate_config::Provided;
 use super::Options;
 use super::model::{Network, Service, Swarm, Task};
 use crate::template::functions::normalize;
-use crate::workload::{self, Carrier, Labels, Locate, LocateError, Rules, Said, Workload};
+use crate::workload::{self, Carrier, Keeper, Labels, Locate, LocateError, Member, Rules, Said, Workload};
 
 const PROJECT: &str = "com.docker.compose.project";
 const SERVICE: &str = "com.docker.compose.service";
 
 impl Swarm {
     /// Returns the configuration in the labels of all services.
-    pub(super) fn configuration(&self, options: &Options, rules: &Rules, earlier: &Provided) -> Provided {
+    pub(super) fn configuration(
+        &self,
+        options: &Options,
+        rules: &Rules,
+        keeper: &mut Keeper,
+        earlier: &Provided,
+    ) -> Provided {
+        let keeps = keeper.is_on();
         let mut tasks: HashMap<&str, Vec<&Task>> = HashMap::new();
         for task in self.tasks.iter().filter(|task| task.is_running()) {
             tasks.entry(task.service_id.as_str()).or_default().push(task);
@@ -23,12 +30,29 @@ impl Swarm {
         let mut parts = Vec::new();
         for service in &self.services {
             let running = tasks.remove(service.id.as_str()).unwrap_or_default();
-            let reading = ServiceReader { swarm: self, options, rules, service, name: service_name(service) };
-            reading.add(&running, &mut parts);
+            let name = service_name(service);
+            let reading = ServiceReader { swarm: self, options, rules, service, name, keeps };
+            let mut own = Vec::new();
+            let mut waits = reading.add(&running, &mut own);
+            if own.is_empty() && keeps {
+                // It is not exposed, so nothing is kept for it.
+                own.push((reading.name, Provided::default()));
+                waits = true;
+            }
+            parts.extend(own.into_iter().map(|(key, part)| (key, &*service.name, part, waits)));
         }
         // Traefik's order, which determines the order of servers.
-        parts.sort_by(|a: &Part, b| a.0.cmp(&b.0));
-        workload::merge(parts.iter().map(|(_, part)| Said { part, serves: true }), earlier)
+        parts.sort_by(|a, b| a.0.cmp(&b.0));
+        let said = parts.iter().filter(|(.., waits)| !waits);
+        let mut state = workload::merge(said.map(|(_, _, part, _)| Said { part, serves: true }), earlier);
+        let members = parts.iter().map(|(_, service, part, waits)| Member {
+            group: service,
+            name: service,
+            part,
+            waits: *waits,
+        });
+        keeper.complete(&members.collect::<Vec<_>>(), earlier, &mut state);
+        state
     }
 }
 
@@ -51,21 +75,27 @@ struct ServiceReader<'a> {
     rules: &'a Rules,
     service: &'a Service,
     name: String,
+    /// Whether routes are kept.
+    keeps: bool,
 }
 
 impl ServiceReader<'_> {
-    /// Adds the configuration of the service: once per task, or once for its virtual IP.
-    fn add(&self, tasks: &[&Task], parts: &mut Vec<Part>) {
+    /// Adds the configuration of the service: once per task, or once for its virtual IP. Returns true if it has no
+    /// tasks and only replaces what is kept.
+    fn add(&self, tasks: &[&Task], parts: &mut Vec<Part>) -> bool {
         let service = self.service;
         let owner: Arc<str> = service.name.as_str().into();
         let mut labels = Labels::read(&self.workload(&owner));
         if !self.rules.admit(&service.labels) {
-            return;
+            return false;
         }
         match labels.take_enable(self.options.exposed_by_default) {
             Some(true) => {}
-            Some(false) => return,
-            None => return parts.push((self.name.clone(), labels.left_out())),
+            Some(false) => return false,
+            None => {
+                parts.push((self.name.clone(), labels.left_out()));
+                return false;
+            }
         }
         let (network, virtual_address) = match self.own_labels(&mut labels, &owner) {
             Some(found) => found,
@@ -74,7 +104,7 @@ impl ServiceReader<'_> {
                 let read = Labels::read(&self.workload(&owner));
                 let message = "labels `docker.*` and `swarm.*` exclude each other: keep `swarm.*`";
                 parts.push((self.name.clone(), read.refused(&self.workload(&owner), message)));
-                return;
+                return false;
             }
         };
         let network = network.or_else(|| Some(self.options.network.clone())).filter(|name| !name.is_empty());
@@ -83,7 +113,7 @@ impl ServiceReader<'_> {
             let place =
                 TaskLocation { addresses, network: network.as_deref(), published: Vec::new(), serves: true };
             self.build(&service.id, owner, labels, &place, parts);
-            return;
+            return false;
         }
         let before = parts.len();
         for task in tasks {
@@ -97,11 +127,13 @@ impl ServiceReader<'_> {
             };
             self.build(&task.id, part.into(), labels.clone(), &place, parts);
         }
-        if parts.len() == before && self.options.allow_empty_services {
+        let empty = parts.len() == before;
+        if empty && (self.options.allow_empty_services || self.keeps) {
             let place =
                 TaskLocation { addresses: Vec::new(), network: None, published: Vec::new(), serves: false };
             self.build(&service.id, owner, labels, &place, parts);
         }
+        empty && !self.options.allow_empty_services
     }
 
     fn workload<'w>(&'w self, owner: &'w Arc<str>) -> Workload<'w> {

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tidegate_clients::OptionError;
 use tidegate_core::values;
 use tokio::time::{Instant, sleep_until};
 
 use crate::docker;
 use crate::docker::client::{Client, EngineError, Events};
-use crate::workload::Rules;
+use crate::workload::{Keeper, Rules};
 use crate::{Error, Provider, Session};
 use model::Swarm;
 
@@ -72,13 +73,16 @@ pub fn build(options: Options) -> Result<SwarmProvider, Error> {
     }
     let rules = Rules::new(&options.default_rule, &options.constraints)?;
     let client = Client::new(&options.engine())?;
-    Ok(SwarmProvider { client, rules, options })
+    let keeper = Mutex::new(Keeper::new(options.keep_routes.into())?);
+    Ok(SwarmProvider { client, rules, keeper, options })
 }
 
 /// The Swarm provider.
 pub struct SwarmProvider {
     client: Client,
     rules: Rules,
+    /// Outlives the connection, so that a restart of the manager ends nothing.
+    keeper: Mutex<Keeper>,
     options: Options,
 }
 
@@ -97,17 +101,20 @@ impl SwarmProvider {
             false => None,
         };
         let mut known = Swarm::default();
-        let mut first = true;
+        let mut due = true;
         let mut busy_until = Instant::now();
         loop {
             let swarm = self.fetch().await.map_err(Error::source)?;
             // A swarm without services is a valid state.
-            if std::mem::take(&mut first) || swarm != known {
+            if std::mem::take(&mut due) || swarm != known {
                 known = swarm;
                 busy_until = busy_until.max(Instant::now() + BUSY_INTERVAL * 4);
                 let earlier = session.delivered();
-                session.deliver(known.configuration(&self.options, &self.rules, &earlier)).await?;
+                let state =
+                    known.configuration(&self.options, &self.rules, &mut self.keeper.lock(), &earlier);
+                session.deliver(state).await?;
             }
+            let expiry = self.keeper.lock().expiry();
             let now = Instant::now();
             let settled = known.tasks.iter().all(|task| task.desired_state == task.state);
             let interval = match now < busy_until && !settled {
@@ -127,6 +134,7 @@ impl SwarmProvider {
                     }
                 }
                 () = sleep_until(now + soon.min(interval)), if events.is_some() => {}
+                () = expiry => due = true,
                 () = session.reload_asked() => {}
             }
         }

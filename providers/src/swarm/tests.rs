@@ -40,7 +40,8 @@ fn derived(swarm: &Swarm, change: fn(&mut Options)) -> Provided {
     let mut options = Options { network: "front".into(), ..Options::default() };
     change(&mut options);
     let rules = Rules::new(&options.default_rule, &options.constraints).expect("valid options");
-    swarm.configuration(&options, &rules, &Provided::default())
+    let mut keeper = Keeper::new(options.keep_routes.into()).expect("a valid time");
+    swarm.configuration(&options, &rules, &mut keeper, &Provided::default())
 }
 
 fn port(more: &[(&str, &str)]) -> Value {
@@ -205,4 +206,32 @@ async fn an_engine_without_swarm_is_reported() {
     let update = Running::start(build(options).expect("valid options")).next().await;
     let message = &update.state.problems[0].message;
     assert!(message.contains("does not support `/services`: is it a swarm manager?"), "{message}");
+}
+
+#[test]
+fn routes_of_a_service_stay_while_its_tasks_are_replaced() {
+    let options = Options { keep_routes: values::Duration::from_secs(600), ..Options::default() };
+    let rules = Rules::new(&options.default_rule, &options.constraints).expect("valid options");
+    let mut keeper = Keeper::new(options.keep_routes.into()).expect("a valid time");
+    let mut state = Provided::default();
+    let mut deliver = |services: Vec<Value>, tasks: Vec<Value>| {
+        state = swarm(services, tasks).configuration(&options, &rules, &mut keeper, &state);
+        state.clone()
+    };
+    let labels = |rule: &str| port(&[("traefik.http.routers.web.rule", rule)]);
+    let tasks = || vec![task("t", "a", "10.0.1.1", "running")];
+    let first = deliver(vec![service("a", &labels("Host(`a`)"))], tasks());
+    assert_eq!((urls(&first, "s").len(), first.kept.len()), (1, 0));
+    // An update with other labels stops the task first.
+    let kept = deliver(vec![service("a", &labels("Host(`b`)"))], Vec::new());
+    assert_eq!(kept.config.http.routers["web"].rule, "Host(`b`)");
+    assert_eq!((urls(&kept, "s").len(), kept.kept.len(), kept.problems.len()), (0, 2, 0));
+    let next = deliver(vec![service("a", &labels("Host(`b`)"))], tasks());
+    assert_eq!((urls(&next, "s").len(), next.kept.len()), (1, 0));
+    let removed = deliver(Vec::new(), Vec::new());
+    assert_eq!((urls(&removed, "s").len(), removed.kept.len()), (0, 2));
+    // A service that is not exposed any more is not kept.
+    deliver(vec![service("a", &labels("Host(`b`)"))], tasks());
+    let hidden = port(&[("traefik.enable", "false")]);
+    assert_eq!(deliver(vec![service("a", &hidden)], tasks()), Provided::default());
 }

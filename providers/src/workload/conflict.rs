@@ -41,7 +41,7 @@ pub(super) fn join<T: Object>(into: &mut T, other: &T) -> bool {
 }
 
 /// Returns the object without servers.
-fn without_servers<T: Object>(mut object: T) -> T {
+pub(super) fn without_servers<T: Object>(mut object: T) -> T {
     let any: &mut dyn Any = &mut object;
     if let Some(Service { load_balancer: Some(balancer), .. }) = any.downcast_mut() {
         balancer.servers.clear();

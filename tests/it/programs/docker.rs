@@ -221,6 +221,54 @@ fn replacing_every_container_loses_no_request() {
 
 #[test]
 #[ignore = "needs a Docker Engine"]
+fn recreating_the_only_container_loses_no_request_if_its_routes_are_kept() {
+    const COMPOSE: &str = "
+services:
+  web:
+    image: tidegate:dev
+    command: [demo, backend, '--address=:80']
+    expose: ['80']
+    stop_grace_period: 2s
+    labels:
+      tidegate.enable: 'true'
+      tidegate.http.routers.recreated.rule: Host(`recreated.test`)
+      tidegate.http.services.recreated.loadbalancer.server.port: '80'
+      tidegate.http.services.recreated.loadbalancer.hold: 10s
+";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("compose.yml");
+    std::fs::write(&file, COMPOSE).unwrap();
+    let project = format!("tidegatetest{}recreated", std::process::id());
+    let compose = |arguments: &[&str]| {
+        let mut command = compose_command();
+        run(command.args(["--project-name", &project, "--file"]).arg(&file).args(arguments))
+    };
+    struct Down<F: Fn()>(F);
+    impl<F: Fn()> Drop for Down<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    let _down = Down(|| drop(compose(&["down", "--timeout", "2"])));
+    compose(&["up", "-d"]);
+    let keep = "--providers.docker.keepRoutes=30s";
+    let gateway = Gateway::with(&["--providers.docker.exposedByDefault=false", keep], "");
+    eventually("the container is served", || get(gateway.web(), "recreated.test", "/").status == 200);
+    let load = Load::on(gateway.web(), "recreated.test", 4);
+    for _ in 0..3 {
+        load.pass(50);
+        compose(&["up", "-d", "--force-recreate"]);
+    }
+    load.pass(50);
+    let done = load.finish();
+    eprintln!("{done} requests, none failed");
+    compose(&["stop"]);
+    let router = || gateway.api("/api/http/routers/recreated@docker");
+    eventually("the router is kept", || router().contains("kept until"));
+}
+
+#[test]
+#[ignore = "needs a Docker Engine"]
 fn an_invalid_label_affects_only_its_object() {
     let gateway = docker_gateway();
     let _container = Container::start(
