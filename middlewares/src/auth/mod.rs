@@ -145,6 +145,19 @@ pub(crate) fn unauthorized(challenge: HeaderValue) -> Response {
     response
 }
 
+/// Returns who the holder of a token is, and whether the consumer is broken, which is kept with the token: another
+/// directory may know a sound one. `broken` is the refusal for that.
+pub(crate) fn holder<R: PartialEq>(
+    identity: Result<Option<Identity>, R>,
+    broken: R,
+) -> Result<(Option<Arc<Identity>>, bool), R> {
+    match identity {
+        Ok(identity) => Ok((identity.map(Arc::new), false)),
+        Err(refusal) if refusal == broken => Ok((None, true)),
+        Err(refusal) => Err(refusal),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -322,7 +322,8 @@ impl Authenticator {
         if active.directory == directory.version() {
             return Ok(active);
         }
-        let (identity, is_broken) = self.holder(&active.claims, &directory)?;
+        let (identity, is_broken) =
+            auth::holder(self.identity(&active.claims, &directory), Refusal::Consumer)?;
         let (active, directory) = (Active::clone(&active), directory.version());
         let active = Arc::new(Active { identity, is_broken, directory, ..active });
         self.known.active.insert(*hash, active.clone());
@@ -392,7 +393,7 @@ impl Authenticator {
         };
         let weight = size(&claims) + 512;
         let claims = Arc::new(claims);
-        let (identity, is_broken) = self.holder(&claims, &directory)?;
+        let (identity, is_broken) = auth::holder(self.identity(&claims, &directory), Refusal::Consumer)?;
         Ok(Active {
             identity,
             is_broken,
@@ -404,20 +405,6 @@ impl Authenticator {
             weight,
             claims,
         })
-    }
-
-    /// Returns who the client is, if the answer says that, and whether its consumer is broken.
-    fn holder(
-        &self,
-        claims: &Arc<Claims>,
-        directory: &Consumers,
-    ) -> Result<(Option<Arc<Identity>>, bool), Refusal> {
-        match self.identity(claims, directory) {
-            Ok(identity) => Ok((identity.map(Arc::new), false)),
-            // Kept with the token, since another directory may know the consumer.
-            Err(Refusal::Consumer) => Ok((None, true)),
-            Err(refusal) => Err(refusal),
-        }
     }
 
     /// Returns who the client is; `None` if the answer does not say.

@@ -323,7 +323,8 @@ impl Authenticator {
                 }
                 // The signature is known to be valid.
                 let claims = Arc::new(Token::parse(text)?.claims);
-                let (identity, is_broken) = self.holder(&claims, &directory)?;
+                let (identity, is_broken) =
+                    auth::holder(self.identity(&claims, &directory), Refusal::Consumer)?;
                 let (verified, directory) = (Verified::clone(&verified), directory.version());
                 let verified = Arc::new(Verified { identity, is_broken, directory, ..verified });
                 self.verified.insert(hash, verified.clone());
@@ -363,7 +364,7 @@ impl Authenticator {
         let headers = headers.collect::<Result<_, _>>()?;
         let directory = self.consumers.load();
         let claims = Arc::new(token.claims);
-        let (identity, is_broken) = self.holder(&claims, &directory)?;
+        let (identity, is_broken) = auth::holder(self.identity(&claims, &directory), Refusal::Consumer)?;
         Ok(Verified {
             identity,
             is_broken,
@@ -377,20 +378,6 @@ impl Authenticator {
             // The text is not kept, but what it says.
             weight: text.len() as u64 * 4 + 512,
         })
-    }
-
-    /// Returns who the client is, if the token says that, and whether its consumer is broken.
-    fn holder(
-        &self,
-        claims: &Arc<Claims>,
-        directory: &Consumers,
-    ) -> Result<(Option<Arc<Identity>>, bool), Refusal> {
-        match self.identity(claims, directory) {
-            Ok(identity) => Ok((identity.map(Arc::new), false)),
-            // Kept with the token, since another directory may know the consumer.
-            Err(Refusal::Consumer) => Ok((None, true)),
-            Err(refusal) => Err(refusal),
-        }
     }
 
     /// Returns who the client is; `None` if the token does not say.
