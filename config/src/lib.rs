@@ -24,6 +24,7 @@ pub mod router;
 pub mod runtime;
 pub mod section;
 pub mod service;
+pub mod static_files;
 pub mod suggest;
 pub mod tcp;
 pub mod tls;

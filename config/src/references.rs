@@ -42,7 +42,7 @@ impl References for Router {
 }
 
 impl References for Service {
-    references!(Self { middlewares, load_balancer, weighted, highest_random_weight, mirroring, failover }, visit => {
+    references!(Self { middlewares, load_balancer, weighted, highest_random_weight, mirroring, failover, .. }, visit => {
         for name in middlewares {
             visit(Target::Middleware, name);
         }

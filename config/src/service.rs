@@ -9,8 +9,9 @@ use tidegate_core::word::{Vocabulary, Word};
 
 use crate::delay::Delay;
 use crate::hold::Hold;
+use crate::static_files::StaticFiles;
 
-/// Traefik's `http.services.<name>`: exactly one of the five kinds, with optional middlewares.
+/// Traefik's `http.services.<name>`: exactly one of the kinds, with optional middlewares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Service {
@@ -32,6 +33,9 @@ pub struct Service {
     /// One service, with another as a fallback.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failover: Option<Failover>,
+    /// The files of a directory. Not in Traefik.
+    #[serde(rename = "static", skip_serializing_if = "Option::is_none")]
+    pub static_files: Option<StaticFiles>,
 }
 
 /// Servers and how to choose among them.

@@ -100,7 +100,7 @@ reasons! {
     RouterBroken = "router_broken", Gateway, "proxy_configuration_error";
     /// The entry point redirects (`http.redirections`), or a middleware does.
     Redirect = "redirect", Middleware, "proxy_internal_response";
-    /// A service of the gateway responds: `/ping`, the API, the dashboard, a challenge.
+    /// A service of the gateway responds: `/ping`, the API, the dashboard, a challenge, or files (`static`).
     OwnService = "own_service", Gateway, "proxy_internal_response";
     /// A timeout of the router expired before the response.
     RouterTimeout = "router_timeout", Gateway, "http_response_timeout";

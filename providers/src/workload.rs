@@ -723,6 +723,7 @@ mod tests {
             ("traefik.http.routers.r.rule", "Host(`x`)"),
             ("traefik.http.routers.r.service", "all"),
             ("traefik.http.services.own.loadbalancer.server.port", "81"),
+            ("traefik.http.services.files.static.root", "/srv"),
             ("traefik.http.services.all.failover.service", "shared"),
             ("traefik.http.services.all.failover.fallback", "copied"),
             ("traefik.http.services.all.failover.healthcheck", "true"),
@@ -742,8 +743,11 @@ mod tests {
         ]);
         assert_eq!(provided.problems, []);
         let services = &provided.config.http.services;
-        assert_eq!(services.len(), 5, "no server is added to a composite");
+        assert_eq!(services.len(), 6, "no server is added to a composite");
         assert_eq!(urls(&provided, "own"), ["http://10.0.0.1:81"]);
+        let files = &services["files"];
+        assert_eq!(files.static_files.as_ref().expect("files").root, "/srv");
+        assert!(files.load_balancer.is_none(), "it has no server");
         let failover = services["all"].failover.as_ref().expect("a failover");
         let errors = failover.errors.as_ref().expect("errors");
         assert_eq!(

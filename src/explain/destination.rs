@@ -69,10 +69,7 @@ fn follow(
         }
     }
     match service.preview(&request) {
-        Preview::Own | Preview::Behind(..) => {
-            view.kind = "internal";
-            (view, Destination::Own)
-        }
+        Preview::Own | Preview::Behind(..) => (view, Destination::Own),
         Preview::Servers(servers, choice) => {
             view.choice = Some(choice_name(choice));
             let destination = to_server(&servers, choice, &request);
@@ -156,6 +153,7 @@ fn kind(options: &Options) -> &'static str {
         Options { highest_random_weight: Some(_), .. } => "highestRandomWeight",
         Options { mirroring: Some(_), .. } => "mirroring",
         Options { failover: Some(_), .. } => "failover",
+        Options { static_files: Some(_), .. } => "static",
         _ => "internal",
     }
 }

@@ -193,7 +193,7 @@ pub(crate) struct Answer {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ServiceView {
     pub(crate) name: String,
-    /// `loadBalancer`, `weighted`, `highestRandomWeight`, `mirroring`, `failover` or `internal`.
+    /// `loadBalancer`, `weighted`, `highestRandomWeight`, `mirroring`, `failover`, `static` or `internal`.
     pub(crate) kind: &'static str,
     pub(crate) origin: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -1,6 +1,7 @@
 //! Services, which route requests to servers.
 //!
-//! A [`Service`] handles requests: a load balancer over servers, or a composite of other services. State that
+//! A [`Service`] handles requests: a load balancer over servers, a composite of other
+//! services, or the files of a directory. State that
 //! outlives a configuration (connections, health, balances) is owned by the [`Registry`]; services are built
 //! in a [`Draft`].
 
@@ -16,6 +17,7 @@ mod mirror;
 mod preview;
 mod registry;
 mod server;
+mod static_files;
 mod sticky;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ use tidegate_core::{BoxFuture, Handler, Request, Response};
 pub use draft::{Counters, Draft, Effects};
 pub use preview::{Choice, Preview, ServerPreview};
 pub use registry::Registry;
+pub(crate) use static_files::StaticService;
 pub(crate) use sticky::cookie_name;
 
 /// A service that routers and other services can refer to.

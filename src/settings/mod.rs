@@ -19,13 +19,14 @@ mod tracing;
 mod traefik;
 
 use std::collections::BTreeMap;
+use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 use tidegate_config::Problem;
 use tidegate_config::router::RuleSyntax;
 use tidegate_config::tcp::{Delay, TcpServersTransport};
 use tidegate_config::transport::{ForwardingTimeouts, Spiffe};
-use tidegate_core::values::Timeout;
+use tidegate_core::values::{Timeout, is_default};
 use tidegate_core::word::Word;
 
 pub use acme::*;
@@ -78,6 +79,9 @@ pub struct Settings {
     /// How servers learn who the client is; they do not if absent. Not in Traefik.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
+    /// Which directories services of the kind `static` may serve. Not in Traefik.
+    #[serde(skip_serializing_if = "is_default")]
+    pub static_files: StaticFiles,
     /// The log of the process itself.
     pub log: Log,
     /// The access log; disabled if absent.
@@ -149,6 +153,25 @@ pub struct Ocsp {
     /// Replacement URLs of responders, by the URL in the certificate.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub responder_overrides: BTreeMap<String, String>,
+}
+
+/// `staticFiles`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct StaticFiles {
+    /// Directories that services of the kind `static` may serve, with everything below them, whatever provider
+    /// defines the service. If empty, those of files of configuration may serve any, and others none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub roots: Vec<String>,
+}
+
+impl StaticFiles {
+    /// Returns true if a directory is one of the roots, or below one.
+    pub(crate) fn allows(&self, directory: &str) -> bool {
+        let directory = Path::new(directory);
+        let is_plain = directory.components().all(|part| !matches!(part, Component::ParentDir));
+        is_plain && self.roots.iter().any(|root| directory.starts_with(root))
+    }
 }
 
 /// `global`.

@@ -213,6 +213,11 @@ impl Providers {
         self.rest.iter().map(|options| ("rest", options)).chain(named)
     }
 
+    /// Returns true for a provider of files of configuration.
+    pub(crate) fn is_file(&self, provider: &str) -> bool {
+        provider == "file" || matches!(self.instances.get(provider), Some(providers::Options::File(_)))
+    }
+
     /// Returns the rank of a provider in the precedence: its own, or else that of its kind, or else the last.
     pub(crate) fn rank(&self, provider: &str) -> usize {
         let place = |name: &str| self.precedence.iter().position(|other| other.eq_ignore_ascii_case(name));

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tidegate_config::middleware::Middleware;
 use tidegate_config::service::{LoadBalancer, Service as Options, WeightedService};
+use tidegate_config::static_files::StaticFiles;
 use tidegate_config::transport::ServersTransport;
-use tidegate_core::reference::Reference;
+use tidegate_core::reference::{Reference, provider_of};
 use tidegate_core::{BoxFuture, BuildError, BuildErrors, Handler, Next, Request, Response};
 
 use super::builder::{Builder, Component, Instances, Pool, Scope};
 use crate::observability::metrics::CountedObject;
-use crate::service::{Counters, Preview, Service};
+use crate::service::{Counters, Preview, Service, StaticService};
 use crate::upstream::Transport;
 
 /// Name of the default transport.
@@ -101,6 +102,7 @@ pub(super) fn kinds(options: &Options) -> usize {
         + usize::from(options.highest_random_weight.is_some())
         + usize::from(options.mirroring.is_some())
         + usize::from(options.failover.is_some())
+        + usize::from(options.static_files.is_some())
 }
 
 fn default_transport(builder: &Builder<'_>) -> ServersTransport {
@@ -141,6 +143,9 @@ fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Ar
         let percents = options.mirrors.iter().map(|mirror| mirror.percent);
         return draft.mirroring(options, main, percents.zip(all).collect());
     }
+    if let Some(options) = &options.static_files {
+        return static_files(builder, name, options);
+    }
     let Some(options) = &options.failover else {
         return Err(not_one_type("service", name, false));
     };
@@ -169,6 +174,31 @@ fn load_balancer(
         server: &|url| builder.server_counters(name, url),
     };
     builder.http.load_balancer(name, options, transport, &counters)
+}
+
+/// Returns a service that serves files. Without `staticFiles.roots` in the settings, only files of configuration may
+/// define one: whoever can write labels must not read the gateway's files.
+fn static_files(
+    builder: &Builder<'_>,
+    name: &str,
+    options: &StaticFiles,
+) -> Result<Arc<dyn Service>, BuildError> {
+    let settings = &builder.environment.settings;
+    let roots = &settings.static_files.roots;
+    let is_allowed = match provider_of(name) {
+        provider if roots.is_empty() => settings.providers.is_file(provider),
+        _ => settings.static_files.allows(&options.root),
+    };
+    if !is_allowed {
+        return Err(BuildError::new(format!(
+            "static.root: `{}` is not below a directory of the setting `staticFiles.roots`",
+            options.root
+        )));
+    }
+    let counters = builder.counters(CountedObject::Service(name.to_owned()));
+    let service = StaticService::build(name, options, counters)?;
+    builder.warn(service.problem());
+    Ok(Arc::new(service))
 }
 
 /// Builds a child service by name.

@@ -92,6 +92,7 @@ mod services;
 mod slow_clients;
 mod startup;
 mod state_metrics;
+mod static_files;
 mod statistics;
 mod support;
 mod tcp;

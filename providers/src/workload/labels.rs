@@ -194,7 +194,7 @@ impl Family {
 }
 
 /// Kinds of services without servers.
-const COMPOSITES: [&str; 4] = ["weighted", "highestRandomWeight", "mirroring", "failover"];
+const COMPOSITES: [&str; 5] = ["weighted", "highestRandomWeight", "mirroring", "failover", "static"];
 
 pub(super) struct Builder<'a> {
     workload: &'a Workload<'a>,

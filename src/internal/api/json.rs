@@ -375,6 +375,7 @@ fn service_type(service: &Service) -> Option<&'static str> {
         (service.highest_random_weight.is_some(), "highestrandomweight"),
         (service.mirroring.is_some(), "mirroring"),
         (service.failover.is_some(), "failover"),
+        (service.static_files.is_some(), "static"),
     ];
     kinds.iter().find(|(is_set, _)| *is_set).map(|(_, name)| *name)
 }
