@@ -122,7 +122,8 @@ fn every_option_of_a_router_and_every_kind_of_service_has_an_example() {
     let options =
         ["entryPoints", "middlewares", "service", "rule", "parentRefs", "priority", "tls", "observability"];
     named(&options, serde_json::to_string(&routers.collect::<Vec<_>>()).unwrap());
-    let kinds = ["loadBalancer", "weighted", "highestRandomWeight", "mirroring", "failover", "middlewares"];
+    let kinds =
+        ["loadBalancer", "weighted", "highestRandomWeight", "mirroring", "failover", "static", "middlewares"];
     named(&kinds, serde_json::to_string(&services.collect::<Vec<_>>()).unwrap());
 }
 
