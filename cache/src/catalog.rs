@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use foldhash::quality::RandomState;
 use http::HeaderMap;
@@ -32,6 +32,8 @@ pub(crate) struct Entry<T> {
     pub(crate) variant: Variant,
     pub(crate) tags: Vec<Tag>,
     pub(crate) weight: u64,
+    /// How often it was found.
+    pub(crate) uses: AtomicU64,
     pub(crate) value: T,
 }
 
@@ -145,7 +147,8 @@ pub(crate) struct Catalog<T> {
     hasher: RandomState,
     purges: Mutex<PurgeLog>,
     epoch: AtomicU64,
-    limits: Limits,
+    variants: AtomicUsize,
+    evicted: AtomicU64,
 }
 
 impl<T> Catalog<T> {
@@ -168,7 +171,8 @@ impl<T> Catalog<T> {
             hasher: RandomState::default(),
             purges: Mutex::default(),
             epoch: AtomicU64::new(0),
-            limits,
+            variants: AtomicUsize::new(limits.variants),
+            evicted: AtomicU64::new(0),
         }
     }
 
@@ -191,6 +195,9 @@ impl<T> Catalog<T> {
             if found.entry.is_none() && entry.variant.matches(request) {
                 // Counts as a use.
                 found.entry = self.entries.get(&id).filter(|entry| entry.key == *key);
+                if let Some(entry) = &found.entry {
+                    entry.uses.fetch_add(1, Ordering::Relaxed);
+                }
             } else {
                 found.others.push(entry);
             }
@@ -233,6 +240,14 @@ impl<T> Catalog<T> {
             self.entries.insert_with_lifecycle(id, entry.clone(), &mut evicted);
         }
         let stored = !evicted.iter().any(|(_, other)| Arc::ptr_eq(other, &entry));
+        let count = evicted.len().saturating_sub(usize::from(!stored));
+        self.evicted.fetch_add(count as u64, Ordering::Relaxed);
+        self.unlist_gone(evicted, &mut removed);
+        Some(Inserted { stored, removed })
+    }
+
+    /// Takes evicted entries out of the index.
+    fn unlist_gone(&self, evicted: Evicted<T>, removed: &mut Vec<Arc<Entry<T>>>) {
         for (id, entry) in evicted {
             let mut shard = self.shard(&entry.key).lock();
             // It may have been replaced, or be stored again by now.
@@ -243,7 +258,55 @@ impl<T> Catalog<T> {
             drop(shard);
             removed.push(entry);
         }
-        Some(Inserted { stored, removed })
+    }
+
+    /// Changes the largest sum of weights and the number of variants. Returns the entries that no longer fit. The number
+    /// of locks stays, so the largest entry may be smaller than in a catalog that begins with these limits.
+    pub(crate) fn resize(&self, limits: Limits) -> Vec<Arc<Entry<T>>> {
+        self.variants.store(limits.variants, Ordering::Relaxed);
+        let before: Evicted<T> = if limits.weight < self.entries.capacity() {
+            self.entries.iter().collect()
+        } else {
+            Evicted::new()
+        };
+        self.entries.set_capacity(limits.weight);
+        let gone = |(id, entry): &(u64, Arc<Entry<T>>)| {
+            !self.entries.peek(id).is_some_and(|stored| Arc::ptr_eq(&stored, entry))
+        };
+        let evicted: Evicted<T> = before.into_iter().filter(gone).collect();
+        self.evicted.fetch_add(evicted.len() as u64, Ordering::Relaxed);
+        let mut removed = Vec::with_capacity(evicted.len());
+        self.unlist_gone(evicted, &mut removed);
+        removed
+    }
+
+    /// The largest weight that an entry can have, which its part of the catalog bounds.
+    pub(crate) fn room(&self) -> u64 {
+        self.entries.capacity() / u64::try_from(self.entries.num_shards()).unwrap_or(1).max(1)
+    }
+
+    /// Removes the entry of a key and variant.
+    pub(crate) fn remove_variant(&self, key: &Key, variant: &Variant) -> Option<Arc<Entry<T>>> {
+        let entry = self.entries.peek(&self.id(key, variant)).filter(|entry| entry.key == *key)?;
+        self.remove(&entry).then_some(entry)
+    }
+
+    /// Entries that were evicted because others needed their place.
+    pub(crate) fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// All entries, in no order. Copies one reference for each.
+    pub(crate) fn all(&self) -> Vec<Arc<Entry<T>>> {
+        self.entries.iter().map(|(_, entry)| entry).collect()
+    }
+
+    /// Up to [`BATCH`] entries of a resource.
+    pub(crate) fn of_resource(&self, resource: &[u8]) -> Vec<Arc<Entry<T>>> {
+        let purge = Purge::Resource(resource.to_vec());
+        let ids = self.shards.iter().flat_map(|shard| shard.lock().covered(&purge));
+        let found = ids.filter_map(|(key, id)| self.entries.peek(&id).filter(|entry| entry.key == key));
+        found.take(BATCH).collect()
     }
 
     /// Takes the entry that a new one replaces out of the index, and the oldest variants if there are too many.
@@ -253,7 +316,7 @@ impl<T> Catalog<T> {
             let Some(entry) = self.entries.peek(&other) else { continue };
             if other == id {
                 shard.unlist(id, &entry.key, &entry.tags);
-            } else if kept + 1 >= self.limits.variants {
+            } else if kept + 1 >= self.variants.load(Ordering::Relaxed) {
                 shard.unlist(other, &entry.key, &entry.tags);
                 self.entries.remove(&other);
                 removed.push(entry);
@@ -362,6 +425,7 @@ mod tests {
             variant: Variant::new(&names, &request).unwrap(),
             tags: tags.iter().map(|tag| Tag::from(tag.as_bytes())).collect(),
             weight,
+            uses: AtomicU64::new(0),
             value,
         }
     }

@@ -26,8 +26,9 @@ use std::sync::mpsc::{self, Sender};
 use http::HeaderMap;
 
 use crate::catalog::Entry;
+use crate::contents::{Listed, StoredObject, most};
 use crate::head::Head;
-use crate::key::Key;
+use crate::key::{Key, Variant};
 use crate::not_kept::NotKept;
 use crate::purge::{Epoch, Purge};
 use inner::{DiskObject, Inner};
@@ -134,6 +135,32 @@ impl DiskStore {
         self.inner.discard(&found.0, false);
     }
 
+    /// Removes the response for a key and variant. Waits for the disk.
+    pub fn remove_variant(&self, key: &Key, variant: &Variant) {
+        if let Some(entry) = self.inner.catalog.remove_variant(key, variant) {
+            self.inner.folder.remove(entry.value.id);
+        }
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> DiskLimits {
+        self.inner.limits()
+    }
+
+    /// Changes the limits, and removes what no longer fits. Waits for the disk.
+    pub fn resize(&self, limits: DiskLimits) {
+        self.inner.resize(limits);
+    }
+
+    /// Some of what is stored, from the index in memory. Looks at every response.
+    pub fn list(&self, listed: &Listed<'_>) -> Vec<StoredObject> {
+        let entries = match listed {
+            Listed::Resource(resource) => self.inner.catalog.of_resource(resource),
+            Listed::Largest(_) | Listed::Hottest(_) => self.inner.catalog.all(),
+        };
+        most(entries, listed, |object| object.length)
+    }
+
     /// Removes what a purge covers, and returns its number. When it returns, the files are gone, and a crash does not
     /// bring them back. Waits for the disk.
     pub fn purge(&self, purge: &Purge) -> usize {
@@ -148,6 +175,7 @@ impl DiskStore {
         DiskUsage {
             objects,
             bytes,
+            evicted: self.inner.catalog.evicted(),
             queued: self.inner.queued.load(Ordering::Relaxed),
             written: count(&counters.written),
             lost: count(&counters.lost),

@@ -14,6 +14,7 @@
 pub mod cache_status;
 mod catalog;
 pub mod collapse;
+mod contents;
 pub mod disk;
 mod head;
 pub mod key;
@@ -24,6 +25,7 @@ pub mod rules;
 mod time;
 mod uses;
 
+pub use contents::{Listed, StoredObject};
 pub use head::Head;
 pub use not_kept::NotKept;
 pub use purge::{Epoch, Purge};

@@ -1,15 +1,16 @@
 //! The store in memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 
 use crate::catalog::{Catalog, Entry, Limits};
+use crate::contents::{Listed, StoredObject, most};
 use crate::head::Head;
-use crate::key::Key;
+use crate::key::{Key, Variant};
 use crate::not_kept::NotKept;
 use crate::purge::{Epoch, Purge};
 
@@ -99,7 +100,35 @@ pub struct Found {
 pub struct MemoryStore {
     catalog: Catalog<Object>,
     receiving: AtomicU64,
-    limits: MemoryLimits,
+    limits: AtomicLimits,
+}
+
+/// Limits that requests read while they may change.
+struct AtomicLimits {
+    total: AtomicU64,
+    object: AtomicU64,
+    receiving: AtomicU64,
+    variants: AtomicUsize,
+}
+
+impl AtomicLimits {
+    fn new(limits: MemoryLimits) -> Self {
+        let MemoryLimits { total, object, receiving, variants } = limits;
+        Self {
+            total: total.into(),
+            object: object.min(total).into(),
+            receiving: receiving.into(),
+            variants: variants.into(),
+        }
+    }
+
+    fn set(&self, limits: MemoryLimits) {
+        let MemoryLimits { total, object, receiving, variants } = limits;
+        self.total.store(total, Ordering::Relaxed);
+        self.object.store(object.min(total), Ordering::Relaxed);
+        self.receiving.store(receiving, Ordering::Relaxed);
+        self.variants.store(variants, Ordering::Relaxed);
+    }
 }
 
 impl MemoryStore {
@@ -111,7 +140,17 @@ impl MemoryStore {
             entry_weight: object,
             variants: limits.variants.max(1),
         });
-        Arc::new(Self { catalog, receiving: AtomicU64::new(0), limits: MemoryLimits { object, ..limits } })
+        Arc::new(Self { catalog, receiving: AtomicU64::new(0), limits: AtomicLimits::new(limits) })
+    }
+
+    /// Changes the limits. What no longer fits is evicted; everything else stays. False if responses of the size that
+    /// `limits` allows do not fit until the store is created again, because it was created for smaller ones.
+    pub fn resize(&self, limits: MemoryLimits) -> bool {
+        let object = limits.object.min(limits.total);
+        let variants = limits.variants.max(1);
+        self.limits.set(limits);
+        self.catalog.resize(Limits { weight: limits.total, entry_weight: object, variants });
+        self.catalog.room() >= object
     }
 
     /// What is stored for a key. Takes a lock for a moment, and counts as a use of the matching response.
@@ -128,8 +167,9 @@ impl MemoryStore {
     /// Begins to store a response. Nothing can be found before [`Writer::finish`].
     pub fn write(self: &Arc<Self>, key: Key, head: Head, epoch: Epoch) -> Result<Writer, NotKept> {
         let expected = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        if expected.is_some_and(|expected| expected > self.limits.object) {
-            return Err(NotKept::TooLarge(self.limits.object));
+        let limit = self.limits.object.load(Ordering::Relaxed);
+        if expected.is_some_and(|expected| expected > limit) {
+            return Err(NotKept::TooLarge(limit));
         }
         let fixed = (head.size() + 2 * key.as_bytes().len() + OVERHEAD) as u64;
         let mut reserved = Reserved { store: self.clone(), bytes: 0 };
@@ -148,6 +188,7 @@ impl MemoryStore {
             variant: head.variant.clone(),
             tags: head.tags.clone(),
             weight,
+            uses: AtomicU64::new(stored.0.uses.load(Ordering::Relaxed)),
             value: Object { head, body: object.body.clone(), length: object.length },
         };
         if entry.variant != stored.0.variant {
@@ -177,8 +218,33 @@ impl MemoryStore {
     }
 
     /// The limits.
-    pub fn limits(&self) -> &MemoryLimits {
-        &self.limits
+    pub fn limits(&self) -> MemoryLimits {
+        let AtomicLimits { total, object, receiving, variants } = &self.limits;
+        MemoryLimits {
+            total: total.load(Ordering::Relaxed),
+            object: object.load(Ordering::Relaxed),
+            receiving: receiving.load(Ordering::Relaxed),
+            variants: variants.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Removes the response for a key and variant.
+    pub fn remove_variant(&self, key: &Key, variant: &Variant) -> bool {
+        self.catalog.remove_variant(key, variant).is_some()
+    }
+
+    /// The number of responses that were evicted because others needed their place.
+    pub fn evicted(&self) -> u64 {
+        self.catalog.evicted()
+    }
+
+    /// Some of what is stored. Looks at every response.
+    pub fn list(&self, listed: &Listed<'_>) -> Vec<StoredObject> {
+        let entries = match listed {
+            Listed::Resource(resource) => self.catalog.of_resource(resource),
+            Listed::Largest(_) | Listed::Hottest(_) => self.catalog.all(),
+        };
+        most(entries, listed, |object| object.length)
     }
 }
 
@@ -203,12 +269,13 @@ struct Reserved {
 impl Reserved {
     fn add(&mut self, bytes: u64) -> Result<(), NotKept> {
         let limits = &self.store.limits;
-        if self.bytes + bytes > limits.object {
-            return Err(NotKept::TooLarge(limits.object));
+        let object = limits.object.load(Ordering::Relaxed);
+        if self.bytes + bytes > object {
+            return Err(NotKept::TooLarge(object));
         }
         let before = self.store.receiving.fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
-        if before + bytes > limits.receiving { Err(NotKept::Busy) } else { Ok(()) }
+        if before + bytes > limits.receiving.load(Ordering::Relaxed) { Err(NotKept::Busy) } else { Ok(()) }
     }
 }
 
@@ -237,6 +304,16 @@ impl Writer {
 
     /// Stores the response. To be called only when the body has ended as it should.
     pub fn finish(self) -> Result<(), NotKept> {
+        self.store(false)
+    }
+
+    /// The same, unless a response for the key and variant is stored, which is at least as new: for what comes from
+    /// another store.
+    pub fn finish_unless_stored(self) -> Result<(), NotKept> {
+        self.store(true)
+    }
+
+    fn store(self, unless_stored: bool) -> Result<(), NotKept> {
         let Self { key, head, epoch, chunks: mut body, open, received, expected, reserved } = self;
         if let Some(expected) = expected.filter(|expected| *expected != received) {
             return Err(NotKept::Incomplete { expected, received });
@@ -247,11 +324,8 @@ impl Writer {
         }
         let (variant, tags) = (head.variant.clone(), head.tags.clone());
         let value = Object { head, body, length: received };
-        match reserved
-            .store
-            .catalog
-            .insert(Entry { key, variant, tags, weight: reserved.bytes, value }, epoch)
-        {
+        let entry = Entry { key, variant, tags, weight: reserved.bytes, uses: AtomicU64::new(0), value };
+        match reserved.store.catalog.insert_unless(entry, epoch, |_| unless_stored) {
             None => Err(NotKept::Purged),
             Some(inserted) if inserted.stored => Ok(()),
             Some(_) => Err(NotKept::NotAdmitted),
@@ -362,6 +436,41 @@ mod tests {
         let before = store.epoch();
         assert_eq!(store.purge(&Purge::All), 1);
         assert!(!store.update(&new, head(&[]), before), "purged meanwhile");
+        assert_eq!(store.usage(), (0, 0));
+    }
+
+    #[test]
+    fn limits_change_without_losing_what_fits() {
+        let store = store(1 << 20, 300_000);
+        for number in 0..8 {
+            put(&store, &number.to_string(), head(&[]), &[0; 100_000]).unwrap();
+        }
+        store.find(&key("7"), &HeaderMap::new());
+        assert_eq!((store.usage().0, store.evicted()), (8, 0));
+        let hottest = store.list(&Listed::Hottest(1));
+        assert_eq!((hottest[0].key.clone(), hottest[0].uses), (key("7"), 1));
+        assert!(store.resize(MemoryLimits { total: 8 << 20, ..store.limits() }));
+        assert_eq!(store.usage().0, 8);
+        assert!(store.resize(MemoryLimits { total: 350_000, ..store.limits() }));
+        let (objects, bytes) = store.usage();
+        assert!(objects > 0 && bytes <= 350_000, "{objects} {bytes}");
+        assert_eq!(store.evicted(), 8 - objects as u64);
+        let left = (0..8)
+            .filter(|number| store.find(&key(&number.to_string()), &HeaderMap::new()).matching.is_some());
+        assert_eq!(left.count(), objects);
+        assert_eq!(store.purge(&Purge::All), objects, "the index has no others");
+    }
+
+    #[test]
+    fn what_comes_from_elsewhere_replaces_nothing() {
+        let store = store(1 << 20, 300_000);
+        put(&store, "x", head(&[]), b"new").unwrap();
+        let mut old = store.write(key("x"), head(&[]), store.epoch()).unwrap();
+        old.push(b"old").unwrap();
+        assert!(old.finish_unless_stored().is_err());
+        let found = store.find(&key("x"), &HeaderMap::new()).matching.unwrap();
+        assert_eq!(found.object().body()[0], b"new"[..]);
+        assert!(store.remove_variant(&key("x"), &head(&[]).variant));
         assert_eq!(store.usage(), (0, 0));
     }
 }

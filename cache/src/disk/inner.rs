@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::limits::{DiskLimits, DiskProblem, Report};
+use super::limits::{AtomicLimits, DiskLimits, DiskProblem, Report};
 use super::names::Folder;
 use crate::catalog::{Catalog, Entry, Inserted, Limits};
 use crate::not_kept::NotKept;
@@ -41,7 +41,7 @@ pub(super) struct Counters {
 pub(super) struct Inner {
     pub(super) folder: Folder,
     pub(super) catalog: Catalog<DiskObject>,
-    pub(super) limits: DiskLimits,
+    limits: AtomicLimits,
     /// Read by what makes a file visible, written by purges: after a purge, not even a crash brings back what was
     /// about to be stored.
     commit: RwLock<()>,
@@ -75,7 +75,7 @@ impl Inner {
         Ok(Self {
             folder: Folder::create(path)?,
             catalog,
-            limits: DiskLimits { object: limits.object.min(limits.total), ..limits },
+            limits: AtomicLimits::new(limits),
             commit: RwLock::new(()),
             queued: AtomicU64::new(0),
             open: AtomicUsize::new(0),
@@ -93,6 +93,20 @@ impl Inner {
         })
     }
 
+    pub(super) fn limits(&self) -> DiskLimits {
+        self.limits.get()
+    }
+
+    /// Changes the limits, and removes what no longer fits.
+    pub(super) fn resize(&self, limits: DiskLimits) {
+        self.limits.set(limits);
+        let variants = limits.variants.max(1);
+        let limits = Limits { weight: limits.total, entry_weight: limits.total, variants };
+        for entry in self.catalog.resize(limits) {
+            self.folder.remove(entry.value.id);
+        }
+    }
+
     pub(super) fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
@@ -106,7 +120,8 @@ impl Inner {
     /// index in memory is bounded.
     pub(super) fn weight(&self, size: u64) -> u64 {
         let blocks = size.div_ceil(FILE_SYSTEM_BLOCK).saturating_mul(FILE_SYSTEM_BLOCK);
-        blocks.max(self.limits.total / self.limits.objects.max(1))
+        let limits = self.limits();
+        blocks.max(limits.total / limits.objects.max(1))
     }
 
     pub(super) fn is_paused(&self) -> bool {
@@ -145,7 +160,8 @@ impl Inner {
                 self.fail(rename.1.to_owned(), &error);
                 return Err(NotKept::Failed(error.kind()));
             }
-            self.catalog.insert(entry, epoch)
+            // The other thread may have been faster with a newer response.
+            self.catalog.insert_unless(entry, epoch, |stored| stored.id > id)
         };
         self.settle(id, inserted)
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Limits of a store on disk, in bytes where not said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,52 @@ impl Default for DiskLimits {
             open: 128,
             variants: 16,
         }
+    }
+}
+
+/// Limits that requests read while they may change.
+pub(super) struct AtomicLimits {
+    total: AtomicU64,
+    object: AtomicU64,
+    objects: AtomicU64,
+    queued: AtomicU64,
+    open: AtomicUsize,
+    variants: AtomicUsize,
+}
+
+impl AtomicLimits {
+    pub(super) fn new(limits: DiskLimits) -> Self {
+        let DiskLimits { total, object, objects, queued, open, variants } = limits;
+        Self {
+            total: total.into(),
+            object: object.min(total).into(),
+            objects: objects.into(),
+            queued: queued.into(),
+            open: open.into(),
+            variants: variants.into(),
+        }
+    }
+
+    pub(super) fn get(&self) -> DiskLimits {
+        let Self { total, object, objects, queued, open, variants } = self;
+        DiskLimits {
+            total: total.load(Ordering::Relaxed),
+            object: object.load(Ordering::Relaxed),
+            objects: objects.load(Ordering::Relaxed),
+            queued: queued.load(Ordering::Relaxed),
+            open: open.load(Ordering::Relaxed),
+            variants: variants.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn set(&self, limits: DiskLimits) {
+        let DiskLimits { total, object, objects, queued, open, variants } = limits;
+        self.total.store(total, Ordering::Relaxed);
+        self.object.store(object.min(total), Ordering::Relaxed);
+        self.objects.store(objects, Ordering::Relaxed);
+        self.queued.store(queued, Ordering::Relaxed);
+        self.open.store(open, Ordering::Relaxed);
+        self.variants.store(variants, Ordering::Relaxed);
     }
 }
 
@@ -80,6 +127,8 @@ pub struct DiskUsage {
     pub objects: usize,
     /// What they take on disk, in bytes.
     pub bytes: u64,
+    /// Responses that were removed because others needed their place.
+    pub evicted: u64,
     /// Bytes that wait for the disk.
     pub queued: u64,
     /// Responses that were stored since the start.

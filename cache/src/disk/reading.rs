@@ -25,13 +25,14 @@ pub enum ReadError {
     Io(#[from] io::Error),
 }
 
-/// A response on disk that is being read. It can be read to its end even if it is removed meanwhile.
+/// A response on disk that is being read. Copies are read on their own. It can be read to its end even if it is removed meanwhile.
+#[derive(Clone)]
 pub struct OpenObject {
     inner: Arc<Inner>,
     entry: Arc<Entry<DiskObject>>,
-    file: File,
+    file: Arc<File>,
     nonce: u64,
-    head: Head,
+    head: Arc<Head>,
     /// The next byte to be read.
     next: u64,
     /// The byte after the last to be read.
@@ -64,9 +65,9 @@ impl OpenObject {
         Ok(Self {
             inner: inner.clone(),
             entry: entry.clone(),
-            file,
+            file: Arc::new(file),
             nonce: end.nonce,
-            head: end.head,
+            head: Arc::new(end.head),
             next: 0,
             end: length,
         })

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::file;
@@ -99,6 +99,7 @@ fn recover_object(inner: &Inner, id: u64) {
         variant: end.head.variant,
         tags: end.head.tags,
         weight: inner.weight(file::body_size(end.length) + end.size),
+        uses: AtomicU64::new(0),
         value: DiskObject { id, length: end.length },
     };
     // Purges since the start cover what they would have removed.

@@ -337,3 +337,29 @@ fn a_folder_has_one_user() {
     wait("its turn", || second.usage().ready);
     assert_eq!(get(&second, "x").as_deref(), Some(&b"1"[..]));
 }
+
+#[test]
+fn limits_change_without_losing_what_fits() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    for number in 0..8 {
+        put(&store, &number.to_string(), head(&[]), &body(number, 1 << 20)).unwrap();
+    }
+    assert_eq!(store.usage().objects, 8);
+    store.resize(DiskLimits { total: 4 << 20, ..LIMITS });
+    let usage = store.usage();
+    assert!((1..4).contains(&usage.objects), "{usage:?}");
+    assert_eq!(usage.evicted, 8 - usage.objects as u64);
+    let files: usize = (0..8u32).filter(|number| found(&store, &number.to_string()).is_some()).count();
+    assert_eq!(files, usage.objects);
+    close(store);
+    let again = open(&folder);
+    assert_eq!(again.usage().objects, usage.objects, "the files of the others are gone");
+    again.resize(DiskLimits { total: 128 << 20, ..LIMITS });
+    assert_eq!(again.usage().objects, usage.objects);
+    let listed = again.list(&Listed::Largest(1));
+    assert_eq!((listed.len(), listed[0].length), (1, 1 << 20));
+    let key = listed[0].key.clone();
+    again.remove_variant(&key, &head(&[]).variant);
+    assert_eq!(again.usage().objects, usage.objects - 1);
+}

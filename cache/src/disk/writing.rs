@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 
 use bytes::{Bytes, BytesMut};
@@ -62,7 +62,7 @@ impl Reserved {
     pub(super) fn new(inner: &Arc<Inner>, bytes: u64) -> Result<Self, NotKept> {
         let before = inner.queued.fetch_add(bytes, Ordering::Relaxed);
         let reserved = Self { inner: inner.clone(), bytes };
-        if before + bytes > inner.limits.queued { Err(NotKept::Busy) } else { Ok(reserved) }
+        if before + bytes > inner.limits().queued { Err(NotKept::Busy) } else { Ok(reserved) }
     }
 }
 
@@ -79,7 +79,7 @@ impl Slot {
     fn new(inner: &Arc<Inner>) -> Result<Self, NotKept> {
         let before = inner.open.fetch_add(1, Ordering::Relaxed);
         let slot = Self(inner.clone());
-        if before >= inner.limits.open { Err(NotKept::Busy) } else { Ok(slot) }
+        if before >= inner.limits().open { Err(NotKept::Busy) } else { Ok(slot) }
     }
 }
 
@@ -121,8 +121,9 @@ impl DiskWriter {
             return Err(lost(NotKept::Unavailable));
         }
         let expected = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        if expected.is_some_and(|expected| expected > inner.limits.object) {
-            return Err(NotKept::TooLarge(inner.limits.object));
+        let limit = inner.limits().object;
+        if expected.is_some_and(|expected| expected > limit) {
+            return Err(NotKept::TooLarge(limit));
         }
         let (slot, id) = (Slot::new(inner).map_err(lost)?, inner.next_id());
         let queue = usize::try_from(id).unwrap_or(0) % queues.len().max(1);
@@ -145,8 +146,9 @@ impl DiskWriter {
     /// Adds a piece of the body, which is copied. Never waits. After an error, the writer is of no use.
     pub fn push(&mut self, mut piece: &[u8]) -> Result<(), NotKept> {
         self.received += piece.len() as u64;
-        if self.received > self.inner.limits.object {
-            return Err(NotKept::TooLarge(self.inner.limits.object));
+        let limit = self.inner.limits().object;
+        if self.received > limit {
+            return Err(NotKept::TooLarge(limit));
         }
         while !piece.is_empty() {
             if self.reserved.is_none() {
@@ -288,6 +290,7 @@ fn complete(inner: &Arc<Inner>, file: io::Result<NewFile>, finish: &Finish) -> R
         variant: finish.head.variant.clone(),
         tags: finish.head.tags.clone(),
         weight: inner.weight(file::body_size(finish.length) + size),
+        uses: AtomicU64::new(0),
         value: DiskObject { id: finish.id, length: finish.length },
     };
     let (new, object) = (inner.folder.new_file(finish.id), inner.folder.object(finish.id));
@@ -318,6 +321,7 @@ fn update_head(inner: &Arc<Inner>, update: Update) {
         variant: head.variant.clone(),
         tags: head.tags,
         weight: inner.weight(file::body_size(length) + end.size + size),
+        uses: AtomicU64::new(entry.uses.load(Ordering::Relaxed)),
         value: entry.value,
     };
     let other_variant = replacement.variant != entry.variant;

@@ -42,6 +42,26 @@ impl Key {
         Self(bytes.into())
     }
 
+    /// What the key consists of, for people: the resource, and the names of what else separates requests. Values are
+    /// left out, since they may be secret, except that of the route.
+    pub fn describe(&self) -> String {
+        let mut parts = self.0.splitn(2, |byte| *byte == 0);
+        let mut text = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+        let mut rest = parts.next().unwrap_or_default();
+        while let Some((letter, name, value)) = next_part(&mut rest) {
+            let name = String::from_utf8_lossy(name);
+            text.push_str(", ");
+            match letter {
+                b'r' => text.extend(["router ", &String::from_utf8_lossy(value)]),
+                b'i' => text.push_str("the client's identity"),
+                b'f' => text.push_str("Forwarded"),
+                b'c' => text.extend(["cookie ", &name]),
+                _ => text.extend(["header ", &name]),
+            }
+        }
+        text
+    }
+
     /// The resource: scheme, host, path and query, as far as they are part of the key.
     pub fn resource(&self) -> &[u8] {
         self.0.split(|byte| *byte == 0).next().unwrap_or_default()
@@ -229,6 +249,21 @@ fn part(key: &mut Vec<u8>, letter: u8, name: &[u8], value: &[u8]) {
     }
 }
 
+/// Takes what [`part`] has written off the front: letter, name and value.
+fn next_part<'a>(rest: &mut &'a [u8]) -> Option<(u8, &'a [u8], &'a [u8])> {
+    let mut take = |number: usize| {
+        let (taken, left) = rest.split_at_checked(number)?;
+        *rest = left;
+        Some(taken)
+    };
+    let letter = *take(1)?.first()?;
+    let mut text = || {
+        let length = u32::from_be_bytes(take(4)?.try_into().ok()?);
+        take(usize::try_from(length).ok()?)
+    };
+    Some((letter, text()?, text()?))
+}
+
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
     let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|line| line.as_bytes().trim_ascii()).collect();
     lines.join(b", ".as_slice())
@@ -380,5 +415,21 @@ mod tests {
         let uri = format!("http://a/{}", "x".repeat(8192));
         let error = Template::default().key(&target(&uri, &headers)).unwrap_err();
         assert_eq!(error.limit, 8192);
+    }
+
+    #[test]
+    fn descriptions_have_no_values_of_clients() {
+        let headers = map(&[("x-host", "secret1"), ("x-tenant", "secret2"), ("cookie", "lang=secret3")]);
+        let template = Template {
+            headers: vec![HeaderName::from_static("x-tenant")],
+            cookies: vec!["lang".to_owned()],
+            ..Template::default()
+        };
+        let target =
+            Target { route: b"r@file", identity: Some(b"secret4"), ..target("http://h/a?b=1", &headers) };
+        assert_eq!(
+            template.key(&target).unwrap().describe(),
+            "http://h/a?b=1, router r@file, the client's identity, header x-host, header x-tenant, cookie lang"
+        );
     }
 }
