@@ -9,6 +9,8 @@ pub enum AuditEvent {
     SignedOut,
     /// An operator ended a session, or all of a user.
     SessionEnded,
+    /// An operator removed responses from a cache.
+    CachePurged,
 }
 
 impl AuditEvent {
@@ -18,6 +20,7 @@ impl AuditEvent {
             Self::SignedIn => "signed_in",
             Self::SignedOut => "signed_out",
             Self::SessionEnded => "session_ended",
+            Self::CachePurged => "cache_purged",
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod attempt;
 pub mod audit;
 pub mod body;
 pub mod building;
+pub mod caches;
 pub mod client_ip;
 mod client_tls;
 pub mod clock;

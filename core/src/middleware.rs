@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::caches::ResponseCache;
 use crate::occupancy::Limit;
 use crate::sessions::Sessions;
 use crate::timing::OpenRun;
@@ -50,6 +51,11 @@ pub trait Middleware: Send + Sync + 'static {
 
     /// Returns what it holds, if it limits its clients.
     fn limit(&self) -> Option<&dyn Limit> {
+        None
+    }
+
+    /// Returns its stored responses, if it keeps any.
+    fn cache(&self) -> Option<&dyn ResponseCache> {
         None
     }
 

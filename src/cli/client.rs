@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clap::Args;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 use tidegate_core::building::ClientTls;
@@ -182,6 +182,9 @@ impl ApiClient {
         let mut head = builder.body(()).map_err(ApiError::Url)?.into_parts().0;
         if let Some(credentials) = &self.credentials {
             head.headers.insert(AUTHORIZATION, credentials.clone());
+        }
+        if head.method == Method::POST {
+            head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         let nobody = Arc::new(Connection::plain((Ipv4Addr::LOCALHOST, 0).into()));
         let request = Request::new(head, body, Context::new(nobody));

@@ -1,5 +1,6 @@
 //! The command line: reads the settings, runs the gateway or one of the commands.
 
+mod cache;
 mod certs;
 mod check;
 mod client;
@@ -69,6 +70,9 @@ enum Command {
     Top(top::Top),
     /// Print what consumers have used of their quotas, from a running gateway.
     Usage(usage::Usage),
+    /// Show what caches of a running gateway hold, and purge responses.
+    #[command(subcommand)]
+    Cache(cache::Cache),
     /// Run a demo: two backends, route files, local HTTPS.
     Demo(Demo),
 }
@@ -159,6 +163,10 @@ pub fn main() -> ExitCode {
             Err(error) => refuse([(error.to_string(), None)]),
         },
         Command::Usage(usage) => match usage.run() {
+            Ok(text) => tell(&text, ExitCode::SUCCESS),
+            Err(error) => refuse([(error.to_string(), None)]),
+        },
+        Command::Cache(cache) => match cache.run() {
             Ok(text) => tell(&text, ExitCode::SUCCESS),
             Err(error) => refuse([(error.to_string(), None)]),
         },

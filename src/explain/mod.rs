@@ -13,6 +13,8 @@ mod question;
 mod report;
 mod route_tests;
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use tidegate_config::{Kind, Origin};
 use tidegate_core::{Body, Reason, Request, Response, TlsInfo, reply};
@@ -144,7 +146,11 @@ impl Explaining<'_> {
     }
 
     /// Passes a request through its route, and those of child routers.
-    fn follow(mut self, route: &Route, request: Request, mut way: Way) -> Explanation {
+    fn follow(mut self, route: &Route, mut request: Request, mut way: Way) -> Explanation {
+        // The exchange is not shared yet.
+        if let Some(exchange) = Arc::get_mut(&mut request.context.exchange) {
+            exchange.set_route(route.info.clone());
+        }
         let name = own_name(route).to_owned();
         let names = chain::members(&route.info.middlewares);
         let (views, behind) = way.walk(self.snapshot, names, route.chain.middlewares(), request);

@@ -146,7 +146,8 @@ pub fn compile(
         traffic: instances.traffic.clone(),
         consumers: directory.consumers.clone(),
         limits: limits(&instances, &directory),
-        sessions: with_sessions(&instances),
+        sessions: selected(&instances, |middleware| middleware.sessions().is_some()),
+        caches: selected(&instances, |middleware| middleware.cache().is_some()),
         compiled: now,
     };
     (
@@ -155,9 +156,12 @@ pub fn compile(
     )
 }
 
-/// Returns the middlewares with sessions. None of them has an instance per router.
-fn with_sessions(instances: &Instances) -> BTreeMap<String, Arc<dyn Middleware>> {
-    let all = instances.middlewares.instances().filter(|(_, middleware)| middleware.sessions().is_some());
+/// Returns middlewares of kinds that have one instance for all routers.
+fn selected(
+    instances: &Instances,
+    is_selected: impl Fn(&dyn Middleware) -> bool,
+) -> BTreeMap<String, Arc<dyn Middleware>> {
+    let all = instances.middlewares.instances().filter(|(_, middleware)| is_selected(middleware.as_ref()));
     all.map(|((name, _), middleware)| (name.clone(), middleware.clone())).collect()
 }
 

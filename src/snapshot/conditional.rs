@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
+use tidegate_core::caches::ResponseCache;
 use tidegate_core::occupancy::Limit;
 use tidegate_core::sessions::Sessions;
 use tidegate_core::{Access, BoxFuture, Middleware, Next, Prediction, Request, Response};
@@ -37,6 +38,10 @@ impl Middleware for Conditional {
 
     fn limit(&self) -> Option<&dyn Limit> {
         self.middleware.limit()
+    }
+
+    fn cache(&self) -> Option<&dyn ResponseCache> {
+        self.middleware.cache()
     }
 
     fn sessions(&self) -> Option<&dyn Sessions> {

@@ -68,6 +68,8 @@ pub struct Snapshot {
     pub consumers: Arc<Consumers>,
     /// Limits of routers, for metrics.
     pub limits: Vec<ActiveLimit>,
+    /// Middlewares with stored responses, by qualified name.
+    pub caches: BTreeMap<String, Arc<dyn Middleware>>,
     /// Middlewares with sessions, by qualified name.
     pub sessions: BTreeMap<String, Arc<dyn Middleware>>,
     /// When it was compiled.

@@ -22,6 +22,7 @@ mod audit_log;
 mod bad_input;
 mod balance;
 mod cache;
+mod cache_operated;
 mod client_certificate;
 mod client_identity;
 mod cluster;

@@ -135,6 +135,11 @@ impl Inner {
         self.problem(DiskProblem::Write { path, kind: error.kind(), message: error.to_string() });
     }
 
+    /// What went wrong is over: a response was written, or the folder is ours.
+    pub(super) fn recover_from_problem(&self) {
+        self.last_error.lock().take();
+    }
+
     pub(super) fn problem(&self, problem: DiskProblem) {
         (self.report)(&problem);
         *self.last_error.lock() = Some(problem);

@@ -143,6 +143,6 @@ pub struct DiskUsage {
     pub recovered: u64,
     /// Whether everything that was stored before is found.
     pub ready: bool,
-    /// The last problem.
+    /// The last problem, until a response is written again.
     pub problem: Option<DiskProblem>,
 }

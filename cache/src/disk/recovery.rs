@@ -52,6 +52,7 @@ fn lock(inner: &Inner) -> io::Result<bool> {
         match file.try_lock() {
             Ok(()) => {
                 *inner.lock.lock() = Some(file);
+                inner.recover_from_problem();
                 return Ok(true);
             }
             Err(TryLockError::WouldBlock) => {

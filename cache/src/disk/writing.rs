@@ -296,6 +296,7 @@ fn complete(inner: &Arc<Inner>, file: io::Result<NewFile>, finish: &Finish) -> R
     let (new, object) = (inner.folder.new_file(finish.id), inner.folder.object(finish.id));
     inner.commit(entry, finish.epoch, (&new, &object), || true)?;
     inner.counters.written.fetch_add(1, Ordering::Relaxed);
+    inner.recover_from_problem();
     Ok(())
 }
 

@@ -3,12 +3,14 @@
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use tidegate_cache::cache_status::{CACHE_STATUS, CacheStatus};
-use tidegate_cache::memory::Object;
 use tidegate_cache::rules::{self, range};
 use tidegate_cache::{Head, Timestamp};
 use tidegate_core::{Body, Reason, Response, reply};
 
-use super::body::Pieces;
+use super::body::{FromDisk, Pieces};
+use super::counters::Outcome;
+use super::shared::Shared;
+use super::tiers::StoredBody;
 
 /// The name of the cache in `Cache-Status`.
 pub(super) const NAME: &str = "tidegate";
@@ -18,14 +20,14 @@ pub(super) fn from_store(
     method: &Method,
     request: &HeaderMap,
     head: &Head,
-    object: &Object,
+    stored: &StoredBody<'_>,
     now: Timestamp,
 ) -> Response {
     if rules::is_not_modified(head, request) {
         return response(StatusCode::NOT_MODIFIED, rules::not_modified_headers(head, now), Body::empty());
     }
     let mut headers = head.response_headers(now);
-    let length = object.length();
+    let length = stored.length();
     if *method == Method::HEAD {
         headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
         return response(head.status, headers, Body::empty());
@@ -35,11 +37,23 @@ pub(super) fn from_store(
             if length > 0 {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
             }
-            response(head.status, headers, Pieces::body(object.body().iter().cloned()))
+            let body = match stored {
+                StoredBody::Memory(object) => Pieces::body(object.body().iter().cloned()),
+                StoredBody::Disk(object) => FromDisk::body((*object).clone(), length),
+            };
+            response(head.status, headers, body)
         }
         range::Selected::Part { first, last } => {
             range::partial_headers(&mut headers, first, last, length);
-            response(StatusCode::PARTIAL_CONTENT, headers, Pieces::body(object.part(first, last)))
+            let body = match stored {
+                StoredBody::Memory(object) => Pieces::body(object.part(first, last)),
+                StoredBody::Disk(object) => {
+                    let mut part = (*object).clone();
+                    part.select(first, last);
+                    FromDisk::body(part, last.saturating_add(1).min(length).saturating_sub(first))
+                }
+            };
+            response(StatusCode::PARTIAL_CONTENT, headers, body)
         }
         range::Selected::Unsatisfiable => {
             let mut response = reply::status_text(StatusCode::RANGE_NOT_SATISFIABLE, Reason::Cached);
@@ -56,9 +70,10 @@ fn response(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
     response
 }
 
-/// Appends `Cache-Status`.
-pub(super) fn mark(response: &mut Response, enabled: bool, status: &CacheStatus<'_>) {
-    if enabled {
+/// Counts what became of a request, and appends `Cache-Status`.
+pub(super) fn mark(response: &mut Response, shared: &Shared, status: &CacheStatus<'_>) {
+    shared.counters.count(Outcome::of(status));
+    if shared.status_header {
         response.headers_mut().append(CACHE_STATUS, status.to_value());
     }
 }

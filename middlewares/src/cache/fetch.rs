@@ -3,14 +3,14 @@
 use http::{HeaderMap, Method, StatusCode};
 use tidegate_cache::cache_status::{CacheStatus, Forwarded};
 use tidegate_cache::collapse::Leader;
-use tidegate_cache::memory::Stored;
 use tidegate_cache::rules::{self, Freshened, HeadUpdate, NotStored, Times};
-use tidegate_cache::{Epoch, Head, Timestamp};
+use tidegate_cache::{Head, Timestamp};
 use tidegate_core::{Body, Next, Reason, Request, Response};
 
-use super::answer::{self, NAME, mark};
+use super::answer::{self, NAME};
 use super::body::Storing;
 use super::handler::{Job, drain};
+use super::tiers::{Epochs, Stored};
 
 /// What is known about a request that is sent.
 struct Sent {
@@ -19,7 +19,7 @@ struct Sent {
     /// The fields that the server has got, for `Vary`.
     server: HeaderMap,
     method: Method,
-    epoch: Epoch,
+    epochs: Epochs,
     requested: Timestamp,
     forwarded: Forwarded,
     collapsed: bool,
@@ -47,7 +47,7 @@ impl Job {
         let client = self.request.head.headers.clone();
         let headers = &mut self.request.head.headers;
         let validates = match &stored {
-            Some(stored) => rules::validate(headers, &[&stored.object().head]),
+            Some(stored) => rules::validate(headers, &[stored.head()]),
             None => false,
         };
         // A range of what is not stored is left to the server: all of it may be much more than the client wants.
@@ -59,7 +59,7 @@ impl Job {
             client,
             server: headers.clone(),
             method: self.request.head.method.clone(),
-            epoch: self.shared.store.epoch(),
+            epochs: self.shared.tiers.epochs(),
             requested: self.shared.now(),
             forwarded,
             collapsed: self.collapsed,
@@ -80,7 +80,7 @@ impl Job {
         if let (StatusCode::NOT_MODIFIED, Some((mut head, context)), Some(stored)) =
             (response.status(), again, &stored)
         {
-            if rules::select(&[&stored.object().head], response.headers()).is_some() {
+            if rules::select(&[stored.head()], response.headers()).is_some() {
                 return self.freshened(&sent, stored, leader, response.headers());
             }
             // It is about something else, so what is stored must not be used.
@@ -98,19 +98,15 @@ impl Job {
     fn instead_of_error(&self, sent: &Sent, stored: &Stored, response: &Response) -> Option<Response> {
         let failed = response.failure.is_some() || rules::is_error(response.status());
         let disconnected = self.shared.stale_without_server && response.reason == Some(Reason::NoServer);
-        let (object, now) = (stored.object(), self.shared.now());
-        let policy = &object.head.policy;
+        let (head, now) = (stored.head(), self.shared.now());
+        let policy = &head.policy;
         if !failed || !rules::usable_on_error(policy, &self.lookup.directives, now, disconnected) {
             return None;
         }
-        let mut instead = answer::from_store(&sent.method, &sent.client, &object.head, object, now);
+        let mut instead = answer::from_store(&sent.method, &sent.client, head, &stored.body(), now);
         let forwarded_status = Some(response.status().as_u16());
         let ttl = Some(policy.time_to_live(now));
-        mark(
-            &mut instead,
-            self.shared.status_header,
-            &CacheStatus { forwarded_status, ttl, ..sent.status() },
-        );
+        self.mark(&mut instead, &CacheStatus { forwarded_status, ttl, ..sent.status() });
         Some(instead)
     }
 
@@ -124,14 +120,13 @@ impl Job {
     ) -> Response {
         let now = self.shared.now();
         let times = Times { requested: sent.requested, received: now };
-        let object = stored.object();
         let (head, kept) =
-            match rules::freshen(&self.shared.rules, &sent.server, &object.head, not_modified, times) {
+            match rules::freshen(&self.shared.rules, &sent.server, stored.head(), not_modified, times) {
                 Freshened::Updated(head) => {
-                    (head.clone(), self.shared.store.update(stored, *head, sent.epoch))
+                    (head.clone(), self.shared.tiers.update(stored, *head, sent.epochs))
                 }
                 Freshened::Unstorable(head, _) => {
-                    self.shared.store.remove(stored);
+                    self.shared.tiers.remove(stored);
                     (head, false)
                 }
             };
@@ -140,10 +135,10 @@ impl Job {
             Some(leader) => leader.not_storable(now),
             None => {}
         }
-        let mut response = answer::from_store(&sent.method, &sent.client, &head, object, now);
+        let mut response = answer::from_store(&sent.method, &sent.client, &head, &stored.body(), now);
         let ttl = Some(head.policy.time_to_live(now));
         let status = CacheStatus { forwarded_status: Some(304), ttl, stored: kept, ..sent.status() };
-        mark(&mut response, self.shared.status_header, &status);
+        self.mark(&mut response, &status);
         response
     }
 
@@ -152,17 +147,19 @@ impl Job {
         let mut updated = false;
         if let (Some(stored), None) = (stored, response.reason) {
             let times = Times { requested: sent.requested, received: self.shared.now() };
-            let (rules, old) = (&self.shared.rules, &stored.object().head);
+            let (rules, old) = (&self.shared.rules, stored.head());
             let (status, headers) = (response.status(), response.headers());
             match rules::update_by_head(rules, &sent.server, old, status, headers, times) {
-                HeadUpdate::Updated(head) => updated = self.shared.store.update(&stored, *head, sent.epoch),
+                HeadUpdate::Updated(head) => {
+                    updated = self.shared.tiers.update(&stored, *head, sent.epochs);
+                }
                 HeadUpdate::Invalid => {
-                    self.shared.store.remove(&stored);
+                    self.shared.tiers.remove(&stored);
                 }
                 HeadUpdate::Unrelated => {}
             }
         }
-        mark(&mut response, self.shared.status_header, &CacheStatus { stored: updated, ..sent.status() });
+        self.mark(&mut response, &CacheStatus { stored: updated, ..sent.status() });
         response
     }
 
@@ -191,7 +188,7 @@ impl Job {
             Ok(head) => self.store(sent, head, leader, response),
             Err(detail) => {
                 if let Some(stored) = stored.filter(|_| !rules::is_error(response.status())) {
-                    self.shared.store.remove(&stored);
+                    self.shared.tiers.remove(&stored);
                 }
                 let failed = response.reason.is_some() || rules::is_error(response.status());
                 match leader {
@@ -201,7 +198,7 @@ impl Job {
                     None => self.shared.collapser.not_storable(&self.key, now),
                 }
                 let status = CacheStatus { detail: Some(detail), ..sent.status() };
-                mark(&mut response, self.shared.status_header, &status);
+                self.mark(&mut response, &status);
                 response
             }
         }
@@ -220,22 +217,22 @@ impl Job {
         // The client's conditions were not sent.
         let not_modified =
             rules::is_not_modified(&head, &sent.client).then(|| rules::not_modified_headers(&head, now));
-        let writer = match self.shared.store.write(self.key.clone(), head, sent.epoch) {
+        let writer = match self.shared.tiers.write(self.key.clone(), head, sent.epochs) {
             Ok(writer) => writer,
             Err(_) => {
                 if let Some(leader) = leader {
                     leader.not_storable(now);
                 }
                 let status = CacheStatus { detail: Some("too-large"), ..sent.status() };
-                mark(&mut response, self.shared.status_header, &status);
+                self.mark(&mut response, &status);
                 return response;
             }
         };
         if leader.is_none() {
             self.shared.collapser.stored(&self.key);
         }
-        let clock = self.shared.clock.clone();
-        let mut response = response.map(|body| Storing::body(body, writer, leader, clock));
+        let (clock, counters) = (self.shared.clock.clone(), self.shared.counters.clone());
+        let mut response = response.map(|body| Storing::body(body, writer, leader, clock, counters));
         let status = CacheStatus { ttl, stored: true, ..sent.status() };
         if let Some(headers) = not_modified {
             let body = std::mem::take(&mut response.body);
@@ -243,7 +240,7 @@ impl Job {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             *response.headers_mut() = headers;
         }
-        mark(&mut response, self.shared.status_header, &status);
+        self.mark(&mut response, &status);
         response
     }
 }

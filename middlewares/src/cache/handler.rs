@@ -1,51 +1,37 @@
 //! What happens to a request: it is answered from the store, waits for another one, or is sent.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{AUTHORIZATION, RANGE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use http_body::Body as _;
 use tidegate_cache::cache_status::{CacheStatus, Forwarded};
-use tidegate_cache::collapse::{Collapser, Outcome, Role};
+use tidegate_cache::collapse::{Outcome, Role};
 use tidegate_cache::key::{Key, Target, Template};
-use tidegate_cache::memory::{MemoryStore, Stored};
-use tidegate_cache::rules::{self, Bypass, Lookup, Resource, Reuse, Rules, Why};
-use tidegate_cache::{Purge, Timestamp, UseCounter};
+use tidegate_cache::rules::{self, Bypass, Lookup, Resource, Reuse, Why};
+use tidegate_cache::{Purge, Timestamp};
+use tidegate_core::caches::ResponseCache;
 use tidegate_core::{
-    BoxFuture, Clock, Identity, Middleware, Next, Prediction, Reason, Request, Response, boxed, reply,
+    BoxFuture, Identity, Middleware, Next, Prediction, Reason, Request, Response, boxed, reply,
 };
 
 use super::answer::{self, NAME, mark};
+use super::shared::Shared;
+use super::tiers::{Found, Stored};
 
 /// How often a request begins again because the one that it waited for was abandoned.
 const MAX_ROUNDS: usize = 3;
-
-pub(super) struct Shared {
-    pub(super) store: Arc<MemoryStore>,
-    pub(super) collapser: Collapser,
-    pub(super) rules: Rules,
-    pub(super) template: Template,
-    pub(super) clock: Clock,
-    /// Counts uses, and how many a response needs to be stored, if it needs more than one.
-    pub(super) uses: Option<(UseCounter, u32)>,
-    pub(super) max_wait: Duration,
-    pub(super) stale_without_server: bool,
-    pub(super) status_header: bool,
-}
-
-impl Shared {
-    pub(super) fn now(&self) -> Timestamp {
-        self.clock.wall().into()
-    }
-}
 
 pub(super) struct Caching(pub(super) Arc<Shared>);
 
 impl Middleware for Caching {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         boxed(move || respond(&self.0, request, next))
+    }
+
+    fn cache(&self) -> Option<&dyn ResponseCache> {
+        Some(self)
     }
 
     fn predict(&self, request: Request) -> Prediction {
@@ -61,21 +47,33 @@ impl Middleware for Caching {
             return Prediction::passes(request).note("passes the cache by: key-too-long");
         };
         let now = self.0.now();
-        let found = self.0.store.find(&key, &request.head.headers).matching;
-        match found
-            .map(|stored| (rules::reuse(&stored.object().head.policy, &lookup.directives, now), stored))
-        {
-            Some((Reuse::Fresh | Reuse::Stale { .. }, stored)) => {
-                let object = stored.object();
-                let headers = &request.head.headers;
-                let answer = answer::from_store(&request.head.method, headers, &object.head, object, now);
-                Prediction::responds(answer).note("answered from the cache")
+        // Predictions may block.
+        let Found { matching, has_others } = self.0.tiers.peek(&key, &request.head.headers);
+        let key = format!("key: {}", key.describe());
+        let Some(stored) = matching else {
+            let why = if has_others { "other variants are stored" } else { "nothing is stored" };
+            return Prediction::passes(request).note(format!("miss: {why}")).note(key);
+        };
+        let what = match rules::reuse(&stored.head().policy, &lookup.directives, now) {
+            Reuse::Fresh => "hit: answered from the cache",
+            Reuse::Stale { revalidate: true } => {
+                "stale: answered from the cache, and validated in the background"
             }
-            Some((Reuse::Validate(_), _)) => {
-                Prediction::passes(request).note("a stored response is validated")
+            Reuse::Stale { revalidate: false } => "stale: answered from the cache",
+            Reuse::Validate(Why::Request) => {
+                return Prediction::passes(request)
+                    .note("miss: the request asks for the stored response to be validated")
+                    .note(key);
             }
-            None => Prediction::passes(request).note("nothing is stored"),
-        }
+            Reuse::Validate(_) => {
+                return Prediction::passes(request)
+                    .note("miss: the stored response is stale and is validated")
+                    .note(key);
+            }
+        };
+        let (method, headers) = (&request.head.method, &request.head.headers);
+        let answer = answer::from_store(method, headers, stored.head(), &stored.body(), now);
+        Prediction::responds(answer).note(what).note(key)
     }
 }
 
@@ -122,6 +120,8 @@ pub(super) struct Job {
     pub(super) key: Key,
     /// It has waited for another one.
     pub(super) collapsed: bool,
+    /// No client waits for it.
+    pub(super) in_background: bool,
 }
 
 async fn respond(shared: &Arc<Shared>, mut request: Request, next: &Next) -> Response {
@@ -135,10 +135,11 @@ async fn respond(shared: &Arc<Shared>, mut request: Request, next: &Next) -> Res
     if !keep_query(&shared.template, &mut request.head.uri) {
         return pass_by(shared, request, next, Bypass::KeyTooLong).await;
     }
-    let mut job = Job { shared: shared.clone(), request, lookup, key, collapsed: false };
+    let mut job =
+        Job { shared: shared.clone(), request, lookup, key, collapsed: false, in_background: false };
     for round in 0.. {
         let now = shared.now();
-        let found = shared.store.find(&job.key, &job.request.head.headers);
+        let found = shared.tiers.find(&job.key, &job.request.head.headers).await;
         let forwarded = match found.matching.as_ref().map(|stored| job.reuse(stored, now)) {
             Some(Reuse::Fresh) => return job.hit(found.matching, now),
             Some(Reuse::Stale { revalidate }) => {
@@ -149,8 +150,8 @@ async fn respond(shared: &Arc<Shared>, mut request: Request, next: &Next) -> Res
             }
             Some(Reuse::Validate(Why::Request)) => Forwarded::Request,
             Some(Reuse::Validate(_)) => Forwarded::Stale,
-            None if found.others.is_empty() => Forwarded::UriMiss,
-            None => Forwarded::VaryMiss,
+            None if found.has_others => Forwarded::VaryMiss,
+            None => Forwarded::UriMiss,
         };
         if job.lookup.directives.only_if_cached {
             return not_cached(shared, forwarded);
@@ -192,15 +193,20 @@ fn keep_query(template: &Template, uri: &mut Uri) -> bool {
 }
 
 impl Job {
+    /// Counts the request, and appends `Cache-Status` to its response.
+    pub(super) fn mark(&self, response: &mut Response, status: &CacheStatus<'_>) {
+        if !self.in_background {
+            mark(response, &self.shared, status);
+        }
+    }
+
     fn reuse(&self, stored: &Stored, now: Timestamp) -> Reuse {
-        rules::reuse(&stored.object().head.policy, &self.lookup.directives, now)
+        rules::reuse(&stored.head().policy, &self.lookup.directives, now)
     }
 
     fn is_usable_on_error(&self, stored: Option<&Stored>) -> bool {
         let (now, directives) = (self.shared.now(), &self.lookup.directives);
-        stored.is_some_and(|stored| {
-            rules::usable_on_error(&stored.object().head.policy, directives, now, false)
-        })
+        stored.is_some_and(|stored| rules::usable_on_error(&stored.head().policy, directives, now, false))
     }
 
     /// Whether others can use the response to this request, and it theirs.
@@ -215,12 +221,13 @@ impl Job {
 
     fn hit(&self, stored: Option<Stored>, now: Timestamp) -> Response {
         let Some(stored) = stored else { return not_cached(&self.shared, Forwarded::Miss) };
-        let (object, head) = (stored.object(), &self.request.head);
-        let mut response = answer::from_store(&head.method, &head.headers, &object.head, object, now);
-        let ttl = Some(object.head.policy.time_to_live(now));
+        let head = &self.request.head;
+        let mut response =
+            answer::from_store(&head.method, &head.headers, stored.head(), &stored.body(), now);
+        let ttl = Some(stored.head().policy.time_to_live(now));
         let status =
             CacheStatus { cache: NAME, hit: true, ttl, collapsed: self.collapsed, ..CacheStatus::default() };
-        mark(&mut response, self.shared.status_header, &status);
+        self.mark(&mut response, &status);
         response
     }
 
@@ -236,6 +243,7 @@ impl Job {
             lookup: Lookup { is_head: false, directives: rules::RequestDirectives::default() },
             key: self.key.clone(),
             collapsed: false,
+            in_background: true,
         };
         let next = next.clone();
         tokio::spawn(async move {
@@ -258,7 +266,7 @@ fn not_cached(shared: &Shared, forwarded: Forwarded) -> Response {
         detail: Some("only-if-cached"),
         ..CacheStatus::default()
     };
-    mark(&mut response, shared.status_header, &status);
+    mark(&mut response, shared, &status);
     response
 }
 
@@ -271,12 +279,12 @@ async fn pass_by(shared: &Arc<Shared>, request: Request, next: &Next, bypass: By
         && response.reason.is_none()
         && rules::invalidates(&method, response.status())
     {
-        invalidate(shared, &target, response.headers());
+        invalidate(shared, &target, response.headers()).await;
     }
     let forwarded = if bypass == Bypass::Method { Forwarded::Method } else { Forwarded::Bypass };
     let detail = (bypass != Bypass::Method).then(|| bypass.as_str());
     let status = CacheStatus { cache: NAME, forwarded: Some(forwarded), detail, ..CacheStatus::default() };
-    mark(&mut response, shared.status_header, &status);
+    mark(&mut response, shared, &status);
     response
 }
 
@@ -289,9 +297,9 @@ fn resource_of(request: &Request) -> Resource {
     }
 }
 
-fn invalidate(shared: &Shared, target: &Resource, response: &HeaderMap) {
+async fn invalidate(shared: &Shared, target: &Resource, response: &HeaderMap) {
     for Resource { scheme, authority, path, query } in rules::invalidated(target, response) {
         let resource = shared.template.resource(&scheme, &authority, &path, query.as_deref());
-        shared.store.purge(&Purge::Resource(resource));
+        shared.tiers.purge(Purge::Resource(resource)).await;
     }
 }

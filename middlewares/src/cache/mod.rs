@@ -2,13 +2,19 @@
 
 mod answer;
 mod body;
+mod counters;
+mod disk;
 mod fetch;
 mod handler;
+mod operate;
+mod shared;
 #[cfg(test)]
 mod tests;
+mod tiers;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
@@ -16,13 +22,18 @@ use http::HeaderName;
 use serde::{Deserialize, Serialize};
 use tidegate_cache::UseCounter;
 use tidegate_cache::collapse::{CollapseLimits, Collapser};
+use tidegate_cache::disk::DiskLimits;
 use tidegate_cache::key::{Query, Template};
 use tidegate_cache::memory::{MemoryLimits, MemoryStore};
 use tidegate_cache::rules::Rules;
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{Build, BuildContext, BuildError, BuildErrors, Middleware};
 
-use handler::{Caching, Shared};
+use counters::Counters;
+use disk::DiskSlot;
+use handler::Caching;
+use shared::Shared;
+use tiers::{Disk, Tiers};
 
 /// URLs whose uses are counted.
 const COUNTED_KEYS: usize = 100_000;
@@ -35,6 +46,9 @@ pub struct Cache {
     pub max_bytes: u64,
     /// Maximum size of one stored response in bytes.
     pub max_object_bytes: u64,
+    /// Keeps responses on disk, too, so that they survive a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskOptions>,
     /// Maximum number of responses to one URL that differ by `Vary`.
     pub max_variants: usize,
     /// How often a URL must be asked for before its response is stored.
@@ -73,6 +87,27 @@ pub struct Cache {
     pub status_header: bool,
 }
 
+/// A folder for stored responses, with the memory in front of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct DiskOptions {
+    /// The folder. It is created if necessary. Required.
+    pub path: PathBuf,
+    /// Maximum size of all files in bytes.
+    pub max_bytes: u64,
+    /// Maximum size of the body of one response in bytes.
+    pub max_object_bytes: u64,
+    /// Maximum number of responses.
+    pub max_objects: u64,
+}
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        let DiskLimits { total, object, objects, .. } = DiskLimits::default();
+        Self { path: PathBuf::new(), max_bytes: total, max_object_bytes: object, max_objects: objects }
+    }
+}
+
 /// What the key consists of, besides scheme, host, path and the client's identity.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -100,6 +135,7 @@ impl Default for Cache {
         Self {
             max_bytes: memory.total,
             max_object_bytes: memory.object,
+            disk: None,
             max_variants: memory.variants,
             min_uses: 1,
             key: KeyOptions::default(),
@@ -133,6 +169,9 @@ impl Build for Cache {
         if self.max_variants == 0 {
             errors.add("maxVariants: invalid number `0`: expected at least 1".to_owned());
         }
+        if let Some(disk) = &self.disk {
+            disk.check(&mut errors);
+        }
         let ((lifetimes, template), targets) = errors.made(lifetimes.zip(template).zip(targets))?;
         let rules = Rules {
             targets,
@@ -145,18 +184,10 @@ impl Build for Cache {
             stale_after_s_maxage: self.stale_after_s_maxage,
             ..Rules::default()
         };
-        let limits = MemoryLimits {
-            total: self.max_bytes,
-            object: self.max_object_bytes.min(self.max_bytes),
-            receiving: (self.max_bytes / 4).max(self.max_object_bytes),
-            variants: self.max_variants,
-        };
-        // What is stored survives every change except one of the sizes.
-        let sizes = format!("store of {} {} {}", limits.total, limits.object, limits.variants);
-        let store = context.state(&sizes, || MemoryStore::new(limits));
         let waiting = CollapseLimits { waiting: self.max_waiting, ..CollapseLimits::default() };
         let shared = Shared {
-            store: (*store).clone(),
+            tiers: self.tiers(context),
+            counters: context.state("counters", Counters::default),
             collapser: Collapser::new(waiting),
             rules,
             template,
@@ -209,5 +240,61 @@ impl KeyOptions {
             cookies: self.cookies.clone(),
             ..Template::default()
         }))
+    }
+}
+
+impl DiskOptions {
+    fn check(&self, errors: &mut BuildErrors) {
+        if !self.path.is_absolute() {
+            let path = self.path.display();
+            errors.add(format!("disk.path: invalid path `{path}`: expected an absolute path of a folder"));
+        }
+        let sizes = [
+            ("maxBytes", self.max_bytes),
+            ("maxObjectBytes", self.max_object_bytes),
+            ("maxObjects", self.max_objects),
+        ];
+        for (option, _) in sizes.iter().filter(|(_, value)| *value == 0) {
+            errors.add(format!("disk.{option}: invalid number `0`: expected at least 1"));
+        }
+    }
+}
+
+impl Cache {
+    /// The stores. They are found again after every change of options; changed limits are applied by a task, once the
+    /// configuration takes effect.
+    fn tiers(&self, context: &BuildContext<'_>) -> Tiers {
+        let limits = MemoryLimits {
+            total: self.max_bytes,
+            object: self.max_object_bytes.min(self.max_bytes),
+            receiving: (self.max_bytes / 4).max(self.max_object_bytes),
+            variants: self.max_variants,
+        };
+        let memory = Arc::clone(&*context.state("memory", || MemoryStore::new(limits)));
+        let resizing = (memory.limits() != limits).then(|| {
+            let (memory, name) = (memory.clone(), context.name.to_owned());
+            context.spawn("limits", async move {
+                if !memory.resize(limits) {
+                    tracing::warn!(
+                        middleware = name,
+                        "cache: responses as large as maxObjectBytes are only stored after a restart"
+                    );
+                }
+            })
+        });
+        let disk = self.disk.as_ref().map(|options| {
+            let limits = DiskLimits {
+                total: options.max_bytes,
+                object: options.max_object_bytes,
+                objects: options.max_objects,
+                variants: self.max_variants,
+                ..DiskLimits::default()
+            };
+            let path = options.path.clone();
+            let slot = context.state(&format!("disk {}", path.display()), || DiskSlot::new(path));
+            let task = context.spawn("disk", disk::open(slot.clone(), context.name.to_owned(), limits));
+            Disk { slot, _task: task }
+        });
+        Tiers { memory, disk, _resizing: resizing }
     }
 }

@@ -454,10 +454,16 @@ fn predictions_say_what_is_stored() {
     block_on(async {
         let test = Test::new(vec![ok(FRESH, "one")]);
         let note = |request| test.middleware.predict(request);
-        assert_eq!(note(get("http://h.test/a")).notes, ["nothing is stored"]);
+        assert_eq!(note(get("http://h.test/a")).notes, ["miss: nothing is stored", "key: http://h.test/a"]);
         test.get(&[]).await;
         let stored = note(get("http://h.test/a"));
         assert!(matches!(stored.verdict, Verdict::Responds(_)));
+        assert_eq!(stored.notes[0], "hit: answered from the cache");
+        test.advance(60);
+        assert_eq!(
+            note(get("http://h.test/a")).notes[0],
+            "miss: the stored response is stale and is validated"
+        );
         assert_eq!(
             note(request(http::Request::post("http://h.test/a"))).notes,
             ["passes the cache by: method"]

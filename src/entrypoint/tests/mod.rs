@@ -167,6 +167,7 @@ fn gate_with_hosts(
         traffic: Default::default(),
         consumers: Arc::default(),
         limits: Vec::new(),
+        caches: Default::default(),
         sessions: Default::default(),
         compiled: time::OffsetDateTime::UNIX_EPOCH,
     };
@@ -487,6 +488,7 @@ fn an_address_in_use_is_an_error_that_names_it() {
         traffic: Default::default(),
         consumers: Arc::default(),
         limits: Vec::new(),
+        caches: Default::default(),
         sessions: Default::default(),
         compiled: time::OffsetDateTime::UNIX_EPOCH,
     }));

@@ -1,11 +1,13 @@
 //! `api@internal`: the configuration and its status in the format of Traefik's API.
 
+mod caches;
 mod certificates;
 mod cluster;
 mod explain;
 mod json;
 mod limits;
 mod list;
+mod operator;
 mod overview;
 mod requests;
 mod sessions;
@@ -95,6 +97,12 @@ impl Handler for Api {
             && let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade)
         {
             return boxed(move || explain::answer(snapshots.load(), self.around.settings.clone(), request));
+        }
+        if let Some(rest) = path.and_then(|path| path.strip_prefix("/api/cache"))
+            && let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade)
+        {
+            let rest = rest.to_owned();
+            return boxed(move || caches::answer(snapshots.load(), rest, request));
         }
         if let Some(rest) = path.and_then(|path| path.strip_prefix("/api/sessions"))
             && let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade)

@@ -84,7 +84,11 @@ pub(super) fn problems(snapshot: &Snapshot, resolvers: &[Row]) -> Value {
     let of_resolvers: BTreeSet<String> = resolvers.iter().filter_map(Row::problem).collect();
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let of_lists = snapshot.tls.revocation_lists().filter_map(|list| list.problem(now));
-    for message in of_resolvers.into_iter().chain(of_lists) {
+    let of_caches = snapshot.caches.iter().filter_map(|(name, middleware)| {
+        let problem = middleware.cache()?.statistics().disk?.problem?;
+        Some(format!("middleware {name}: cache: {problem}"))
+    });
+    for message in of_resolvers.into_iter().chain(of_lists).chain(of_caches) {
         all.push(json!({"message": message, "origin": Origin::Internal.to_string()}));
     }
     all.into()

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN};
-use http::{HeaderMap, Method, StatusCode};
+use http::header::{CACHE_CONTROL, HeaderValue};
+use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_core::sessions::{EndError, SessionInfo, SessionPlace, WhichSessions};
@@ -11,6 +11,7 @@ use tidegate_core::{AuditEvent, CollectError, Reason, Request, Response, reply};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::operator::{self, NotOperator};
 use super::{body, parameter, refusal};
 use crate::snapshot::Snapshot;
 
@@ -18,7 +19,6 @@ use crate::snapshot::Snapshot;
 const MAX_SHOWN: usize = 500;
 /// Maximum size of a request to end sessions, in bytes.
 const MAX_REQUEST: u64 = 16 * 1024;
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// A request to end sessions.
 #[derive(Deserialize)]
@@ -36,14 +36,8 @@ struct End {
 /// Why a request to end sessions is refused.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("the request is from another site")]
-    OtherSite,
-    #[error("expected the content type application/json")]
-    NotJson,
-    #[error(
-        "ending sessions requires an operator who has signed in: protect the API with a login (api.middlewares)"
-    )]
-    NoLogin,
+    #[error(transparent)]
+    NotOperator(#[from] NotOperator),
     #[error("{0}")]
     Unreadable(CollectError),
     #[error("{0}")]
@@ -59,8 +53,7 @@ enum Refused {
 impl Refused {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::OtherSite | Self::NoLogin => StatusCode::FORBIDDEN,
+            Self::NotOperator(error) => error.status(),
             Self::Unreadable(_) | Self::Invalid(_) | Self::Ambiguous => StatusCode::BAD_REQUEST,
             Self::UnknownMiddleware(_)
             | Self::NotEnded(EndError::UnknownSession | EndError::UnknownProvider(_)) => {
@@ -123,7 +116,7 @@ fn session(session: &SessionInfo) -> Value {
 
 /// Ends what the request names, and returns whose sessions they were.
 async fn end(snapshot: &Snapshot, request: Request) -> Result<String, Refused> {
-    check(&request)?;
+    operator::check(&request, "ending sessions")?;
     let (exchange, operator) = (request.context.exchange, request.context.identity);
     let read = request.body.collect(MAX_REQUEST).await.map_err(Refused::Unreadable)?;
     let End { middleware, session, subject, provider } = serde_json::from_slice(&read.bytes)?;
@@ -143,76 +136,7 @@ async fn end(snapshot: &Snapshot, request: Request) -> Result<String, Refused> {
     Ok(subject)
 }
 
-/// Checks that an operator wants this, and not a page of another site in the operator's browser.
-fn check(request: &Request) -> Result<(), Refused> {
-    let headers = &request.head.headers;
-    if !is_same_site(headers, request.host()) {
-        return Err(Refused::OtherSite);
-    }
-    let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let media = media.split(';').next().unwrap_or("").trim();
-    if !media.eq_ignore_ascii_case("application/json") {
-        return Err(Refused::NotJson);
-    }
-    // Only a middleware or a verified certificate can have set it.
-    if request.context.identity.is_none() {
-        return Err(Refused::NoLogin);
-    }
-    Ok(())
-}
-
-/// Returns true for requests of the dashboard, and of programs that are not browsers.
-fn is_same_site(headers: &HeaderMap, host: &str) -> bool {
-    if let Some(site) = headers.get(SEC_FETCH_SITE) {
-        return site == "same-origin";
-    }
-    // Browsers send it with every POST, and leave out the header above without TLS.
-    let mut origins = headers.get_all(ORIGIN).iter();
-    match (origins.next(), origins.next()) {
-        (None, _) => true,
-        (Some(origin), None) => {
-            let origin = origin.to_str().unwrap_or("");
-            let own = origin.split_once("://").map_or("", |(_, own)| own);
-            !own.is_empty() && own.eq_ignore_ascii_case(host)
-        }
-        _ => false,
-    }
-}
-
 fn time_text(seconds: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_own_site_and_programs_may_end_sessions() {
-        let with = |pairs: &[(&'static str, &'static str)]| {
-            let mut headers = HeaderMap::new();
-            for (name, value) in pairs {
-                headers.append(*name, HeaderValue::from_static(value));
-            }
-            is_same_site(&headers, "gw.test:8080")
-        };
-        assert!(with(&[]));
-        assert!(with(&[("origin", "http://gw.test:8080")]));
-        assert!(with(&[("origin", "https://GW.test:8080"), ("sec-fetch-site", "same-origin")]));
-        for origin in [
-            "null",
-            "",
-            "http://gw.test",
-            "http://evil.test:8080",
-            "http://gw.test:8080.evil.test",
-            "gw.test:8080",
-        ] {
-            assert!(!with(&[("origin", origin)]), "{origin}");
-        }
-        for site in ["cross-site", "same-site", "none", ""] {
-            assert!(!with(&[("origin", "http://gw.test:8080"), ("sec-fetch-site", site)]), "{site}");
-        }
-        assert!(!with(&[("origin", "http://gw.test:8080"), ("origin", "http://evil.test")]));
-    }
 }

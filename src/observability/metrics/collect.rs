@@ -12,7 +12,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::exposition::Exposition;
 use super::families::Families;
 use super::metric::{Durations, Metric, Pushed, Type, Value, Writer};
-use super::{CountedObject, Levels, Metrics, beyond, process, state, traffic};
+use super::{CountedObject, Levels, Metrics, beyond, caches, process, state, traffic};
 use crate::snapshot::Snapshot;
 
 /// The format of a scrape.
@@ -96,6 +96,7 @@ pub(super) fn collect(
     state::limits(out, snapshot, view.levels.routers);
     state::policies(out, snapshot, view.levels.routers);
     state::stores(out);
+    caches::write(out, snapshot);
     if view.levels.services {
         retries(out, shown);
         servers(out, snapshot);

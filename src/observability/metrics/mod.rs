@@ -1,6 +1,7 @@
 //! Metrics: what is counted, and by which names.
 
 mod beyond;
+mod caches;
 mod collect;
 mod exposition;
 mod families;

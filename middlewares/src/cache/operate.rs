@@ -1,0 +1,129 @@
+//! What operators learn about a cache, and how they remove responses.
+
+use http::Uri;
+use tidegate_cache::{Listed, Purge, StoredObject};
+use tidegate_core::BoxFuture;
+use tidegate_core::caches::{
+    CacheStatistics, CachedResponse, DiskStatistics, InvalidUrl, ListedResponses, PurgedResponses,
+    ResponseCache, TierStatistics,
+};
+
+use super::handler::Caching;
+use super::shared::Shared;
+use super::tiers::Disk;
+
+impl ResponseCache for Caching {
+    fn statistics(&self) -> CacheStatistics {
+        let Shared { tiers, counters, .. } = &*self.0;
+        let (objects, bytes) = tiers.memory.usage();
+        let memory = TierStatistics {
+            objects: objects as u64,
+            bytes,
+            max_bytes: tiers.memory.limits().total,
+            evictions: tiers.memory.evicted(),
+        };
+        CacheStatistics {
+            requests: counters.requests(),
+            stored: counters.stored(),
+            memory,
+            disk: tiers.disk.as_ref().map(disk_statistics),
+        }
+    }
+
+    fn list<'a>(
+        &'a self,
+        which: &'a ListedResponses,
+    ) -> BoxFuture<'a, Result<Vec<CachedResponse>, InvalidUrl>> {
+        Box::pin(async move {
+            let resource;
+            let (listed, number) = match which {
+                ListedResponses::Largest(number) => (Listed::Largest(*number), *number),
+                ListedResponses::Hottest(number) => (Listed::Hottest(*number), *number),
+                ListedResponses::Url(url) => {
+                    resource = self.0.resource(url)?;
+                    (Listed::Resource(&resource), usize::MAX)
+                }
+            };
+            let tiers = &self.0.tiers;
+            let mut all: Vec<CachedResponse> =
+                tiers.memory.list(&listed).iter().map(|object| response("memory", object)).collect();
+            if let Some(disk) = tiers.disk() {
+                all.extend(disk.list(&listed).iter().map(|object| response("disk", object)));
+            }
+            match which {
+                ListedResponses::Largest(_) => all.sort_by_key(|object| std::cmp::Reverse(object.bytes)),
+                ListedResponses::Hottest(_) => all.sort_by_key(|object| std::cmp::Reverse(object.uses)),
+                ListedResponses::Url(_) => {}
+            }
+            all.truncate(number);
+            Ok(all)
+        })
+    }
+
+    fn purge<'a>(&'a self, which: &'a PurgedResponses) -> BoxFuture<'a, Result<usize, InvalidUrl>> {
+        Box::pin(async move {
+            let purge = match which {
+                PurgedResponses::All => Purge::All,
+                PurgedResponses::Url(url) => Purge::Resource(self.0.resource(url)?),
+                PurgedResponses::Prefix(url) => Purge::Prefix(self.0.prefix(url)?),
+                PurgedResponses::Tag(tag) => Purge::Tag(tag.as_bytes().into()),
+            };
+            Ok(self.0.tiers.purge(purge).await)
+        })
+    }
+}
+
+impl Shared {
+    /// The beginning of the keys of a URL.
+    fn resource(&self, url: &str) -> Result<Vec<u8>, InvalidUrl> {
+        let invalid = || InvalidUrl(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| invalid())?;
+        match (uri.scheme_str(), uri.authority()) {
+            (Some(scheme @ ("http" | "https")), Some(authority)) => {
+                Ok(self.template.resource(scheme, authority.as_str(), uri.path(), uri.query()))
+            }
+            _ => Err(invalid()),
+        }
+    }
+
+    /// The beginning of the keys of all URLs that begin so. A host is always whole.
+    fn prefix(&self, url: &str) -> Result<Vec<u8>, InvalidUrl> {
+        let mut start = self.resource(url)?;
+        start.pop();
+        Ok(start)
+    }
+}
+
+fn disk_statistics(disk: &Disk) -> DiskStatistics {
+    let slot = &disk.slot;
+    let path = slot.path().display().to_string();
+    let Some(store) = slot.store() else {
+        return DiskStatistics { path, problem: slot.problem(), ..DiskStatistics::default() };
+    };
+    let usage = store.usage();
+    DiskStatistics {
+        path,
+        is_ready: usage.ready,
+        problem: usage.problem.map(|problem| problem.to_string()),
+        tier: TierStatistics {
+            objects: usage.objects as u64,
+            bytes: usage.bytes,
+            max_bytes: store.limits().total,
+            evictions: usage.evicted,
+        },
+        recovered: usage.recovered,
+        lost: usage.lost,
+        failures: usage.failed,
+        corrupt: usage.corrupt,
+    }
+}
+
+fn response(tier: &'static str, object: &StoredObject) -> CachedResponse {
+    CachedResponse {
+        tier,
+        key: object.key.describe(),
+        tags: object.tags.iter().map(|tag| String::from_utf8_lossy(tag).into_owned()).collect(),
+        bytes: object.length,
+        uses: object.uses,
+    }
+}

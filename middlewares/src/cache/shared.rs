@@ -1,0 +1,34 @@
+//! What all requests to a cache use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_cache::collapse::Collapser;
+use tidegate_cache::key::Template;
+use tidegate_cache::rules::Rules;
+use tidegate_cache::{Timestamp, UseCounter};
+use tidegate_core::Clock;
+
+use super::counters::Counters;
+use super::tiers::Tiers;
+
+/// The stores, options and counters of a cache.
+pub(super) struct Shared {
+    pub(super) tiers: Tiers,
+    pub(super) counters: Arc<Counters>,
+    pub(super) collapser: Collapser,
+    pub(super) rules: Rules,
+    pub(super) template: Template,
+    pub(super) clock: Clock,
+    /// Counts uses, and how many a response needs to be stored, if it needs more than one.
+    pub(super) uses: Option<(UseCounter, u32)>,
+    pub(super) max_wait: Duration,
+    pub(super) stale_without_server: bool,
+    pub(super) status_header: bool,
+}
+
+impl Shared {
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.wall().into()
+    }
+}
