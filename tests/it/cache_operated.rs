@@ -153,6 +153,33 @@ fn a_folder_that_cannot_be_opened_is_a_problem_until_it_can() {
 }
 
 #[test]
+fn a_disk_that_takes_no_more_is_reported_and_harmless() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = numbered();
+    let flags = ["--api.insecure=true", "--entryPoints.traefik.address=127.0.0.1:0"];
+    // No file may have more than 200 KiB.
+    let shell = "trap '' XFSZ; ulimit -f 400; exec \"$0\" \"$@\"";
+    let routes = routes(&backend.url(), &with_disk(folder.path(), ""));
+    let gateway = Process::start_by(shell, &flags, &routes);
+    let (web, api) = (gateway.web(), gateway.address("traefik"));
+    disk_is_ready(api);
+    let problems = || get(api, "h", "/api/problems").text();
+    for _ in 0..2 {
+        let large = get(web, "h", "/large");
+        assert_eq!((large.status, large.body.len(), is_hit(&large)), (200, LARGE + 4, false));
+        eventually("the problem", || problems().contains("cache: cannot write"));
+    }
+    assert_eq!(get(web, "h", "/small").status, 200);
+    assert!(is_hit(&get(web, "h", "/small")), "in memory");
+    let number = AtomicUsize::new(0);
+    eventually("writing begins again", || {
+        get(web, "h", &format!("/{}", number.fetch_add(1, Ordering::Relaxed)));
+        shown(api)["disk"]["objects"].as_u64().unwrap() > 0
+    });
+    assert!(!problems().contains("cannot write"), "{}", problems());
+}
+
+#[test]
 fn two_caches_do_not_share_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let backend = numbered();

@@ -9,13 +9,13 @@ use http::{HeaderMap, HeaderName};
 
 /// Fields by which clients can change what some servers respond, though they are seldom named in `Vary`. They are part
 /// of every key, so that a response that they have changed is found only by requests that have them, too.
-const STEERING: [HeaderName; 14] = [
+/// `X-Forwarded-Server` is not: it is the name of this machine, which a container changes with each start.
+const STEERING: [HeaderName; 13] = [
     HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-forwarded-proto"),
     HeaderName::from_static("x-forwarded-port"),
     HeaderName::from_static("x-forwarded-prefix"),
     HeaderName::from_static("x-forwarded-scheme"),
-    HeaderName::from_static("x-forwarded-server"),
     HeaderName::from_static("x-host"),
     HeaderName::from_static("x-original-host"),
     HeaderName::from_static("x-original-url"),

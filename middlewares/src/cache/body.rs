@@ -100,7 +100,7 @@ impl Frames for FromDisk {
             Err(error) => error.to_string(),
         };
         // The client must not take what it has for a complete response.
-        Poll::Ready(Some(Err(BodyError::Other(error.into()))))
+        Poll::Ready(Some(Err(BodyError::Other(error))))
     }
 
     fn is_end_stream(&self) -> bool {
