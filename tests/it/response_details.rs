@@ -131,7 +131,9 @@ fn server_timing_is_for_holders_of_the_token() {
         assert_eq!(ask("/chained", headers), None, "{headers}");
     }
     let header = ask("/chained", "x-tidegate-debug: t0ken\r\nx-other: 1\r\n").unwrap();
-    let found = timings(&header);
+    let mut found = timings(&header);
+    // Another worker may have served the requests before, whose connection this one does not have.
+    found.retain(|(name, _, _)| name != "connect");
     let names: Vec<&str> = found.iter().map(|(name, _, _)| name.as_str()).collect();
     assert_eq!(names, ["route", "middleware1", "middleware2", "queue", "first-byte", "total"], "{header}");
     let described: Vec<&str> = found.iter().map(|(_, _, description)| description.as_str()).collect();
