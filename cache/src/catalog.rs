@@ -60,7 +60,7 @@ pub(crate) struct Found<T> {
 pub(crate) struct Inserted<T> {
     /// Whether the entry is stored now.
     pub(crate) stored: bool,
-    /// Entries that are no longer stored: replaced or evicted ones, or the new one.
+    /// Entries that were replaced, evicted or, if the new one does not fit, refused.
     pub(crate) removed: Vec<Arc<Entry<T>>>,
 }
 

@@ -72,7 +72,7 @@ pub enum OcspMode {
     Off,
     /// If its certificate is revoked, or unknown to the responder.
     Soft,
-    /// Also if there is no valid response.
+    /// If its certificate is that, or there is no valid response about it.
     Strict,
 }
 

@@ -1,8 +1,8 @@
 //! The form of a file: blocks of the body, each with its checksum, then the head, then a footer of fixed size.
 //!
-//! The footer comes last, so a file without the end is recognized, and the length of the body need not be known when
-//! it begins. The checksums contain a number that is chosen for each file, and the place of the block: blocks of
-//! another file, or in another order, are not accepted.
+//! The footer comes last, so a truncated file is recognized, and the length of the body need not be known in advance.
+//! The checksums contain a number that is chosen for each file, and the place of the block: blocks of another file, or
+//! in another order, are not accepted.
 
 use std::fs::File;
 use std::io::{self, Write};
