@@ -10,6 +10,7 @@ mod file;
 mod inner;
 mod limits;
 mod names;
+mod opened;
 mod reading;
 mod record;
 mod recovery;
@@ -101,6 +102,11 @@ impl DiskStore {
         DiskFound { matching: found.entry.map(DiskRef), others: found.others.len() }
     }
 
+    /// A response whose file is open, because it was read not long ago. Never waits.
+    pub fn opened(&self, found: &DiskRef) -> Option<OpenObject> {
+        OpenObject::opened(&self.inner, &found.0)
+    }
+
     /// Opens a response, and reads its head. Waits for the disk.
     ///
     /// # Errors
@@ -138,7 +144,7 @@ impl DiskStore {
     /// Removes the response for a key and variant. Waits for the disk.
     pub fn remove_variant(&self, key: &Key, variant: &Variant) {
         if let Some(entry) = self.inner.catalog.remove_variant(key, variant) {
-            self.inner.folder.remove(entry.value.id);
+            self.inner.remove_file(entry.value.id);
         }
     }
 

@@ -14,8 +14,10 @@ use crate::key::{Key, Variant};
 use crate::not_kept::NotKept;
 use crate::purge::{Epoch, Purge};
 
-/// Bodies are kept in chunks of this many bytes, and a rest.
+/// Bodies are received in chunks of this many bytes, and a rest.
 const CHUNK: usize = 64 * 1024;
+/// Bodies are kept in chunks of this many bytes, and a rest: a chunk costs a write to a client at least.
+const KEPT_CHUNK: usize = 1 << 20;
 /// What an entry costs beside its head, body and key: the index, counters and list nodes.
 const OVERHEAD: usize = 256;
 
@@ -319,9 +321,9 @@ impl Writer {
             return Err(NotKept::Incomplete { expected, received });
         }
         if !open.is_empty() {
-            // A copy of the right size.
-            body.push(Bytes::copy_from_slice(&open));
+            body.push(open.freeze());
         }
+        let body = body.chunks(KEPT_CHUNK / CHUNK).map(|chunks| Bytes::from(chunks.concat())).collect();
         let (variant, tags) = (head.variant.clone(), head.tags.clone());
         let value = Object { head, body, length: received };
         let entry = Entry { key, variant, tags, weight: reserved.bytes, uses: AtomicU64::new(0), value };

@@ -5,10 +5,11 @@
 //! in another order, are not accepted.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IoSliceMut, Write};
 use std::os::unix::fs::FileExt;
 
 use bytes::{Bytes, BytesMut};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::record;
 use crate::head::Head;
@@ -103,10 +104,33 @@ fn parse_footer(footer: &[u8; FOOTER]) -> Option<(u64, u64, u64, [u8; CHECKSUM])
 
 /// Reads a block of the body. `Ok(None)` if its checksum is wrong.
 pub(super) fn read_block(file: &File, nonce: u64, length: u64, number: u64) -> io::Result<Option<Bytes>> {
-    let start = number * BLOCK as u64;
-    let size = usize::try_from(length.saturating_sub(start)).unwrap_or(BLOCK).min(BLOCK);
-    let mut block = BytesMut::zeroed(size + CHECKSUM);
-    file.read_exact_at(&mut block, number * (BLOCK + CHECKSUM) as u64)?;
-    let sum = block.split_off(size);
-    Ok((sum[..] == checksum(nonce, number, &block)).then(|| block.freeze()))
+    let mut block = buffer(length, number);
+    file.read_exact_at(&mut block, offset(number))?;
+    Ok(checked(nonce, number, block))
+}
+
+/// The same, if the system has all of it in memory. `None` also if its checksum is wrong, or if the file system cannot
+/// tell whether it has to wait.
+pub(super) fn block_in_memory(file: &File, nonce: u64, length: u64, number: u64) -> Option<Bytes> {
+    let mut block = buffer(length, number);
+    let size = block.len();
+    let read = preadv2(file, &mut [IoSliceMut::new(&mut block)], offset(number), ReadWriteFlags::NOWAIT);
+    if read != Ok(size) {
+        return None;
+    }
+    checked(nonce, number, block)
+}
+
+fn buffer(length: u64, number: u64) -> BytesMut {
+    let rest = length.saturating_sub(number * BLOCK as u64);
+    BytesMut::zeroed(usize::try_from(rest).unwrap_or(BLOCK).min(BLOCK) + CHECKSUM)
+}
+
+fn offset(number: u64) -> u64 {
+    number * (BLOCK + CHECKSUM) as u64
+}
+
+fn checked(nonce: u64, number: u64, mut block: BytesMut) -> Option<Bytes> {
+    let sum = block.split_off(block.len() - CHECKSUM);
+    (sum[..] == checksum(nonce, number, &block)).then(|| block.freeze())
 }

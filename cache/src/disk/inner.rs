@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::limits::{AtomicLimits, DiskLimits, DiskProblem, Report};
 use super::names::Folder;
+use super::opened::OpenFiles;
 use crate::catalog::{Catalog, Entry, Inserted, Limits};
 use crate::not_kept::NotKept;
 use crate::purge::{Epoch, Purge};
@@ -41,6 +42,7 @@ pub(super) struct Counters {
 pub(super) struct Inner {
     pub(super) folder: Folder,
     pub(super) catalog: Catalog<DiskObject>,
+    pub(super) opened: OpenFiles,
     limits: AtomicLimits,
     /// Read by what makes a file visible, written by purges: after a purge, not even a crash brings back what was
     /// about to be stored.
@@ -75,6 +77,7 @@ impl Inner {
         Ok(Self {
             folder: Folder::create(path)?,
             catalog,
+            opened: OpenFiles::new(),
             limits: AtomicLimits::new(limits),
             commit: RwLock::new(()),
             queued: AtomicU64::new(0),
@@ -103,7 +106,7 @@ impl Inner {
         let variants = limits.variants.max(1);
         let limits = Limits { weight: limits.total, entry_weight: limits.total, variants };
         for entry in self.catalog.resize(limits) {
-            self.folder.remove(entry.value.id);
+            self.remove_file(entry.value.id);
         }
     }
 
@@ -174,16 +177,16 @@ impl Inner {
     /// Removes the files that an insertion has displaced, or the new one.
     pub(super) fn settle(&self, id: u64, inserted: Option<Inserted<DiskObject>>) -> Result<(), NotKept> {
         let Some(inserted) = inserted else {
-            self.folder.remove(id);
+            self.remove_file(id);
             return Err(NotKept::Purged);
         };
         for removed in inserted.removed.iter().filter(|removed| removed.value.id != id) {
-            self.folder.remove(removed.value.id);
+            self.remove_file(removed.value.id);
         }
         if inserted.stored {
             return Ok(());
         }
-        self.folder.remove(id);
+        self.remove_file(id);
         Err(NotKept::NotAdmitted)
     }
 
@@ -193,9 +196,15 @@ impl Inner {
             self.catalog.purge(purge)
         };
         for entry in &removed {
-            self.folder.remove(entry.value.id);
+            self.remove_file(entry.value.id);
         }
         removed.len()
+    }
+
+    /// Removes an object's files.
+    pub(super) fn remove_file(&self, id: u64) {
+        self.opened.close(id);
+        self.folder.remove(id);
     }
 
     /// Removes an object that cannot be read.
@@ -205,7 +214,7 @@ impl Inner {
             self.problem(DiskProblem::Corrupt { path: self.folder.object(entry.value.id) });
         }
         if self.catalog.remove(entry) {
-            self.folder.remove(entry.value.id);
+            self.remove_file(entry.value.id);
         }
     }
 }

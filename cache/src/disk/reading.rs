@@ -1,6 +1,5 @@
 //! How a response is read: block by block, each checked, so a large one is never in memory as a whole.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -8,6 +7,7 @@ use bytes::Bytes;
 
 use super::file::{self, BLOCK};
 use super::inner::{DiskObject, Inner};
+use super::opened::Opened;
 use crate::catalog::Entry;
 use crate::head::Head;
 
@@ -29,10 +29,7 @@ pub enum ReadError {
 #[derive(Clone)]
 pub struct OpenObject {
     inner: Arc<Inner>,
-    entry: Arc<Entry<DiskObject>>,
-    file: Arc<File>,
-    nonce: u64,
-    head: Arc<Head>,
+    opened: Arc<Opened>,
     /// The next byte to be read.
     next: u64,
     /// The byte after the last to be read.
@@ -40,47 +37,32 @@ pub struct OpenObject {
 }
 
 impl OpenObject {
+    /// Waits for the disk, unless the file is open already.
     pub(super) fn new(inner: &Arc<Inner>, entry: &Arc<Entry<DiskObject>>) -> Result<Self, ReadError> {
-        let DiskObject { id, length } = entry.value;
-        let (file, end) = match inner.folder.open(id) {
-            Ok(Some(opened)) => opened,
-            Ok(None) => {
-                inner.discard(entry, true);
-                return Err(ReadError::Corrupt);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                inner.discard(entry, false);
-                return Err(ReadError::Gone);
-            }
-            Err(error) => return Err(ReadError::Io(error)),
-        };
-        if end.key != entry.key || end.length != length {
-            inner.discard(entry, true);
-            return Err(ReadError::Corrupt);
+        match Self::opened(inner, entry) {
+            Some(object) => Ok(object),
+            None => Ok(Self::of(inner, Opened::open(inner, entry)?)),
         }
-        if end.head.variant != entry.variant {
-            // Its head was replaced after it was found.
-            return Err(ReadError::Gone);
-        }
-        Ok(Self {
-            inner: inner.clone(),
-            entry: entry.clone(),
-            file: Arc::new(file),
-            nonce: end.nonce,
-            head: Arc::new(end.head),
-            next: 0,
-            end: length,
-        })
+    }
+
+    /// If the file is open already.
+    pub(super) fn opened(inner: &Arc<Inner>, entry: &Arc<Entry<DiskObject>>) -> Option<Self> {
+        inner.opened.get(entry).map(|opened| Self::of(inner, opened))
+    }
+
+    fn of(inner: &Arc<Inner>, opened: Arc<Opened>) -> Self {
+        let end = opened.entry.value.length;
+        Self { inner: inner.clone(), opened, next: 0, end }
     }
 
     /// The head.
     pub fn head(&self) -> &Head {
-        &self.head
+        &self.opened.head
     }
 
     /// Bytes of the whole body.
     pub fn length(&self) -> u64 {
-        self.entry.value.length
+        self.opened.entry.value.length
     }
 
     /// Reads only the bytes from `first` to `last`, both included.
@@ -99,22 +81,37 @@ impl OpenObject {
             return Ok(None);
         }
         let number = self.next / BLOCK as u64;
-        let block = match file::read_block(&self.file, self.nonce, self.length(), number) {
-            Ok(Some(block)) => block,
+        let entry = &self.opened.entry;
+        match file::read_block(&self.opened.file, self.opened.nonce, self.length(), number) {
+            Ok(Some(block)) => Ok(Some(self.take(number, &block))),
             Ok(None) => {
-                self.inner.discard(&self.entry, true);
-                return Err(ReadError::Corrupt);
+                self.inner.discard(entry, true);
+                Err(ReadError::Corrupt)
             }
             Err(error) => {
-                self.inner.discard(&self.entry, error.kind() == io::ErrorKind::UnexpectedEof);
-                return Err(ReadError::Io(error));
+                self.inner.discard(entry, error.kind() == io::ErrorKind::UnexpectedEof);
+                Err(ReadError::Io(error))
             }
-        };
+        }
+    }
+
+    /// The next piece, if the system has it in memory. Otherwise `None`, and [`Self::read`] waits for it.
+    pub fn read_from_memory(&mut self) -> Option<Bytes> {
+        if self.next >= self.end {
+            return None;
+        }
+        let number = self.next / BLOCK as u64;
+        let block = file::block_in_memory(&self.opened.file, self.opened.nonce, self.length(), number)?;
+        Some(self.take(number, &block))
+    }
+
+    /// What is asked for of a block.
+    fn take(&mut self, number: u64, block: &Bytes) -> Bytes {
         let start = number * BLOCK as u64;
         let stop = self.end.min(start + block.len() as u64);
         // Both are within the block, whose length is a usize.
         let piece = block.slice((self.next - start) as usize..(stop - start) as usize);
         self.next = stop;
-        Ok(Some(piece))
+        piece
     }
 }

@@ -363,3 +363,57 @@ fn limits_change_without_losing_what_fits() {
     again.remove_variant(&key, &head(&[]).variant);
     assert_eq!(again.usage().objects, usage.objects - 1);
 }
+
+#[test]
+fn a_response_that_was_read_is_read_again_without_the_disk() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let expected = body(1, 200_000);
+    put(&store, "x", head(&[("x", "1")]), &expected).unwrap();
+    let entry = found(&store, "x").unwrap();
+    assert!(store.opened(&entry).is_none());
+    assert_eq!(read_all(store.read(&entry).unwrap()).unwrap(), expected);
+
+    let mut object = store.opened(&entry).unwrap();
+    assert_eq!(object.head(), &head(&[("x", "1")]));
+    object.select(1, 150_000);
+    // The file system may not be able to tell.
+    if let Some(first) = object.read_from_memory() {
+        let mut bytes = first.to_vec();
+        while let Some(piece) = object.read_from_memory() {
+            bytes.extend_from_slice(&piece);
+        }
+        assert_eq!(bytes, expected[1..=150_000]);
+    }
+
+    // A newer head is seen, and a removed file is closed.
+    store.update(&entry, head(&[("x", "2")]), store.epoch()).unwrap();
+    wait("the head", || {
+        let entry = found(&store, "x").unwrap();
+        store.opened(&entry).is_none()
+            && store.read(&entry).is_ok_and(|object| object.head().headers["x"] == "2")
+    });
+    let entry = found(&store, "x").unwrap();
+    assert!(store.opened(&entry).is_some());
+    assert_eq!(store.purge(&Purge::All), 1);
+    assert!(store.opened(&entry).is_none());
+    assert!(matches!(store.read(&entry), Err(ReadError::Gone)));
+    assert!(store.opened(&entry).is_none());
+}
+
+#[test]
+fn a_damaged_byte_in_an_open_file_is_not_read() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    put(&store, "x", head(&[]), &body(1, 1000)).unwrap();
+    let entry = found(&store, "x").unwrap();
+    store.read(&entry).unwrap();
+    let [file] = files(&folder)[..].to_vec().try_into().unwrap();
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[500] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let mut object = store.opened(&entry).unwrap();
+    assert!(object.read_from_memory().is_none());
+    assert!(matches!(object.read(), Err(ReadError::Corrupt)));
+    assert!(found(&store, "x").is_none() && files(&folder).is_empty());
+}

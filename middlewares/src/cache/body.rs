@@ -80,6 +80,12 @@ impl Frames for FromDisk {
         if self.remaining == 0 {
             return Poll::Ready(None);
         }
+        if let Some(object) = &mut self.object
+            && let Some(block) = object.read_from_memory()
+        {
+            self.remaining = self.remaining.saturating_sub(block.len() as u64);
+            return Poll::Ready(Some(Ok(Frame::data(block))));
+        }
         if let Some(mut object) = self.object.take() {
             self.reading = Some(tokio::task::spawn_blocking(move || {
                 let block = object.read();

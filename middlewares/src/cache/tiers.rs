@@ -98,9 +98,16 @@ impl Tiers {
     /// What is stored for a key. Waits only for what is on disk and not in memory.
     pub(super) async fn find(&self, key: &Key, headers: &HeaderMap) -> Found {
         let (mut found, on_disk) = self.look(key, headers);
-        if let Some(read) = on_disk
-            && let Ok(stored) = tokio::task::spawn_blocking(move || read.read()).await
+        let Some(OnlyOnDisk { disk, found: on_disk, epoch }) = on_disk else { return found };
+        if on_disk.length() > self.memory.limits().object
+            && let Some(object) = disk.opened(&on_disk)
         {
+            found.matching = Some(Stored::Disk(Arc::new(OnDisk { found: on_disk, object })));
+            return found;
+        }
+        let (memory, disk, headers) = (self.memory.clone(), disk.clone(), headers.clone());
+        let reading = Reading { memory, disk, found: on_disk, headers, epoch };
+        if let Ok(stored) = tokio::task::spawn_blocking(move || reading.read()).await {
             found.matching = stored;
         }
         found
@@ -109,13 +116,14 @@ impl Tiers {
     /// The same, for predictions: waits for the disk, and leaves what is there where it is.
     pub(super) fn peek(&self, key: &Key, headers: &HeaderMap) -> Found {
         let (mut found, on_disk) = self.look(key, headers);
-        if let Some(read) = on_disk {
-            found.matching = read.disk.read(&read.found).ok().map(|object| read.on_disk(object));
+        if let Some(OnlyOnDisk { disk, found: on_disk, .. }) = on_disk {
+            let object = disk.read(&on_disk).ok();
+            found.matching = object.map(|object| Stored::Disk(Arc::new(OnDisk { found: on_disk, object })));
         }
         found
     }
 
-    fn look(&self, key: &Key, headers: &HeaderMap) -> (Found, Option<Reading>) {
+    fn look(&self, key: &Key, headers: &HeaderMap) -> (Found, Option<OnlyOnDisk<'_>>) {
         let found = self.memory.find(key, headers);
         let has_others = !found.others.is_empty();
         if let Some(stored) = found.matching {
@@ -125,14 +133,8 @@ impl Tiers {
         // Before the index is asked: a purge removes from the disk first.
         let epoch = self.memory.epoch();
         let on_disk = disk.find(key, headers);
-        let reading = on_disk.matching.map(|found| Reading {
-            memory: self.memory.clone(),
-            disk: disk.clone(),
-            found,
-            headers: headers.clone(),
-            epoch,
-        });
-        (Found { matching: None, has_others: has_others || on_disk.others > 0 }, reading)
+        let only_on_disk = on_disk.matching.map(|found| OnlyOnDisk { disk, found, epoch });
+        (Found { matching: None, has_others: has_others || on_disk.others > 0 }, only_on_disk)
     }
 
     /// The moment at which a request begins: to be taken before it is sent to the server.
@@ -234,6 +236,13 @@ impl Tiers {
     }
 }
 
+/// A response that is not in memory, and the moment at which it was not.
+struct OnlyOnDisk<'a> {
+    disk: &'a Arc<DiskStore>,
+    found: DiskRef,
+    epoch: Epoch,
+}
+
 /// A response that is about to be read from the disk.
 struct Reading {
     memory: Arc<MemoryStore>,
@@ -256,13 +265,9 @@ impl Reading {
         };
         match self.promote(&object) {
             Ok(Some(stored)) => Some(Stored::Memory(stored)),
-            Ok(None) => Some(self.on_disk(object)),
+            Ok(None) => Some(Stored::Disk(Arc::new(OnDisk { found: self.found, object }))),
             Err(_) => None,
         }
-    }
-
-    fn on_disk(self, object: OpenObject) -> Stored {
-        Stored::Disk(Arc::new(OnDisk { found: self.found, object }))
     }
 
     fn promote(&self, object: &OpenObject) -> Result<Option<memory::Stored>, ReadError> {
