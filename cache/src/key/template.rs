@@ -25,6 +25,8 @@ const STEERING: [HeaderName; 13] = [
     HeaderName::from_static("x-method-override"),
     HeaderName::from_static("x-http-host-override"),
 ];
+/// The place of `X-Forwarded-Host` among them.
+const FORWARDED_HOST: usize = 0;
 
 /// A primary key: the resource, and after a zero byte what else separates requests. Keys of one resource, and of
 /// resources with the same beginning, are neighbours in their order.
@@ -165,17 +167,20 @@ impl Template {
         if let Some(identity) = target.identity {
             part(&mut key, b'i', &[], identity);
         }
-        for name in STEERING.iter().filter(|name| target.headers.contains_key(*name)) {
+        let steering = steering(target.headers);
+        for (number, name) in STEERING.iter().enumerate().filter(|(number, _)| steering & (1 << number) != 0)
+        {
+            let value = header(&mut key, target.headers, name);
             // The gateway sets X-Forwarded-Host, too: it is a host, and has no case.
-            let value = joined(target.headers, name);
-            let value = if name == "x-forwarded-host" { value.to_ascii_lowercase() } else { value };
-            part(&mut key, b'h', name.as_str().as_bytes(), &value);
+            if number == FORWARDED_HOST {
+                key[value..].make_ascii_lowercase();
+            }
         }
         if target.headers.contains_key(FORWARDED) {
             part(&mut key, b'f', &[], &forwarded(target.headers));
         }
         for name in self.headers.iter().filter(|name| target.headers.contains_key(*name)) {
-            part(&mut key, b'h', name.as_str().as_bytes(), &joined(target.headers, name));
+            header(&mut key, target.headers, name);
         }
         for name in &self.cookies {
             for value in cookies(target.headers, name.as_bytes()) {
@@ -191,14 +196,15 @@ impl Template {
     /// The beginning of every key of a resource: what a purge of it looks for. It ends with a zero byte, without which
     /// it is the beginning of the keys of all resources that start like it.
     pub fn resource(&self, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> Vec<u8> {
-        let mut key = Vec::with_capacity(scheme.len() + authority.len() + path.len() + 64);
+        let mut key = Vec::with_capacity(scheme.len() + authority.len() + path.len() + 384);
         if self.scheme {
-            key.extend_from_slice(scheme.to_ascii_lowercase().as_bytes());
+            key.extend_from_slice(scheme.as_bytes());
         }
         key.extend_from_slice(b"://");
         if self.host {
-            key.extend_from_slice(host(scheme, authority).as_bytes());
+            key.extend_from_slice(without_port(scheme, authority).as_bytes());
         }
+        key.make_ascii_lowercase();
         key.extend_from_slice(path.as_bytes());
         if let Some(query) = self.query(query) {
             key.push(b'?');
@@ -235,10 +241,34 @@ impl Template {
     }
 }
 
-/// The host in lower case, without the port that the scheme has anyway.
-fn host(scheme: &str, authority: &str) -> String {
+/// The host, without the port that the scheme has anyway.
+fn without_port<'a>(scheme: &str, authority: &'a str) -> &'a str {
     let default = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
-    authority.strip_suffix(default).unwrap_or(authority).to_ascii_lowercase()
+    authority.strip_suffix(default).unwrap_or(authority)
+}
+
+/// Which of [`STEERING`] there are: a bit for each.
+fn steering(headers: &HeaderMap) -> u16 {
+    // One look at each name costs less than a search for each field.
+    let names = headers.keys().filter(|name| name.as_str().starts_with("x-"));
+    names.filter_map(|name| STEERING.iter().position(|field| field == name)).fold(0, |all, at| all | 1 << at)
+}
+
+/// Writes the values of a field like [`part`], and returns where they begin.
+fn header(key: &mut Vec<u8>, headers: &HeaderMap, name: &HeaderName) -> usize {
+    part(key, b'h', name.as_str().as_bytes(), &[]);
+    let start = key.len();
+    for (number, line) in headers.get_all(name).iter().enumerate() {
+        if number > 0 {
+            key.extend_from_slice(b", ");
+        }
+        key.extend_from_slice(line.as_bytes().trim_ascii());
+    }
+    let length = u32::try_from(key.len() - start).unwrap_or(u32::MAX);
+    if let Some(place) = key[..start].last_chunk_mut() {
+        *place = length.to_be_bytes();
+    }
+    start
 }
 
 fn part(key: &mut Vec<u8>, letter: u8, name: &[u8], value: &[u8]) {
@@ -262,11 +292,6 @@ fn next_part<'a>(rest: &mut &'a [u8]) -> Option<(u8, &'a [u8], &'a [u8])> {
         take(usize::try_from(length).ok()?)
     };
     Some((letter, text()?, text()?))
-}
-
-fn joined(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
-    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|line| line.as_bytes().trim_ascii()).collect();
-    lines.join(b", ".as_slice())
 }
 
 /// `host` and `proto` of `Forwarded` (RFC 7239). The rest names clients, who would each have a key of their own.
