@@ -87,6 +87,10 @@ if ! scripts/suites.sh; then
   echo "gRPC's own library or the Autobahn test suite cannot be had: their tests are left out" >&2
   left_out+=(--skip programs::protocol_suites::)
 fi
+if ! scripts/cache-tests.sh; then
+  echo "The tests of HTTP caches cannot be had from GitHub: they are left out" >&2
+  left_out+=(--skip programs::cache_suite::the_cache)
+fi
 # Tests need no optimised image, and it is built much sooner without.
 PROFILE=demo scripts/image.sh tidegate:dev
 cargo build --workspace --bins

@@ -28,10 +28,12 @@ impl Timestamp {
         SystemTime::now().into()
     }
 
-    /// Reads an HTTP-date in one of its three forms (RFC 9110 §5.6.7). `None` if it is invalid.
+    /// Reads an HTTP-date in one of its three forms (RFC 9110 §5.6.7), whatever its case (RFC 9111 §4.2). `None` if it
+    /// is invalid.
     pub fn from_http_date(value: &HeaderValue) -> Option<Self> {
         let text = value.to_str().ok()?;
-        httpdate::parse_http_date(text).ok().map(Self::from)
+        let exact = httpdate::parse_http_date(text).ok();
+        exact.or_else(|| httpdate::parse_http_date(&usual_case(text)?).ok()).map(Self::from)
     }
 
     /// The preferred form of an HTTP-date (RFC 9110 §5.6.7).
@@ -52,6 +54,27 @@ impl Timestamp {
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
+}
+
+/// A date with the case that HTTP-dates have. `None` if it is longer than any.
+fn usual_case(text: &str) -> Option<String> {
+    const LONGEST: usize = "Wednesday, 06-Nov-94 08:49:37 GMT".len();
+    if text.len() > LONGEST {
+        return None;
+    }
+    let mut in_word = false;
+    let mut usual: String = text
+        .chars()
+        .map(|letter| {
+            let follows = std::mem::replace(&mut in_word, letter.is_ascii_alphabetic());
+            if follows { letter.to_ascii_lowercase() } else { letter.to_ascii_uppercase() }
+        })
+        .collect();
+    if usual.ends_with(" Gmt") {
+        usual.truncate(usual.len() - 3);
+        usual.push_str("GMT");
+    }
+    Some(usual)
 }
 
 impl From<SystemTime> for Timestamp {
@@ -85,10 +108,14 @@ mod tests {
         for text in
             ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
         {
+            for text in [text.to_ascii_lowercase(), text.to_ascii_uppercase()] {
+                let value = HeaderValue::from_str(&text).unwrap();
+                assert_eq!(Timestamp::from_http_date(&value), Some(at), "{text}");
+            }
             assert_eq!(Timestamp::from_http_date(&HeaderValue::from_static(text)), Some(at), "{text}");
         }
         assert_eq!(at.to_http_date(), "Sun, 06 Nov 1994 08:49:37 GMT");
-        for text in ["0", "", "Sun, 06 Nov 1994 08:49:37 UTC", "\u{e9}"] {
+        for text in ["0", "", "Sun, 06 Nov 1994 08:49:37 UTC", "Mon, 06 Nov 1994 08:49:37 GMT", "\u{e9}"] {
             assert_eq!(Timestamp::from_http_date(&HeaderValue::from_bytes(text.as_bytes()).unwrap()), None);
         }
         assert_eq!(Timestamp::from_millis(u64::MAX).to_http_date(), "Fri, 31 Dec 9999 23:59:59 GMT");

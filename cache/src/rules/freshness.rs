@@ -156,20 +156,15 @@ fn heuristic(
     seconds(share.min(rules.heuristic_limit.as_secs()))
 }
 
-/// corrected_initial_age (§4.2.3) in seconds. An `Age` that is not one number makes the response as old as can be:
-/// §5.1 allows to ignore it or to take the first number, but the response may be from a cache that is broken.
+/// corrected_initial_age (§4.2.3) in seconds. Of several values of `Age` the first counts, and what is not a number is
+/// ignored (§5.1): caches that are broken in this way are common, and their `Date` limits the age as well.
 fn initial_age(headers: &HeaderMap, times: Times) -> u32 {
-    let age_value = match single(headers, &AGE) {
-        Ok(None) => 0,
-        Ok(Some(value)) => {
-            let text = value.as_bytes().trim_ascii();
-            let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-            let number =
-                |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
-            if digits { seconds(text.iter().fold(0, number)) } else { MAX_SECONDS }
-        }
-        Err(_) => MAX_SECONDS,
-    };
+    let age_value = headers.get(AGE).map_or(0, |value| {
+        let first = value.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+        let digits = first.iter().all(u8::is_ascii_digit);
+        let number = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+        if digits { seconds(first.iter().fold(0, number)) } else { 0 }
+    });
     let apparent = date(headers, &DATE).map_or(0, |date| times.received.seconds_since(date));
     let delay = times.received.seconds_since(times.requested);
     apparent.max(age_value.saturating_add(delay)).min(MAX_SECONDS)
@@ -256,12 +251,14 @@ mod tests {
         assert_eq!(age(&[("age", "500"), ("date", &slow)]), 507);
         let times = Times { requested: at(-4), received: NOW };
         assert_eq!(policy_of(&Rules::default(), 200, &[("age", "50")], times).age(at(7)), 61);
-        for invalid in
-            ["abc", "-7200", "7200.0", "0,7200", "0, 0", "7200;foo=bar", "", "99999999999999999999"]
-        {
-            assert_eq!(age(&[("age", invalid)]), MAX_SECONDS, "{invalid}");
+        for invalid in ["abc", "-7200", "7200.0", "7200;foo=bar", "", ",7200"] {
+            assert_eq!(age(&[("age", invalid)]), 7, "{invalid}");
         }
-        assert_eq!(age(&[("age", "0"), ("age", "0")]), MAX_SECONDS);
+        assert_eq!(age(&[("age", "99999999999999999999")]), MAX_SECONDS);
+        for (text, expected) in [("50, 0", 57), ("0,7200", 7), (" 50 ", 57)] {
+            assert_eq!(age(&[("age", text)]), expected, "{text}");
+        }
+        assert_eq!(age(&[("age", "50"), ("age", "0")]), 57, "the first line counts");
     }
 
     #[test]

@@ -1,15 +1,11 @@
-// Runs the tests of HTTP caches (http-cache-tests) against a cache: `node cache_suite.mjs FOLDER URL`. For each test, a line
-// with its kind, its name, and `passed` or what was wrong.
-
-import { createRequire } from 'node:module'
-import { pathToFileURL } from 'node:url'
+// Runs the tests of HTTP caches (http-tests/cache-tests) against a cache: `node cache_suite.mjs FOLDER URL`. For each test,
+// a line with its kind, its name, and `passed` or what was wrong.
 
 const [folder, base] = process.argv.slice(2)
-const { default: fetch } = await import(pathToFileURL(createRequire(`${folder}/`).resolve('node-fetch')).href)
-const { runTests, getResults } = await import(`${folder}/package/client/runner.mjs`)
-const { default: suites } = await import(`${folder}/package/tests/index.mjs`)
+const { runTests, getResults } = await import(`${folder}/test-engine/client/runner.mjs`)
+const { default: suites } = await import(`${folder}/tests/index.mjs`)
 
-await runTests(suites, fetch, false, base)
+await runTests(suites, false, base)
 const results = getResults()
 for (const test of suites.flatMap(suite => suite.tests).filter(test => !test.browser_only)) {
   const result = results[test.id]

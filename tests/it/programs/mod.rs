@@ -11,6 +11,7 @@ mod acme_faults;
 mod acme_rfc2136;
 mod address_swaps;
 mod api_keys;
+mod cache_suite;
 mod cluster;
 mod cluster_page;
 mod conflicting_definitions;

@@ -1,15 +1,14 @@
-//! Suites of others through the gateway: gRPC's own library, the Autobahn cases of WebSocket, and the tests of HTTP caches.
+//! Suites of others through the gateway: gRPC's own library, and the Autobahn cases of WebSocket.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::support::outside::program;
 use crate::support::{Gateway, eventually, free_port};
 
 /// A program that is killed when dropped.
-struct Program(Child);
+pub struct Program(pub Child);
 
 impl Drop for Program {
     fn drop(&mut self) {
@@ -19,7 +18,7 @@ impl Drop for Program {
 }
 
 /// A file that `scripts/suites.sh` has made.
-fn tool(path: &str) -> PathBuf {
+pub fn tool(path: &str) -> PathBuf {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools").join(path);
     assert!(file.exists(), "there is no `{}`: scripts/suites.sh makes it", file.display());
     file
@@ -187,72 +186,4 @@ fn websockets_pass_every_autobahn_case_as_they_do_without_a_gateway() {
         let large = LARGE.iter().filter(|case| found.contains_key(**case)).count();
         assert_eq!(large, if *agent == "gateway" { LARGE.len() } else { 0 }, "{agent}");
     }
-}
-
-/// Required tests that `cache: {}` fails, with the reason.
-const CACHE_REFUSED: [(&str, &str); 11] = [
-    (
-        "304-etag-update-response-ETag",
-        "a 304 with another ETag is not used (RFC 9111 §4.3.4): the request is sent again",
-    ),
-    ("304-etag-update-response-Set-Cookie", "cookies are not stored"),
-    ("304-etag-update-response-Set-Cookie2", "cookies are not stored"),
-    ("age-parse-prefix", "`Age: 0,7200` is not one number, so it is stale, as the title of the test says"),
-    ("headers-store-Set-Cookie", "cookies are not stored"),
-    ("headers-store-Set-Cookie2", "cookies are not stored"),
-    ("headers-store-Transfer-Encoding", "an unknown transfer coding is a malformed response"),
-    ("stale-close-must-revalidate", "the 502 is not from the suite's server, which the test expects"),
-    ("stale-close-no-cache", "the same"),
-    ("stale-close-proxy-revalidate", "the same"),
-    ("stale-close-s-maxage=2", "the same"),
-];
-
-#[test]
-#[ignore = "needs the tests of HTTP caches"]
-fn the_cache_passes_the_tests_of_http_caches() {
-    let tools = tool("cache-tests/package/server/server.mjs");
-    let package = tools.parent().and_then(Path::parent).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let mut command = Command::new(program("node"));
-    command.arg("server/server.mjs").current_dir(package).env("npm_config_protocol", "http");
-    command.env("npm_config_port", port.to_string()).env("npm_config_pidfile", folder.path().join("pid"));
-    let _server = Program(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    eventually("the server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-    let routes = Gateway::one_service(&format!("http://127.0.0.1:{port}")).replace(
-        "service: a}\n",
-        "service: a, middlewares: [cache]}\n  middlewares:\n    cache: {cache: {}}\n",
-    );
-    let gateway = Gateway::serve(&routes);
-    let output = Command::new(program("node"))
-        .arg("--no-warnings")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/programs/cache_suite.mjs"))
-        .arg(package.parent().unwrap())
-        .arg(format!("http://{}", gateway.web()))
-        .output()
-        .unwrap();
-    let shown = String::from_utf8_lossy(&output.stdout);
-    let results: Vec<(&str, &str, &str)> = shown
-        .lines()
-        .filter_map(|line| {
-            let (kind, rest) = line.split_once(' ')?;
-            let (id, result) = rest.split_once(' ')?;
-            Some((kind, id, result))
-        })
-        .collect();
-    let count = |kind: &str, passed: bool| {
-        results.iter().filter(|(of, _, result)| *of == kind && (*result == "passed") == passed).count()
-    };
-    for kind in ["required", "optimal", "check"] {
-        println!("{kind}: {} of {}", count(kind, true), count(kind, true) + count(kind, false));
-    }
-    let failed: BTreeMap<&str, &str> = results
-        .iter()
-        .filter(|(kind, _, result)| *kind == "required" && *result != "passed")
-        .map(|(_, id, result)| (*id, *result))
-        .collect();
-    let refused: BTreeMap<&str, &str> = CACHE_REFUSED.into_iter().collect();
-    assert!(failed.keys().eq(refused.keys()), "{failed:#?}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(count("required", true), 146, "{shown}");
-    assert!(count("optimal", true) >= 75, "{shown}");
 }

@@ -1,0 +1,109 @@
+//! The tests of HTTP caches (http-tests/cache-tests) through the gateway, and the page about them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::protocol_suites::{Program, tool};
+use crate::docs::root;
+use crate::support::outside::program;
+use crate::support::{Gateway, eventually, free_port};
+
+/// Required tests that `cache: {}` fails.
+const REQUIRED_MISSES: [&str; 3] =
+    ["headers-store-Set-Cookie", "headers-store-Set-Cookie2", "headers-store-Transfer-Encoding"];
+
+/// The same of optimal tests.
+const OPTIMAL_MISSES: [&str; 12] = [
+    "conditional-lm-fresh-no-lm",
+    "freshness-expires-ansi-c",
+    "method-POST",
+    "other-set-cookie",
+    "partial-store-partial-complete",
+    "partial-store-partial-reuse-partial",
+    "partial-store-partial-reuse-partial-absent",
+    "partial-store-partial-reuse-partial-byterange",
+    "partial-store-partial-reuse-partial-suffix",
+    "vary-normalise-lang-order",
+    "vary-normalise-lang-select",
+    "vary-normalise-space",
+];
+
+/// How many tests of a kind pass, and how many there are.
+type Figures = (usize, usize);
+
+const REQUIRED: Figures = (157, 160);
+const OPTIMAL: Figures = (93, 105);
+/// Tests of what a cache may choose: passing is no merit, but what it chooses is documented.
+const BEHAVIOUR: Figures = (60, 100);
+
+/// Runs the suite through a gateway with these options of `cache`: for each kind and test the result.
+fn run(options: &str) -> BTreeMap<(String, String), String> {
+    let server = tool("cache-tests/test-engine/server/server.mjs");
+    let suite = server.ancestors().nth(3).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut command = Command::new(program("node"));
+    command.arg(&server).current_dir(suite).env("npm_config_protocol", "http");
+    command.env("npm_config_port", port.to_string()).env("npm_config_pidfile", folder.path().join("pid"));
+    let _server = Program(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    eventually("the server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let routes = Gateway::one_service(&format!("http://127.0.0.1:{port}")).replace(
+        "service: a}\n",
+        &format!("service: a, middlewares: [cache]}}\n  middlewares:\n    cache: {{cache: {options}}}\n"),
+    );
+    let gateway = Gateway::serve(&routes);
+    let output = Command::new(program("node"))
+        .arg("--no-warnings")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/programs/cache_suite.mjs"))
+        .arg(suite)
+        .arg(format!("http://{}", gateway.web()))
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let result = |line: &str| {
+        let mut words = line.splitn(3, ' ').map(str::to_owned);
+        Some(((words.next()?, words.next()?), words.next()?))
+    };
+    let results: BTreeMap<_, _> = shown.lines().filter_map(result).collect();
+    assert!(!results.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    results
+}
+
+#[test]
+#[ignore = "needs the tests of HTTP caches"]
+fn the_cache_passes_the_tests_of_http_caches() {
+    let results = run("{}");
+    let of = |kind: &'static str| results.iter().filter(move |((of, _), _)| of == kind);
+    let missed = |kind| -> BTreeMap<&str, &str> {
+        of(kind).filter(|(_, result)| *result != "passed").map(|((_, id), why)| (&**id, &**why)).collect()
+    };
+    let figures = |kind| (of(kind).count() - missed(kind).len(), of(kind).count());
+    for kind in ["required", "optimal", "check"] {
+        println!("{kind}: {:?}", figures(kind));
+    }
+    for (kind, expected) in [("required", &REQUIRED_MISSES[..]), ("optimal", &OPTIMAL_MISSES[..])] {
+        let missed = missed(kind);
+        assert!(missed.keys().eq(expected), "{kind}: {missed:#?}");
+    }
+    assert_eq!([figures("required"), figures("optimal"), figures("check")], [REQUIRED, OPTIMAL, BEHAVIOUR]);
+}
+
+#[test]
+fn the_page_about_the_tests_has_their_results() {
+    let page = std::fs::read_to_string(root().join("docs/cache-conformance.md")).unwrap();
+    let ids = |heading: &str| -> BTreeSet<String> {
+        let section = page.split(&format!("\n## {heading}\n")).nth(1).unwrap();
+        let rows = section.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| `"));
+        rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2))
+            .map(str::to_owned)
+            .collect()
+    };
+    let expected = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
+    assert_eq!(ids("Required tests that fail"), expected(&REQUIRED_MISSES));
+    assert_eq!(ids("Optimal tests that fail"), expected(&OPTIMAL_MISSES));
+    let ours = format!("| **Tidegate** | {} | {} | {} |", REQUIRED.0, OPTIMAL.0, BEHAVIOUR.0);
+    assert!(page.contains(&ours), "{ours}");
+    let totals = format!("| tests | {} | {} | {} |", REQUIRED.1, OPTIMAL.1, BEHAVIOUR.1);
+    assert!(page.contains(&totals), "{totals}");
+}
