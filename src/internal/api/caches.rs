@@ -2,24 +2,20 @@
 
 use std::sync::Arc;
 
-use http::header::{CACHE_CONTROL, HeaderValue};
-use http::{Method, StatusCode};
+use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_core::caches::{
-    CacheStatistics, CachedResponse, InvalidUrl, ListedResponses, PurgedResponses, ResponseCache,
-    TierStatistics,
+    CacheStatistics, CachedResponse, ListedResponses, PurgedResponses, ResponseCache, TierStatistics,
 };
-use tidegate_core::{AuditEvent, CollectError, Reason, Request, Response, reply};
+use tidegate_core::{AuditEvent, Request, Response};
 
-use super::operator::{self, NotOperator};
-use super::{body, parameter, refusal};
+use super::operator::{self, Refused};
+use super::parameter;
 use crate::snapshot::Snapshot;
 
 /// Number of largest and of hottest responses of each cache that are shown.
 const MOST: usize = 10;
-/// Maximum size of a request to purge, in bytes.
-const MAX_REQUEST: u64 = 16 * 1024;
 
 /// A request to purge.
 #[derive(Deserialize)]
@@ -37,53 +33,16 @@ struct PurgeRequest {
     tag: String,
 }
 
-/// Why a request is refused.
-#[derive(Debug, thiserror::Error)]
-enum Refused {
-    #[error(transparent)]
-    NotOperator(#[from] NotOperator),
-    #[error("{0}")]
-    Unreadable(CollectError),
-    #[error("{0}")]
-    Invalid(#[from] serde_json::Error),
-    #[error("expected one of `url`, `prefix`, `tag` and `all`")]
-    Ambiguous,
-    #[error("missing parameter `url`")]
-    NoUrl,
-    #[error("cache not found: {0}")]
-    UnknownCache(String),
-    #[error(transparent)]
-    InvalidUrl(#[from] InvalidUrl),
-}
-
-impl Refused {
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::NotOperator(error) => error.status(),
-            Self::UnknownCache(_) => StatusCode::NOT_FOUND,
-            _ => StatusCode::BAD_REQUEST,
-        }
-    }
-}
-
 /// Answers a request below `/api/cache`; `path` is the rest.
 pub(super) async fn answer(snapshot: Arc<Snapshot>, path: String, request: Request) -> Response {
     let query = request.head.uri.query().unwrap_or("").to_owned();
-    let answered = match (path.as_str(), &request.head.method) {
+    operator::respond(match (path.as_str(), &request.head.method) {
         ("", &Method::GET) => statistics(&snapshot, &query).await,
         ("/objects", &Method::GET) => objects(&snapshot, &query).await,
         ("/purge", &Method::POST) => purge(&snapshot, request).await,
-        ("" | "/objects" | "/purge", _) => {
-            return reply::empty(StatusCode::METHOD_NOT_ALLOWED, Reason::OwnService);
-        }
-        _ => return reply::not_found(Reason::OwnService),
-    };
-    let mut response = match answered {
-        Ok(value) => body(&value),
-        Err(error) => refusal(error.status(), &error.to_string()),
-    };
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+        ("" | "/objects" | "/purge", _) => Err(Refused::Method),
+        _ => Err(Refused::UnknownPath),
+    })
 }
 
 /// Returns the cache with this name, or all if it is empty.
@@ -91,7 +50,10 @@ fn caches<'s>(snapshot: &'s Snapshot, name: &str) -> Result<Vec<(&'s str, &'s dy
     let all = snapshot.caches.iter().filter(|(known, _)| name.is_empty() || *known == name);
     let found: Vec<_> =
         all.filter_map(|(name, middleware)| Some((name.as_str(), middleware.cache()?))).collect();
-    if found.is_empty() && !name.is_empty() { Err(Refused::UnknownCache(name.to_owned())) } else { Ok(found) }
+    if found.is_empty() && !name.is_empty() {
+        return Err(Refused::UnknownObject { kind: "cache", name: name.to_owned() });
+    }
+    Ok(found)
 }
 
 async fn statistics(snapshot: &Snapshot, query: &str) -> Result<Value, Refused> {
@@ -154,7 +116,8 @@ fn object(object: &CachedResponse) -> Value {
 }
 
 async fn objects(snapshot: &Snapshot, query: &str) -> Result<Value, Refused> {
-    let which = ListedResponses::Url(parameter(query, "url").ok_or(Refused::NoUrl)?);
+    let which =
+        ListedResponses::Url(parameter(query, "url").ok_or(Refused::Ambiguous("missing parameter `url`"))?);
     let mut all: Vec<Value> = Vec::new();
     for (name, cache) in caches(snapshot, &parameter(query, "middleware").unwrap_or_default())? {
         all.extend(cache.list(&which).await?.iter().map(|stored| {
@@ -168,24 +131,22 @@ async fn objects(snapshot: &Snapshot, query: &str) -> Result<Value, Refused> {
 
 /// Removes what the request names, and returns how much of each cache that was.
 async fn purge(snapshot: &Snapshot, request: Request) -> Result<Value, Refused> {
-    operator::check(&request, "purging")?;
-    let (exchange, operator) = (request.context.exchange, request.context.identity);
-    let read = request.body.collect(MAX_REQUEST).await.map_err(Refused::Unreadable)?;
-    let PurgeRequest { middleware, all, url, prefix, tag } = serde_json::from_slice(&read.bytes)?;
+    let (PurgeRequest { middleware, all, url, prefix, tag }, operator) =
+        operator::read_json(request, "purging").await?;
     let (which, what) = match (all, url.is_empty(), prefix.is_empty(), tag.is_empty()) {
         (true, true, true, true) => (PurgedResponses::All, "all".to_owned()),
         (false, false, true, true) => (PurgedResponses::Url(url.clone()), format!("url {url}")),
         (false, true, false, true) => (PurgedResponses::Prefix(prefix.clone()), format!("prefix {prefix}")),
         (false, true, true, false) => (PurgedResponses::Tag(tag.clone()), format!("tag {tag}")),
-        _ => return Err(Refused::Ambiguous),
+        _ => return Err(Refused::Ambiguous("expected one of `url`, `prefix`, `tag` and `all`")),
     };
-    let operator = operator.as_deref().map_or("", |identity| &identity.subject);
     let mut shown = serde_json::Map::new();
     for (name, cache) in caches(snapshot, &middleware)? {
         let number = cache.purge(&which).await?;
+        let operator = operator.name();
         tracing::info!(middleware = name, purged = what, number, operator, "cache: purged by an operator");
         shown.insert(name.to_owned(), number.into());
     }
-    exchange.note(AuditEvent::CachePurged, &what);
+    operator.note(AuditEvent::CachePurged, &what);
     Ok(json!({"purged": shown}))
 }

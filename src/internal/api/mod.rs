@@ -98,17 +98,10 @@ impl Handler for Api {
         {
             return boxed(move || explain::answer(snapshots.load(), self.around.settings.clone(), request));
         }
-        if let Some(rest) = path.and_then(|path| path.strip_prefix("/api/cache"))
+        if let Some((answer, rest)) = path.and_then(operated)
             && let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade)
         {
-            let rest = rest.to_owned();
-            return boxed(move || caches::answer(snapshots.load(), rest, request));
-        }
-        if let Some(rest) = path.and_then(|path| path.strip_prefix("/api/sessions"))
-            && let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade)
-        {
-            let rest = rest.to_owned();
-            return boxed(move || sessions::answer(snapshots.load(), rest, request));
+            return answer(snapshots.load(), rest.to_owned(), request);
         }
         let debugging = self.debug.as_ref().and_then(|debug| {
             let path = path?.strip_prefix("/debug/")?;
@@ -269,6 +262,18 @@ impl Question<'_> {
         }
         all.into()
     }
+}
+
+/// Answers a request to an API with which operators change something, given the rest of its path.
+type Operated = fn(Arc<Snapshot>, String, Request) -> BoxFuture<'static, Response>;
+
+/// Returns what answers at this path if operators change something there, and the rest of the path.
+fn operated(path: &str) -> Option<(Operated, &str)> {
+    let all: [(&str, Operated); 2] = [
+        ("/api/cache", |snapshot, rest, request| boxed(move || caches::answer(snapshot, rest, request))),
+        ("/api/sessions", |snapshot, rest, request| boxed(move || sessions::answer(snapshot, rest, request))),
+    ];
+    all.into_iter().find_map(|(prefix, answer)| Some((answer, path.strip_prefix(prefix)?)))
 }
 
 /// Returns true if a client accepts server-sent events, as browsers say for an `EventSource`.

@@ -1,47 +1,125 @@
-//! Requests that change something: they need an operator who has signed in.
+//! What the APIs that change something have in common: requests of an operator who has signed in, and their responses.
 
-use http::header::{CONTENT_TYPE, HeaderName, ORIGIN};
+use std::sync::Arc;
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN};
 use http::{HeaderMap, StatusCode};
-use tidegate_core::Request;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tidegate_core::caches::InvalidUrl;
+use tidegate_core::sessions::EndError;
+use tidegate_core::{AuditEvent, CollectError, Exchange, Identity, Reason, Request, Response, reply};
+
+use super::{body, refusal};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// Maximum size of a request, in bytes.
+const MAX_REQUEST: u64 = 16 * 1024;
 
-/// Why a request is refused before it is read.
+/// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NotOperator {
+pub(super) enum Refused {
+    #[error("404 page not found")]
+    UnknownPath,
+    #[error("method not allowed")]
+    Method,
     #[error("the request is from another site")]
     OtherSite,
     #[error("expected the content type application/json")]
     NotJson,
     #[error("{0} requires an operator who has signed in: protect the API with a login (api.middlewares)")]
     NoLogin(&'static str),
+    #[error("{0}")]
+    Unreadable(CollectError),
+    #[error("{0}")]
+    Invalid(#[from] serde_json::Error),
+    /// The request names too little, too much or something contradictory.
+    #[error("{0}")]
+    Ambiguous(&'static str),
+    #[error("{kind} not found: {name}")]
+    UnknownObject { kind: &'static str, name: String },
+    #[error(transparent)]
+    InvalidUrl(#[from] InvalidUrl),
+    #[error(transparent)]
+    NotEnded(#[from] EndError),
 }
 
-impl NotOperator {
-    pub(super) fn status(&self) -> StatusCode {
+impl Refused {
+    fn status(&self) -> StatusCode {
         match self {
-            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Unreadable(_) | Self::Invalid(_) | Self::Ambiguous(_) | Self::InvalidUrl(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::OtherSite | Self::NoLogin(_) => StatusCode::FORBIDDEN,
+            Self::UnknownPath
+            | Self::UnknownObject { .. }
+            | Self::NotEnded(EndError::UnknownSession | EndError::UnknownProvider(_)) => {
+                StatusCode::NOT_FOUND
+            }
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotEnded(EndError::Store(_)) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
 
-/// Checks that an operator wants this, and not a page of another site in the operator's browser.
+/// Who has sent a request, and where it is recorded.
+pub(super) struct Operator {
+    exchange: Arc<Exchange>,
+    identity: Option<Arc<Identity>>,
+}
+
+impl Operator {
+    /// Returns the subject of the operator's identity.
+    pub(super) fn name(&self) -> &str {
+        self.identity.as_deref().map_or("", |identity| &identity.subject)
+    }
+
+    /// Records for the audit log what the operator has changed.
+    pub(super) fn note(&self, event: AuditEvent, subject: &str) {
+        self.exchange.note(event, subject);
+    }
+}
+
+/// Reads the JSON of a request that changes something, if an operator wants this, and not a page of another site in the
+/// operator's browser.
 ///
 /// `action` is what the operator does, for the message.
-pub(super) fn check(request: &Request, action: &'static str) -> Result<(), NotOperator> {
+pub(super) async fn read_json<T: DeserializeOwned>(
+    request: Request,
+    action: &'static str,
+) -> Result<(T, Operator), Refused> {
+    check(&request, action)?;
+    let operator = Operator { exchange: request.context.exchange, identity: request.context.identity };
+    let read = request.body.collect(MAX_REQUEST).await.map_err(Refused::Unreadable)?;
+    Ok((serde_json::from_slice(&read.bytes)?, operator))
+}
+
+/// Returns the response, which nothing may store.
+pub(super) fn respond(answered: Result<Value, Refused>) -> Response {
+    let mut response = match answered {
+        Ok(value) => body(&value),
+        Err(Refused::UnknownPath) => reply::not_found(Reason::OwnService),
+        Err(error @ Refused::Method) => reply::empty(error.status(), Reason::OwnService),
+        Err(error) => refusal(error.status(), &error.to_string()),
+    };
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn check(request: &Request, action: &'static str) -> Result<(), Refused> {
     let headers = &request.head.headers;
     if !is_same_site(headers, request.host()) {
-        return Err(NotOperator::OtherSite);
+        return Err(Refused::OtherSite);
     }
     let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let media = media.split(';').next().unwrap_or("").trim();
     if !media.eq_ignore_ascii_case("application/json") {
-        return Err(NotOperator::NotJson);
+        return Err(Refused::NotJson);
     }
     // Only a middleware or a verified certificate can have set it.
     if request.context.identity.is_none() {
-        return Err(NotOperator::NoLogin(action));
+        return Err(Refused::NoLogin(action));
     }
     Ok(())
 }
