@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use crate::catalog::Entry;
 use crate::key::{Key, Tag};
+use crate::rules::Policy;
 
 /// Which responses are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct StoredObject {
     pub length: u64,
     /// How often it was found since it is stored, or since the start.
     pub uses: u64,
+    /// How long it may be used; `None` if its file cannot be read.
+    pub policy: Option<Policy>,
 }
 
 /// Those of some entries that are listed.
@@ -36,6 +39,7 @@ pub(crate) fn most<T>(
     mut entries: Vec<Arc<Entry<T>>>,
     listed: &Listed<'_>,
     length: impl Fn(&T) -> u64,
+    policy: impl Fn(&Arc<Entry<T>>) -> Option<Policy>,
 ) -> Vec<StoredObject> {
     let uses = |entry: &Entry<T>| entry.uses.load(Ordering::Relaxed);
     let number = match listed {
@@ -55,6 +59,7 @@ pub(crate) fn most<T>(
         tags: entry.tags.clone(),
         length: length(&entry.value),
         uses: uses(entry),
+        policy: policy(entry),
     });
     objects.collect()
 }

@@ -158,13 +158,15 @@ impl DiskStore {
         self.inner.resize(limits);
     }
 
-    /// Some of what is stored, from the index in memory. Looks at every response.
+    /// Some of what is stored. Looks at every response in the index, and reads the heads of those that are listed:
+    /// waits for the disk.
     pub fn list(&self, listed: &Listed<'_>) -> Vec<StoredObject> {
         let entries = match listed {
             Listed::Resource(resource) => self.inner.catalog.of_resource(resource),
             Listed::Largest(_) | Listed::Hottest(_) => self.inner.catalog.all(),
         };
-        most(entries, listed, |object| object.length)
+        let policy = |entry: &Arc<_>| Some(OpenObject::new(&self.inner, entry).ok()?.head().policy);
+        most(entries, listed, |object| object.length, policy)
     }
 
     /// Removes what a purge covers, and returns its number. When it returns, the files are gone, and a crash does not

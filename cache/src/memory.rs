@@ -246,7 +246,7 @@ impl MemoryStore {
             Listed::Resource(resource) => self.catalog.of_resource(resource),
             Listed::Largest(_) | Listed::Hottest(_) => self.catalog.all(),
         };
-        most(entries, listed, |object| object.length)
+        most(entries, listed, |object| object.length, |entry| Some(entry.value.head.policy))
     }
 }
 

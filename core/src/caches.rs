@@ -52,6 +52,8 @@ pub enum ListedResponses {
 pub struct CachedResponse {
     /// `memory` or `disk`.
     pub tier: &'static str,
+    /// Its URL, as far as it is part of the key.
+    pub url: String,
     /// What its key consists of, without the values of headers and cookies.
     pub key: String,
     /// Its tags.
@@ -60,19 +62,36 @@ pub struct CachedResponse {
     pub bytes: u64,
     /// How often it was found.
     pub uses: u64,
+    /// Its age in seconds; `None` if it cannot be read.
+    pub age: Option<u32>,
+    /// How much longer it is fresh in seconds, negative if it is stale; `None` if it cannot be read.
+    pub ttl: Option<i64>,
 }
 
 /// What a cache holds and has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CacheStatistics {
-    /// Number of requests by outcome.
-    pub requests: Vec<(&'static str, u64)>,
+    /// Number of requests.
+    pub requests: CachedRequests,
+    /// The requests of the last minutes: for each length of time, which has a name, their number.
+    pub recent: Vec<(&'static str, CachedRequests)>,
+    /// The requests of each 10 seconds of the last minutes, the oldest first.
+    pub history: Vec<CachedRequests>,
     /// Number of responses that were stored.
     pub stored: u64,
     /// What is in memory.
     pub memory: TierStatistics,
     /// What is on disk; `None` without a disk.
     pub disk: Option<DiskStatistics>,
+}
+
+/// Requests to a cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CachedRequests {
+    /// Their number by outcome, in the order of the names.
+    pub by_outcome: Vec<(&'static str, u64)>,
+    /// Number of those that have waited for the response to another one.
+    pub collapsed: u64,
 }
 
 /// What a tier of a cache holds and has done.
@@ -99,6 +118,8 @@ pub struct DiskStatistics {
     pub problem: Option<String>,
     /// What it holds.
     pub tier: TierStatistics,
+    /// Maximum number of responses.
+    pub max_objects: u64,
     /// Number of responses that the last start has found.
     pub recovered: u64,
     /// Number of responses that were not stored because too much was waiting for the disk, or it could not be written.

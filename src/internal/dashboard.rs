@@ -41,6 +41,7 @@ const ASSETS: &[(&str, &str, &str)] = &[
 /// The script: a module for each page, and what they share.
 const MODULES: &[(&str, &str, &str)] = modules![
     "api.js"
+    "caches.js"
     "certificates.js"
     "consumers.js"
     "dom.js"
@@ -49,6 +50,7 @@ const MODULES: &[(&str, &str, &str)] = modules![
     "lists.js"
     "main.js"
     "object.js"
+    "operator.js"
     "options.js"
     "overview.js"
     "pages.js"

@@ -264,6 +264,51 @@ fn operators_purge_by_url_prefix_and_tag() {
 }
 
 #[test]
+fn operators_see_what_is_stored_and_how_requests_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = numbered();
+    let routes = routes(&backend.url(), &with_disk(folder.path(), ""))
+        .replace("middlewares: [cache]", "middlewares: [login, cache]");
+    // The server's responses must be public to be stored for clients that log in.
+    let public = Backend::with(|_, stream| {
+        let head = "HTTP/1.1 200 OK\r\nCache-Control: public, max-age=600\r\nCache-Tag: a\r\nAge: 100\r\nContent-Length: 2\r\n\r\nok";
+        stream.write_all(head.as_bytes()).is_ok()
+    });
+    let gateway = Gateway::serve(&routes.replace(&backend.url(), &public.url()));
+    disk_is_ready(api(&gateway));
+    for _ in 0..3 {
+        assert_eq!(get_with(gateway.web(), "h", "/x", OPERATOR).status, 200);
+    }
+    eventually("it is written", || shown(api(&gateway))["disk"]["objects"] == 1);
+    let stored = shown(api(&gateway));
+    let counts = json!({"bypass": 0, "hit": 2, "miss": 1, "revalidated": 0, "stale": 0});
+    let counted = json!({"requests": counts, "collapsed": 0});
+    assert_eq!(stored["requests"], counts);
+    assert_eq!(stored["recent"], json!({"1m": counted, "5m": counted}));
+    let sum = |outcome: &str| -> u64 {
+        let steps = stored["history"]["steps"].as_array().unwrap();
+        steps.iter().map(|step| step["requests"][outcome].as_u64().unwrap()).sum()
+    };
+    assert_eq!((sum("hit"), sum("miss"), &stored["history"]["stepSeconds"]), (2, 1, &json!(10)));
+    let hottest = stored["hottest"].as_array().unwrap();
+    assert_eq!(hottest.len(), 2, "in memory and on disk");
+    for object in hottest {
+        assert_eq!(object["url"], "http://h/x");
+        let key = object["key"].as_str().unwrap();
+        assert!(key.contains("router r@file, the client's identity") && !key.contains("basicAuth"), "{key}");
+        let (age, ttl) = (object["age"].as_i64().unwrap(), object["ttl"].as_i64().unwrap());
+        assert!(age >= 100 && age + ttl == 600, "{object}");
+    }
+    let with = |query: &str| get(api(&gateway), "gw", &format!("/api/cache?{query}"));
+    assert!(!with("limit=0").text().contains("hottest"));
+    let one: Value = serde_json::from_str(&with("limit=1").text()).unwrap();
+    assert_eq!(one[0]["largest"].as_array().unwrap().len(), 1);
+    for wrong in ["limit=101", "limit=x", "limit=-1"] {
+        assert_eq!(with(wrong).status, 400, "{wrong}");
+    }
+}
+
+#[test]
 fn purging_needs_an_api_with_a_login() {
     let backend = numbered();
     let gateway = Gateway::serve(&routes(&backend.url(), "{}"));
@@ -325,6 +370,7 @@ fn metrics_and_predictions_say_what_the_cache_does() {
         "tidegate_cache_requests_total{middleware=\"cache@file\",outcome=\"bypass\"} 1",
         "tidegate_cache_requests_total{middleware=\"cache@file\",outcome=\"hit\"} 2",
         "tidegate_cache_requests_total{middleware=\"cache@file\",outcome=\"miss\"} 1",
+        "tidegate_cache_collapsed_total{middleware=\"cache@file\"} 0",
         "tidegate_cache_stored_total{middleware=\"cache@file\"} 1",
         "tidegate_cache_objects{middleware=\"cache@file\",tier=\"disk\"} 1",
         "tidegate_cache_objects{middleware=\"cache@file\",tier=\"memory\"} 1",

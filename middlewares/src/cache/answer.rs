@@ -8,7 +8,6 @@ use tidegate_cache::{Head, Timestamp};
 use tidegate_core::{Body, Reason, Response, reply};
 
 use super::body::{FromDisk, Pieces};
-use super::counters::Outcome;
 use super::shared::Shared;
 use super::tiers::StoredBody;
 
@@ -72,7 +71,7 @@ fn response(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
 
 /// Counts what became of a request, and appends `Cache-Status`.
 pub(super) fn mark(response: &mut Response, shared: &Shared, status: &CacheStatus<'_>) {
-    shared.counters.count(Outcome::of(status));
+    shared.counters.count(status);
     if shared.status_header {
         response.headers_mut().append(CACHE_STATUS, status.to_value());
     }

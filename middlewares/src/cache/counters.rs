@@ -4,12 +4,13 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tidegate_cache::cache_status::{CacheStatus, Forwarded};
+use tidegate_core::caches::CachedRequests;
 
 const CELLS: usize = 16;
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+enum Outcome {
     /// A fresh response from the store.
     Hit,
     /// A stale one.
@@ -32,7 +33,7 @@ impl Outcome {
     ];
 
     /// The outcome that a response with this status has.
-    pub(super) fn of(status: &CacheStatus<'_>) -> Self {
+    fn of(status: &CacheStatus<'_>) -> Self {
         let is_stale = status.ttl.is_some_and(|ttl| ttl < 0);
         match status.forwarded {
             None if is_stale => Self::Stale,
@@ -46,11 +47,33 @@ impl Outcome {
     }
 }
 
+/// Numbers of requests since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    outcomes: [u64; Outcome::ALL.len()],
+    collapsed: u64,
+}
+
+impl Totals {
+    /// What was counted after `earlier`.
+    pub(super) fn since(&self, earlier: &Self) -> CachedRequests {
+        let number = |outcome: Outcome| {
+            let of = |totals: &Self| totals.outcomes.get(outcome as usize).copied().unwrap_or(0);
+            of(self).saturating_sub(of(earlier))
+        };
+        CachedRequests {
+            by_outcome: Outcome::ALL.iter().map(|(outcome, name)| (*name, number(*outcome))).collect(),
+            collapsed: self.collapsed.saturating_sub(earlier.collapsed),
+        }
+    }
+}
+
 /// The numbers of one or a few threads, on cache lines of their own.
 #[derive(Default)]
 #[repr(align(128))]
 struct Numbers {
     outcomes: [AtomicU64; Outcome::ALL.len()],
+    collapsed: AtomicU64,
     stored: AtomicU64,
 }
 
@@ -68,9 +91,13 @@ impl Counters {
         self.0.get(CELL.get()).unwrap_or(first)
     }
 
-    pub(super) fn count(&self, outcome: Outcome) {
-        if let Some(number) = self.own().outcomes.get(outcome as usize) {
+    pub(super) fn count(&self, status: &CacheStatus<'_>) {
+        let own = self.own();
+        if let Some(number) = own.outcomes.get(Outcome::of(status) as usize) {
             number.fetch_add(1, Ordering::Relaxed);
+        }
+        if status.collapsed {
+            own.collapsed.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -78,13 +105,15 @@ impl Counters {
         self.own().stored.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Requests by outcome, in the order of their names.
-    pub(super) fn requests(&self) -> Vec<(&'static str, u64)> {
-        let total = |outcome: Outcome| {
-            let numbers = self.0.iter().filter_map(|cell| cell.outcomes.get(outcome as usize));
-            numbers.map(|number| number.load(Ordering::Relaxed)).sum()
-        };
-        Outcome::ALL.iter().map(|(outcome, name)| (*name, total(*outcome))).collect()
+    pub(super) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for cell in &self.0 {
+            for (total, number) in totals.outcomes.iter_mut().zip(&cell.outcomes) {
+                *total += number.load(Ordering::Relaxed);
+            }
+            totals.collapsed += cell.collapsed.load(Ordering::Relaxed);
+        }
+        totals
     }
 
     pub(super) fn stored(&self) -> u64 {

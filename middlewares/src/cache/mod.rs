@@ -6,6 +6,7 @@ mod counters;
 mod disk;
 mod fetch;
 mod handler;
+mod history;
 mod operate;
 mod shared;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use tidegate_core::{Build, BuildContext, BuildError, BuildErrors, Middleware};
 use counters::Counters;
 use disk::DiskSlot;
 use handler::Caching;
+use history::History;
 use shared::Shared;
 use tiers::{Disk, Tiers};
 
@@ -185,13 +187,18 @@ impl Build for Cache {
             ..Rules::default()
         };
         let waiting = CollapseLimits { waiting: self.max_waiting, ..CollapseLimits::default() };
+        let (counters, clock) = (context.state("counters", Counters::default), context.clock());
+        let history = context.state("history", || History::new(clock.uptime()));
+        let sampling = history::sample(history.clone(), counters.clone(), clock.clone());
         let shared = Shared {
             tiers: self.tiers(context),
-            counters: context.state("counters", Counters::default),
+            counters,
+            history,
+            _sampling: context.spawn("samples", sampling),
             collapser: Collapser::new(waiting),
             rules,
             template,
-            clock: context.clock(),
+            clock,
             uses: (self.min_uses > 1).then(|| (UseCounter::new(COUNTED_KEYS), self.min_uses)),
             max_wait: self.max_wait.into(),
             stale_without_server: self.stale_without_server,

@@ -1,20 +1,22 @@
 //! What operators learn about a cache, and how they remove responses.
 
 use http::Uri;
-use tidegate_cache::{Listed, Purge, StoredObject};
+use tidegate_cache::{Listed, Purge, StoredObject, Timestamp};
 use tidegate_core::BoxFuture;
 use tidegate_core::caches::{
     CacheStatistics, CachedResponse, DiskStatistics, InvalidUrl, ListedResponses, PurgedResponses,
     ResponseCache, TierStatistics,
 };
 
+use super::counters::Totals;
 use super::handler::Caching;
 use super::shared::Shared;
 use super::tiers::Disk;
 
 impl ResponseCache for Caching {
     fn statistics(&self) -> CacheStatistics {
-        let Shared { tiers, counters, .. } = &*self.0;
+        let Shared { tiers, counters, history, clock, .. } = &*self.0;
+        let totals = counters.totals();
         let (objects, bytes) = tiers.memory.usage();
         let memory = TierStatistics {
             objects: objects as u64,
@@ -23,7 +25,9 @@ impl ResponseCache for Caching {
             evictions: tiers.memory.evicted(),
         };
         CacheStatistics {
-            requests: counters.requests(),
+            requests: totals.since(&Totals::default()),
+            recent: history.recent(clock.uptime(), &totals),
+            history: history.steps(&totals),
             stored: counters.stored(),
             memory,
             disk: tiers.disk.as_ref().map(disk_statistics),
@@ -35,28 +39,14 @@ impl ResponseCache for Caching {
         which: &'a ListedResponses,
     ) -> BoxFuture<'a, Result<Vec<CachedResponse>, InvalidUrl>> {
         Box::pin(async move {
-            let resource;
-            let (listed, number) = match which {
-                ListedResponses::Largest(number) => (Listed::Largest(*number), *number),
-                ListedResponses::Hottest(number) => (Listed::Hottest(*number), *number),
-                ListedResponses::Url(url) => {
-                    resource = self.0.resource(url)?;
-                    (Listed::Resource(&resource), usize::MAX)
-                }
+            let resource = match which {
+                ListedResponses::Url(url) => self.0.resource(url)?,
+                ListedResponses::Largest(_) | ListedResponses::Hottest(_) => Vec::new(),
             };
-            let tiers = &self.0.tiers;
-            let mut all: Vec<CachedResponse> =
-                tiers.memory.list(&listed).iter().map(|object| response("memory", object)).collect();
-            if let Some(disk) = tiers.disk() {
-                all.extend(disk.list(&listed).iter().map(|object| response("disk", object)));
-            }
-            match which {
-                ListedResponses::Largest(_) => all.sort_by_key(|object| std::cmp::Reverse(object.bytes)),
-                ListedResponses::Hottest(_) => all.sort_by_key(|object| std::cmp::Reverse(object.uses)),
-                ListedResponses::Url(_) => {}
-            }
-            all.truncate(number);
-            Ok(all)
+            let (shared, which) = (self.0.clone(), which.clone());
+            // It looks at every response, and reads from the disk.
+            let listed = tokio::task::spawn_blocking(move || shared.listed(&which, &resource)).await;
+            Ok(listed.unwrap_or_default())
         })
     }
 
@@ -74,6 +64,27 @@ impl ResponseCache for Caching {
 }
 
 impl Shared {
+    fn listed(&self, which: &ListedResponses, resource: &[u8]) -> Vec<CachedResponse> {
+        let (listed, number) = match which {
+            ListedResponses::Largest(number) => (Listed::Largest(*number), *number),
+            ListedResponses::Hottest(number) => (Listed::Hottest(*number), *number),
+            ListedResponses::Url(_) => (Listed::Resource(resource), usize::MAX),
+        };
+        let (tiers, now) = (&self.tiers, self.now());
+        let in_memory = tiers.memory.list(&listed);
+        let mut all: Vec<_> = in_memory.iter().map(|object| response("memory", object, now)).collect();
+        if let Some(disk) = tiers.disk() {
+            all.extend(disk.list(&listed).iter().map(|object| response("disk", object, now)));
+        }
+        match which {
+            ListedResponses::Largest(_) => all.sort_by_key(|object| std::cmp::Reverse(object.bytes)),
+            ListedResponses::Hottest(_) => all.sort_by_key(|object| std::cmp::Reverse(object.uses)),
+            ListedResponses::Url(_) => {}
+        }
+        all.truncate(number);
+        all
+    }
+
     /// The beginning of the keys of a URL.
     fn resource(&self, url: &str) -> Result<Vec<u8>, InvalidUrl> {
         let invalid = || InvalidUrl(url.to_owned());
@@ -111,6 +122,7 @@ fn disk_statistics(disk: &Disk) -> DiskStatistics {
             max_bytes: store.limits().total,
             evictions: usage.evicted,
         },
+        max_objects: store.limits().objects,
         recovered: usage.recovered,
         lost: usage.lost,
         failures: usage.failed,
@@ -118,12 +130,15 @@ fn disk_statistics(disk: &Disk) -> DiskStatistics {
     }
 }
 
-fn response(tier: &'static str, object: &StoredObject) -> CachedResponse {
+fn response(tier: &'static str, object: &StoredObject, now: Timestamp) -> CachedResponse {
     CachedResponse {
         tier,
+        url: String::from_utf8_lossy(object.key.resource()).into_owned(),
         key: object.key.describe(),
         tags: object.tags.iter().map(|tag| String::from_utf8_lossy(tag).into_owned()).collect(),
         bytes: object.length,
         uses: object.uses,
+        age: object.policy.map(|policy| policy.age(now)),
+        ttl: object.policy.map(|policy| policy.time_to_live(now)),
     }
 }

@@ -8,14 +8,19 @@ use tidegate_cache::key::Template;
 use tidegate_cache::rules::Rules;
 use tidegate_cache::{Timestamp, UseCounter};
 use tidegate_core::Clock;
+use tidegate_core::building::Task;
 
 use super::counters::Counters;
+use super::history::History;
 use super::tiers::Tiers;
 
 /// The stores, options and counters of a cache.
 pub(super) struct Shared {
     pub(super) tiers: Tiers,
     pub(super) counters: Arc<Counters>,
+    pub(super) history: Arc<History>,
+    /// Adds to the history.
+    pub(super) _sampling: Task,
     pub(super) collapser: Collapser,
     pub(super) rules: Rules,
     pub(super) template: Template,

@@ -6,7 +6,8 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_core::caches::{
-    CacheStatistics, CachedResponse, ListedResponses, PurgedResponses, ResponseCache, TierStatistics,
+    CacheStatistics, CachedRequests, CachedResponse, ListedResponses, PurgedResponses, ResponseCache,
+    TierStatistics,
 };
 use tidegate_core::{AuditEvent, Request, Response};
 
@@ -14,8 +15,12 @@ use super::operator::{self, Refused};
 use super::parameter;
 use crate::snapshot::Snapshot;
 
-/// Number of largest and of hottest responses of each cache that are shown.
-const MOST: usize = 10;
+/// Number of largest and of hottest responses of each cache that are shown if the request does not say how many.
+const USUAL_LIMIT: usize = 10;
+/// Maximum number that a request may ask for.
+const MAX_LIMIT: usize = 100;
+/// Seconds of each number of the history.
+const STEP_SECONDS: u64 = 10;
 
 /// A request to purge.
 #[derive(Deserialize)]
@@ -57,13 +62,18 @@ fn caches<'s>(snapshot: &'s Snapshot, name: &str) -> Result<Vec<(&'s str, &'s dy
 }
 
 async fn statistics(snapshot: &Snapshot, query: &str) -> Result<Value, Refused> {
+    let limit = match parameter(query, "limit").map(|limit| limit.parse()) {
+        None => USUAL_LIMIT,
+        Some(Ok(limit)) if limit <= MAX_LIMIT => limit,
+        Some(_) => return Err(Refused::Ambiguous("invalid limit: expected a number from 0 to 100")),
+    };
     let mut all = Vec::new();
     for (name, cache) in caches(snapshot, &parameter(query, "middleware").unwrap_or_default())? {
         let mut shown = shown(name, &cache.statistics());
-        for (key, which) in
-            [("largest", ListedResponses::Largest(MOST)), ("hottest", ListedResponses::Hottest(MOST))]
-        {
-            shown[key] = cache.list(&which).await?.iter().map(object).collect();
+        let lists =
+            [("largest", ListedResponses::Largest(limit)), ("hottest", ListedResponses::Hottest(limit))];
+        for (key, which) in lists.iter().filter(|_| limit > 0) {
+            shown[key] = cache.list(which).await?.iter().map(object).collect();
         }
         all.push(shown);
     }
@@ -71,19 +81,20 @@ async fn statistics(snapshot: &Snapshot, query: &str) -> Result<Value, Refused> 
 }
 
 fn shown(name: &str, statistics: &CacheStatistics) -> Value {
-    let requests: serde_json::Map<_, _> = statistics
-        .requests
-        .iter()
-        .map(|(outcome, number)| ((*outcome).to_owned(), (*number).into()))
-        .collect();
+    let recent = statistics.recent.iter().map(|(length, counted)| ((*length).to_owned(), requests(counted)));
+    let history: Vec<Value> = statistics.history.iter().map(requests).collect();
     let mut shown = json!({
         "middleware": name,
-        "requests": requests,
+        "requests": by_outcome(&statistics.requests),
+        "collapsed": statistics.requests.collapsed,
+        "recent": Value::Object(recent.collect()),
+        "history": {"stepSeconds": STEP_SECONDS, "steps": history},
         "stored": statistics.stored,
         "memory": tier(&statistics.memory),
     });
     if let Some(disk) = &statistics.disk {
         let mut of_disk = tier(&disk.tier);
+        of_disk["maxObjects"] = disk.max_objects.into();
         of_disk["path"] = disk.path.as_str().into();
         of_disk["ready"] = disk.is_ready.into();
         of_disk["problem"] = disk.problem.as_deref().into();
@@ -94,6 +105,15 @@ fn shown(name: &str, statistics: &CacheStatistics) -> Value {
         shown["disk"] = of_disk;
     }
     shown
+}
+
+fn by_outcome(counted: &CachedRequests) -> Value {
+    let pairs = counted.by_outcome.iter().map(|(outcome, number)| ((*outcome).to_owned(), (*number).into()));
+    Value::Object(pairs.collect())
+}
+
+fn requests(counted: &CachedRequests) -> Value {
+    json!({"requests": by_outcome(counted), "collapsed": counted.collapsed})
 }
 
 fn tier(tier: &TierStatistics) -> Value {
@@ -108,10 +128,13 @@ fn tier(tier: &TierStatistics) -> Value {
 fn object(object: &CachedResponse) -> Value {
     json!({
         "tier": object.tier,
+        "url": object.url,
         "key": object.key,
         "tags": object.tags,
         "bytes": object.bytes,
         "uses": object.uses,
+        "age": object.age,
+        "ttl": object.ttl,
     })
 }
 

@@ -1,5 +1,6 @@
 // Shows the page that the address names, and keeps it current.
 import { get } from "./api.js";
+import { cache, caches } from "./caches.js";
 import { certificate, certificates } from "./certificates.js";
 import { consumer, consumers } from "./consumers.js";
 import { element } from "./dom.js";
@@ -21,10 +22,10 @@ const heading = document.getElementById("heading");
 const product = document.title;
 const links = [
   ["Overview", []], ["Routers", ["http", "routers"]], ["Services", ["http", "services"]], ["Middlewares", ["http", "middlewares"]],
-  ["Consumers", ["consumers"]], ["Sessions", ["sessions"]], ["Limits", ["limits"]], ["Certificates", ["certificates"]], ["Requests", ["requests"]], ["Explain", ["explain"]], ["Cluster", ["cluster"]], ["Problems", ["problems"]],
+  ["Consumers", ["consumers"]], ["Sessions", ["sessions"]], ["Limits", ["limits"]], ["Caches", ["caches"]], ["Certificates", ["certificates"]], ["Requests", ["requests"]], ["Explain", ["explain"]], ["Cluster", ["cluster"]], ["Problems", ["problems"]],
 ];
 // The second key after `g`.
-const KEYS = { __proto__: null, o: [], r: ["http", "routers"], s: ["http", "services"], m: ["http", "middlewares"], u: ["consumers"], n: ["sessions"], t: ["limits"], c: ["certificates"], q: ["requests"], x: ["explain"], l: ["cluster"], p: ["problems"] };
+const KEYS = { __proto__: null, o: [], r: ["http", "routers"], s: ["http", "services"], m: ["http", "middlewares"], u: ["consumers"], n: ["sessions"], t: ["limits"], a: ["caches"], c: ["certificates"], q: ["requests"], x: ["explain"], l: ["cluster"], p: ["problems"] };
 
 const notFound = async () => ({ title: "Not found", content: [element("p", {}, "This page does not exist. ", element("a", { href: "#/" }, "Overview"))] });
 
@@ -33,8 +34,8 @@ function pageOf({ parts: [first, second, third, ...more], query }) {
   if (more.length > 0) return notFound();
   if (GROUPS[first]?.includes(second)) return third === undefined ? list(first, second, query) : object(first, second, third);
   if (third !== undefined) return notFound();
-  if (second !== undefined) return ({ __proto__: null, certificates: certificate, consumers: consumer, entrypoints: entryPoint, providers: provider, requests: request }[first] ?? notFound)(second);
-  return ({ __proto__: null, certificates, cluster, consumers, explain, limits, problems, requests, sessions }[first] ?? notFound)(query);
+  if (second !== undefined) return ({ __proto__: null, caches: cache, certificates: certificate, consumers: consumer, entrypoints: entryPoint, providers: provider, requests: request }[first] ?? notFound)(second);
+  return ({ __proto__: null, caches, certificates, cluster, consumers, explain, limits, problems, requests, sessions }[first] ?? notFound)(query);
 }
 
 /** Marks the part of the navigation that is shown. */

@@ -112,6 +112,13 @@ export function left(time) {
 /** Returns milliseconds in words. */
 export const seconds = (milliseconds) => (milliseconds >= 1000 ? `${(milliseconds / 1000).toFixed(2)} s` : `${milliseconds.toFixed(1)} ms`);
 
+/** Returns a number of bytes in words. */
+export function bytes(number) {
+  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  const unit = number < 1024 ? 0 : Math.min(Math.floor(Math.log2(number) / 10), units.length - 1);
+  return unit === 0 ? `${number} bytes` : `${(number / 1024 ** unit).toFixed(1)} ${units[unit]}`;
+}
+
 /** Returns the names of routers inside each other, which the API joins by an arrow. */
 export const nested = (names) => (names ?? "").split(" -> ").filter(Boolean);
 

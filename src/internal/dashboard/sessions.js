@@ -1,7 +1,8 @@
 // Sessions of logins, and how to end them.
-import { ask, get } from "./api.js";
+import { get } from "./api.js";
 import { consumerLink } from "./consumers.js";
 import { element } from "./dom.js";
+import { button, confirm } from "./operator.js";
 import { heading, moment, named, quiet, table } from "./parts.js";
 
 const PLACES = {
@@ -10,39 +11,15 @@ const PLACES = {
   redis: "Sessions are in Redis. They end on all gateways.",
 };
 
-const button = (text, act, label) => {
-  const made = element("button", { type: "button", "aria-label": label }, text);
-  made.addEventListener("click", act);
-  return made;
-};
-
-/** Asks whether to end sessions, and does. The dialog is not part of the page, which is loaded again while it is open. */
-function confirm(question, what) {
-  const failed = element("p", { class: "bad", role: "alert" });
-  const act = async () => {
-    try {
-      await ask(["sessions", "end"], {}, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(what) });
-    } catch (error) {
-      failed.replaceChildren(`✕ ${error.reason ?? error.message}`);
-      return;
-    }
-    dialog.close();
-    dispatchEvent(new Event("refined"));
-  };
-  const dialog = element("dialog", { id: "confirm", "aria-labelledby": "confirm-title" }, element("h2", { id: "confirm-title" }, "End sessions"),
-    element("p", {}, question), failed, element("div", { class: "filters" }, button("End", act), button("Cancel", () => dialog.close())));
-  dialog.addEventListener("close", () => dialog.remove());
-  document.body.append(dialog);
-  dialog.showModal();
-}
+const end = (question, body) => confirm({ title: "End sessions", question, verb: "End", path: ["sessions", "end"], body });
 
 const who = (session) => [session.user, session.user !== session.subject && element("div", { class: "quiet" }, session.subject)];
 
 function ends(middleware, session) {
   const { key, provider, subject, user } = session;
   return element("div", { class: "filters" },
-    button("End", () => confirm(`End the session of ${user} that began ${new Date(session.began).toLocaleString()}?`, { middleware, session: key }), `End the session of ${user} of ${session.began}`),
-    button("End all", () => confirm(`End all sessions of ${user} that have begun until now?`, { middleware, provider, subject }), `End all sessions of ${user}, that of ${session.began} among them`));
+    button("End", () => end(`End the session of ${user} that began ${new Date(session.began).toLocaleString()}?`, { middleware, session: key }), `End the session of ${user} of ${session.began}`),
+    button("End all", () => end(`End all sessions of ${user} that have begun until now?`, { middleware, provider, subject }), `End all sessions of ${user}, that of ${session.began} among them`));
 }
 
 /** Returns a form that ends sessions which are not listed. */
@@ -51,7 +28,7 @@ function subjects({ middleware, providers }, number) {
   const choose = element("select", { id: `provider-${number}` }, providers.map((name) => element("option", { value: name }, name)));
   const form = element("form", { class: "filters" }, element("label", {}, "Subject ", subject), providers.length > 1 && element("label", {}, "Provider ", choose),
     element("button", { type: "submit" }, "End all sessions"));
-  form.addEventListener("submit", () => confirm(`End all sessions of the subject ${subject.value} that have begun until now?`, { middleware, provider: choose.value, subject: subject.value }));
+  form.addEventListener("submit", () => end(`End all sessions of the subject ${subject.value} that have begun until now?`, { middleware, provider: choose.value, subject: subject.value }));
   return form;
 }
 

@@ -58,25 +58,30 @@ function rates(caption, first, rows) {
   return table(caption, [first, ...COLUMNS], rows);
 }
 
-/** Returns a plot of the requests of the last minutes. */
-function plot({ name, history }) {
-  const { requests = [], errors = [], stepSeconds = 10 } = history ?? {};
-  const top = Math.max(...requests, 0);
+/** Returns a plot of numbers, and of a part of each in front of it: `kind` is its class, `told` describes the plot, `span` is its length. */
+export function bars(caption, told, span, numbers, parts, kind) {
+  const top = Math.max(...numbers, 0);
   const [width, height, step] = [240, 56, 8];
   const bar = (kind, value, at) => {
     const tall = value > 0 ? Math.max(2, (value / top) * height) : 0;
     return value > 0 && svg("rect", { class: kind, x: at * step, y: height - tall, width: step - 2, height: tall });
   };
+  return element("figure", {}, element("figcaption", {}, caption),
+    svg("svg", { class: "plot", viewBox: `0 0 ${width} ${height + 16}`, width, height: height + 16, role: "img", "aria-label": told },
+      svg("title", {}, told),
+      numbers.map((value, at) => bar("requests", value, at)), parts.map((value, at) => bar(kind, value, at)),
+      svg("path", { class: "axis", d: `M0 ${height + 0.5}H${width}` }),
+      svg("text", { x: 0, y: height + 13 }, `${span} ago`), svg("text", { x: width, y: height + 13, "text-anchor": "end" }, "now")));
+}
+
+/** Returns a plot of the requests of the last minutes. */
+function plot({ name, history }) {
+  const { requests = [], errors = [], stepSeconds = 10 } = history ?? {};
+  const top = Math.max(...requests, 0);
   const sum = (values) => values.reduce((all, value) => all + value, 0);
   const span = `${Math.round((requests.length * stepSeconds) / 60)} minutes`;
   const told = `${name}: ${sum(requests)} requests and ${sum(errors)} errors in ${span}, at most ${top} requests in ${stepSeconds} seconds`;
-  return element("figure", {},
-    element("figcaption", {}, link(["entrypoints", name], name), ` at most ${top} in ${stepSeconds} seconds`),
-    svg("svg", { class: "plot", viewBox: `0 0 ${width} ${height + 16}`, width, height: height + 16, role: "img", "aria-label": told },
-      svg("title", {}, told),
-      requests.map((value, at) => bar("requests", value, at)), errors.map((value, at) => bar("failed", value, at)),
-      svg("path", { class: "axis", d: `M0 ${height + 0.5}H${width}` }),
-      svg("text", { x: 0, y: height + 13 }, `${span} ago`), svg("text", { x: width, y: height + 13, "text-anchor": "end" }, "now")));
+  return bars([link(["entrypoints", name], name), ` at most ${top} in ${stepSeconds} seconds`], told, span, requests, errors, "failed");
 }
 
 function plots(points) {

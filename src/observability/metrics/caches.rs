@@ -73,9 +73,14 @@ pub(super) fn write(out: &mut dyn Writer, snapshot: &Snapshot) {
     let help = "Number of requests to a cache, by outcome.";
     out.metric(counter("tidegate_cache_requests_total", help));
     for (name, cache) in &all {
-        for (outcome, number) in &cache.requests {
+        for (outcome, number) in &cache.requests.by_outcome {
             out.series(&[("middleware", name), ("outcome", outcome)], Value::Count(*number));
         }
+    }
+    let help = "Number of requests to a cache that have waited for the response to another one.";
+    out.metric(counter("tidegate_cache_collapsed_total", help));
+    for (name, cache) in &all {
+        out.series(&[("middleware", name)], Value::Count(cache.requests.collapsed));
     }
     out.metric(counter("tidegate_cache_stored_total", "Number of responses that a cache has stored."));
     for (name, cache) in &all {

@@ -211,6 +211,7 @@ fn every_page_shows_its_data_without_complaints() {
         ("/cluster", &["This gateway is alone.", "(this one)", "All serve the same configuration."]),
         ("/consumers", &["No consumers are defined."]),
         ("/sessions", &["No middleware has sessions"]),
+        ("/caches", &["No router has a cache"]),
         ("/limits", &["No limit has refused anything.", "shop@file", "limit@file", "rateLimit"]),
         ("/problems", &["broken@file", "routes.yml:"]),
         ("/nothing/here", &["This page does not exist."]),
@@ -333,6 +334,7 @@ http:
         ("u", "/consumers"),
         ("n", "/sessions"),
         ("t", "/limits"),
+        ("a", "/caches"),
         ("p", "/problems"),
         ("o", "/"),
     ] {

@@ -1,32 +1,36 @@
-//! The pages of consumers, sessions and limits in a real browser, behind a login.
+//! The pages of consumers, sessions, limits and caches in a real browser, behind a login.
 
+use std::io::Write as _;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::dashboard::{accessible, open, says, text};
 use crate::support::chromium::Chromium;
 use crate::support::keys::Key;
 use crate::support::oidc::{Browser, CLIENT_SECRET, SECRET, StandIn, options};
-use crate::support::{Backend, Gateway, get, get_with};
+use crate::support::{Backend, Gateway, eventually, get, get_with};
 
 /// The hash of a key that was issued elsewhere.
 const HASH: &str = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC";
 /// Browsers of this host keep secure cookies.
 const HOST: &str = "app.localhost";
 
-/// A gateway with consumers, sessions and limits, whose API needs the password `test` of `a`.
+const OPERATOR: &str = "Authorization: Basic YTp0ZXN0\r\n";
+
+/// A gateway with consumers, sessions, limits and caches, whose API needs the password `test` of `a`.
 struct Guarded {
     gateway: Gateway,
     provider: StandIn,
     key: Key,
-    _service: Backend,
+    _services: [Backend; 2],
     _folder: tempfile::TempDir,
 }
 
 impl Guarded {
     fn new(flags: &[&str]) -> Self {
         let (provider, service, key) = (StandIn::start(), Backend::echo("a"), Key::new());
+        let pages = pages();
         let folder = tempfile::tempdir().unwrap();
         let usage = folder.path().join("usage.log");
         let routes = format!(
@@ -36,15 +40,20 @@ http:
     app: {{rule: 'Host(`{HOST}`)', service: a, middlewares: [sso], entryPoints: [web]}}
     api: {{rule: 'Host(`api.test`)', service: a, middlewares: [keys, quota], entryPoints: [web]}}
     open: {{rule: 'Host(`open.test`)', service: a, middlewares: [few, tenants], entryPoints: [web]}}
+    shop: {{rule: 'Host(`shop.example`)', service: pages, middlewares: [keys, shop-cache], entryPoints: [web]}}
+    site: {{rule: 'Host(`site.example`)', service: pages, middlewares: [site-cache], entryPoints: [web]}}
   middlewares:
     login: {{basicAuth: {{users: ['a:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/']}}}}
     sso: {{oidc: {{{}}}}}
     keys: {{apiKey: {{}}}}
     quota: {{plan: {{file: '{}'}}}}
+    shop-cache: {{cache: {{}}}}
+    site-cache: {{cache: {{maxObjectBytes: 200000, disk: {{path: '{}'}}}}}}
     few: {{rateLimit: {{average: 2, period: 1h, burst: 2}}}}
     tenants: {{rateLimit: {{policies: [{{name: tenants, average: 1, period: 1h, key: ['header(X-Tenant)'], mode: shadow}}]}}}}
   services:
     a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+    pages: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
   plans:
     gold: {{groups: [paying], quota: {{limit: 2, period: month}}}}
   consumers:
@@ -63,7 +72,9 @@ http:
 ",
             options(&provider, ""),
             usage.display(),
+            folder.path().join("cache").display(),
             service.url(),
+            pages.url(),
             "0".repeat(64),
             provider.url(),
         );
@@ -71,8 +82,9 @@ http:
         for _ in 0..3 {
             get_with(gateway.web(), "api.test", "/", &key.header());
             get_with(gateway.web(), "open.test", "/", "X-Tenant: hunter2\r\n");
+            get_with(gateway.web(), "shop.example", "/basket", &key.header());
         }
-        Self { gateway, provider, key, _service: service, _folder: folder }
+        Self { gateway, provider, key, _services: [service, pages], _folder: folder }
     }
 
     fn base(&self) -> String {
@@ -91,6 +103,19 @@ http:
             [self.key.secret(), &self.key.sha256, HASH, SECRET, CLIENT_SECRET, "hunter2", "eyJ", "H6uskkkW"];
         own.map(str::to_owned).to_vec()
     }
+}
+
+/// A server whose responses have the size and tags that their paths say.
+fn pages() -> Backend {
+    Backend::with(|seen, stream| {
+        let target = seen.target();
+        let size = target.rsplit('/').next().and_then(|name| name.parse().ok()).unwrap_or(1200);
+        let tag = target.split('/').nth(1).unwrap_or_default();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nCache-Control: public, max-age=600\r\nCache-Tag: {tag}\r\nContent-Length: {size}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&vec![b'x'; size])).is_ok()
+    })
 }
 
 /// A browser of the operator.
@@ -115,6 +140,11 @@ fn consumers_limits_and_sessions_are_shown_without_secrets() {
     let signed_in = guarded.signed_in();
     let base = guarded.base();
     assert_eq!(get(guarded.gateway.address("traefik"), "h", "/dashboard/").status, 401);
+    let ready = || {
+        let answer = get_with(guarded.gateway.address("traefik"), "h", "/api/cache", OPERATOR).text();
+        answer.contains("\"ready\":true")
+    };
+    eventually("the disk is ready", ready);
     let mut secrets = guarded.secrets();
     secrets.extend(signed_in.jar.values().cloned());
     let mut browser = operator();
@@ -165,6 +195,11 @@ fn consumers_limits_and_sessions_are_shown_without_secrets() {
                 "2 of 2 (100 %)",
             ],
         ),
+        ("/caches", &["shop-cache@file", "66.7 %", "site-cache@file", "of 64.0 MiB", "✓ ready"]),
+        (
+            "/caches/shop-cache@file",
+            &["http://shop.example/basket", "router shop@file, the client's identity", "bypass", "1.2 KiB"],
+        ),
         ("/sessions", &["sso@file", "in the cookies of browsers", "ann", "acme@file", "End all", "Subject"]),
     ] {
         open(&mut browser, &base, page);
@@ -183,9 +218,10 @@ fn consumers_limits_and_sessions_are_shown_without_secrets() {
         assert_eq!(browser.evaluate(too_wide), false, "{page} is too wide for a telephone");
         browser.appear(1280, 800, false);
     }
-    for path in ["/api/http/consumers", "/api/sessions", "/api/limits", "/api/usage", "/api/http/plans"] {
-        let answer =
-            get_with(guarded.gateway.address("traefik"), "h", path, "Authorization: Basic YTp0ZXN0\r\n");
+    for path in
+        ["/api/http/consumers", "/api/sessions", "/api/limits", "/api/cache", "/api/usage", "/api/http/plans"]
+    {
+        let answer = get_with(guarded.gateway.address("traefik"), "h", path, OPERATOR);
         assert_eq!(answer.status, 200, "{path}");
         for secret in &secrets {
             assert!(!answer.text().contains(secret.as_str()), "{path}: {secret}");
@@ -236,6 +272,75 @@ fn a_button_ends_sessions_once_it_is_confirmed() {
 
 #[test]
 #[ignore = "needs Chromium"]
+fn a_cache_is_shown_and_purged_once_it_is_confirmed() {
+    let guarded = Guarded::new(&["--api.middlewares=login@file"]);
+    let api = guarded.gateway.address("traefik");
+    let ask = |path: &str| get_with(guarded.gateway.web(), "site.example", path, "");
+    let is_hit = |path: &str| ask(path).header("cache-status").unwrap().starts_with("tidegate; hit");
+    let shown = |path: &str| get_with(api, "h", path, OPERATOR).text();
+    eventually("the disk is ready", || shown("/api/cache").contains("\"ready\":true"));
+    for path in ["/logos/300000", "/logos/5000", "/logos/5000", "/articles/7000", "/articles/9000"] {
+        assert_eq!(ask(path).status, 200);
+    }
+    eventually("all are on disk", || {
+        let cache: Value = serde_json::from_str(&shown("/api/cache?middleware=site-cache@file")).unwrap();
+        cache[0]["disk"]["objects"] == 4
+    });
+    let mut browser = operator();
+    open(&mut browser, &guarded.base(), "/caches/site-cache@file");
+    let page = text(&mut browser);
+    for expected in [
+        "20.0 %",
+        "4 of 100,000",
+        "293.0 KiB",
+        "http://site.example/logos/300000",
+        "logos",
+        "✓ ready",
+        "Middleware site-cache@file",
+    ] {
+        assert!(page.contains(expected), "{expected:?} is not in\n{page}");
+    }
+    let described = "document.querySelector('.plot').ariaLabel";
+    assert_eq!(
+        browser.evaluate(described),
+        "site-cache@file: 5 requests in 5 minutes, 1 of them answered by the store"
+    );
+    accessible(&mut browser, "/caches/site-cache@file");
+    // The largest is first.
+    press(&mut browser, "tbody", "Purge");
+    press(&mut browser, "#confirm", "Cancel");
+    browser.until("document.getElementById('confirm') === null");
+    assert!(is_hit("/logos/300000"));
+    press(&mut browser, "tbody", "Purge");
+    press(&mut browser, "#confirm", "Purge");
+    browser
+        .until("document.querySelector('#confirm [role=status]')?.textContent === '1 response was removed.'");
+    press(&mut browser, "#confirm", "Close");
+    browser.until(&format!("!{}", says("http://site.example/logos/300000")));
+    assert!(!is_hit("/logos/300000"));
+    for (which, value, removed, kept) in [
+        ("tag", "logos", "/logos/5000", "/articles/7000"),
+        ("prefix", "http://site.example/articles/", "/articles/7000", "/logos/5000"),
+    ] {
+        assert!(is_hit(kept), "{which}");
+        browser.evaluate(&format!("document.getElementById('purge-which').value = '{which}'; document.getElementById('purge-value').value = '{value}'; document.getElementById('purge').requestSubmit()"));
+        press(&mut browser, "#confirm", "Purge");
+        browser
+            .until("document.querySelector('#confirm [role=status]')?.textContent.includes('were removed')");
+        press(&mut browser, "#confirm", "Close");
+        assert!(!is_hit(removed), "{which}");
+    }
+    // All caches, among them the one that an identity has a part of.
+    open(&mut browser, &guarded.base(), "/caches");
+    browser.evaluate("document.getElementById('purge-which').value = 'all'; document.getElementById('purge-which').dispatchEvent(new Event('change')); document.getElementById('purge').requestSubmit()");
+    press(&mut browser, "#confirm", "Purge");
+    browser.until("document.querySelector('#confirm [role=status]')?.textContent.includes('from 2 caches')");
+    assert!(!shown("/api/cache").contains("basket"));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs Chromium"]
 fn without_a_login_in_front_the_button_says_what_is_missing() {
     let guarded = Guarded::new(&[]);
     let signed_in = guarded.signed_in();
@@ -254,11 +359,16 @@ fn pictures_of_access_for_the_docs() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/dashboard");
     let guarded = Guarded::new(&["--api.middlewares=login@file"]);
     let _sessions = [guarded.signed_in(), guarded.signed_in()];
+    for number in 0..120 {
+        let path = ["/logos/5120", "/logos/300000", "/articles/7300", "/styles/48211"][number % 7 % 4];
+        get_with(guarded.gateway.web(), "site.example", path, "");
+    }
     let mut browser = operator();
     for (name, page, is_dark) in [
         ("consumer", "/consumers/acme@file", false),
         ("sessions", "/sessions", true),
         ("limits", "/limits", false),
+        ("cache", "/caches/site-cache@file", false),
     ] {
         browser.appear(1280, 760, is_dark);
         open(&mut browser, &guarded.base(), page);
