@@ -1,7 +1,7 @@
 # make run: the demo. make test: everything, with the outside programs it needs installed first.
 CARGO ?= cargo
 
-.PHONY: run build test check lint image deb fuzz swaps metrics-scale fmt hooks
+.PHONY: run build test check lint image deb fuzz swaps cache-kills metrics-scale fmt hooks
 
 # In a profile of its own, which is built much sooner than release.
 run:
@@ -36,6 +36,10 @@ deb:
 # Fifty swaps of addresses under load (tests/it/programs/address_swaps.rs); `test` has ten. Needs a Docker Engine.
 swaps: image
 	TIDEGATE_SWAPS=50 $(CARGO) test --test it -- --include-ignored --nocapture programs::address_swaps::
+
+# Fifty kills of a process that writes a cache's disk, with room and full (cache/tests/kill.rs); `check` has twelve.
+cache-kills:
+	TIDEGATE_CACHE_KILLS=50 $(CARGO) test -p tidegate-cache --test kill
 
 # What metrics cost with 10,000 routers, beside Traefik, and whether strangers add series.
 metrics-scale: build

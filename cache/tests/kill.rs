@@ -1,53 +1,68 @@
-//! A process that stores, updates, replaces and purges responses on disk is killed at random moments. Whatever can be
-//! read afterwards must be exactly what was written, and what was purged must not come back.
+//! A process that stores, updates, replaces and purges responses on disk is killed at random moments: with room for all
+//! of them, and with a store that is full and evicts. Whatever can be read afterwards must be exactly what was written,
+//! and what was purged must not come back.
 //!
-//! The test starts itself again as the process that writes.
+//! The test starts itself again as the process that writes. `TIDEGATE_CACHE_KILLS` is how often it is killed with either
+//! store; `make cache-kills` does so 50 times.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
-use std::collections::HashSet;
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, StatusCode};
-use tidegate_cache::disk::{DiskLimits, DiskStore};
-use tidegate_cache::key::{Key, Target, Template};
-use tidegate_cache::rules::{Rules, Times, storable};
+use common::{key, open};
+use http::HeaderMap;
+use tidegate_cache::disk::DiskLimits;
 use tidegate_cache::{Head, Purge, Timestamp};
 
 const NAME: &str = "what_is_read_after_a_kill_is_right";
-const ROUNDS: u64 = 50;
-const KEYS: u64 = 40;
+const KILLS: u64 = 12;
 const FOLDER: &str = "TIDEGATE_CACHE_KILL_FOLDER";
-const LIMITS: DiskLimits =
-    DiskLimits { total: 64 << 20, object: 1 << 20, objects: 1000, queued: 4 << 20, open: 64, variants: 4 };
+const STORE: &str = "TIDEGATE_CACHE_KILL_STORE";
+/// What the process prints when its store has evicted something.
+const EVICTED: &str = "evicted";
 
-fn key(number: u64) -> Key {
-    let (path, headers) = (format!("/{number}"), HeaderMap::new());
-    let target = Target {
-        scheme: "http",
-        authority: "a.example",
-        path: &path,
-        query: None,
-        headers: &headers,
-        route: b"",
-        identity: None,
-    };
-    Template::default().key(&target).unwrap()
+/// A store in which the process writes.
+struct Scenario {
+    name: &'static str,
+    /// Bytes of all files.
+    total: u64,
+    keys: u64,
+    /// Whether the process is only killed while its store is full.
+    is_full: bool,
+}
+
+/// Bodies have 76 KB on average.
+const SCENARIOS: [Scenario; 2] = [
+    Scenario { name: "roomy", total: 64 << 20, keys: 40, is_full: false },
+    Scenario { name: "full", total: 6 << 20, keys: 400, is_full: true },
+];
+
+impl Scenario {
+    fn limits(&self) -> DiskLimits {
+        DiskLimits {
+            total: self.total,
+            object: 1 << 20,
+            objects: 1000,
+            queued: 4 << 20,
+            open: 64,
+            variants: 4,
+        }
+    }
 }
 
 fn head(number: u64, version: u64, update: u64) -> Head {
-    let mut headers = HeaderMap::new();
-    headers.insert("cache-control", HeaderValue::from_static("max-age=1000000"));
-    headers.insert("cache-tag", HeaderValue::from_str(&format!("n{number}")).unwrap());
-    headers.insert("version", HeaderValue::from(version));
-    headers.insert("update", HeaderValue::from(update));
-    let times = Times { requested: Timestamp::now(), received: Timestamp::now() };
-    storable(&Rules::default(), &HeaderMap::new(), StatusCode::OK, &headers, times).unwrap()
+    common::head(&[
+        ("cache-tag", format!("n{number}")),
+        ("version", version.to_string()),
+        ("update", update.to_string()),
+    ])
 }
 
 /// What is stored for a version: its length and bytes follow from its number.
@@ -59,22 +74,13 @@ fn body(number: u64, version: u64) -> Vec<u8> {
     body
 }
 
-fn open(folder: &Path) -> Arc<DiskStore> {
-    let store = DiskStore::open(folder, LIMITS, Box::new(|_| {})).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !store.usage().ready {
-        assert!(Instant::now() < deadline, "no recovery");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    store
-}
-
 /// Writes until it is killed. Each completed purge is a line of the standard output: `<key> <first version after it>`.
-fn write_until_killed(folder: &Path) {
-    let store = open(folder);
+fn write_until_killed(folder: &Path, scenario: &Scenario) {
+    let store = open(folder, scenario.limits());
     let mut random = fastrand::Rng::new();
+    let mut is_told = false;
     for version in u64::from(Timestamp::now().seconds_since(Timestamp::from_millis(0))) * 1_000_000.. {
-        let number = random.u64(..KEYS);
+        let number = random.u64(..scenario.keys);
         let mut writer = match store.write(key(number), head(number, version, 0), store.epoch()) {
             Ok(writer) => writer,
             Err(_) => continue,
@@ -83,7 +89,7 @@ fn write_until_killed(folder: &Path) {
         if random.u8(..10) > 0 && written.is_ok() {
             let stored = writer.finish().unwrap();
             if random.bool() {
-                // Purged meanwhile, or not.
+                // Purged or evicted meanwhile, or not.
                 let _ = stored.blocking_recv();
             }
         }
@@ -98,14 +104,19 @@ fn write_until_killed(folder: &Path) {
             store.purge(&Purge::Tag(format!("n{number}").into_bytes().as_slice().into()));
             println!("{number} {}", version + 1);
         }
+        let usage = store.usage();
+        if !is_told && usage.evicted > 0 && usage.bytes > scenario.total / 10 * 9 {
+            println!("{EVICTED}");
+            is_told = true;
+        }
     }
 }
 
-/// Checks everything that can be read, and returns how many responses that are.
-fn verify(folder: &Path, purged: &[(u64, u64)]) -> u64 {
-    let store = open(folder);
+/// Checks everything that can be read, and returns how many responses and bytes of files that are.
+fn verify(folder: &Path, scenario: &Scenario, purged: &[(u64, u64)]) -> (u64, u64) {
+    let store = open(folder, scenario.limits());
     let mut readable = 0;
-    for number in 0..KEYS {
+    for number in 0..scenario.keys {
         let Some(found) = store.find(&key(number), &HeaderMap::new()).matching else { continue };
         let mut object = store.read(&found).expect("what is found can be read");
         let version: u64 = object.head().headers["version"].to_str().unwrap().parse().unwrap();
@@ -121,59 +132,83 @@ fn verify(folder: &Path, purged: &[(u64, u64)]) -> u64 {
     }
     let usage = store.usage();
     assert_eq!((usage.corrupt, usage.objects as u64), (0, readable));
-    readable
+    assert!(usage.bytes <= scenario.total, "{} bytes", usage.bytes);
+    (readable, usage.bytes)
 }
 
-/// Files that are in the folder, except the lock.
-fn files(folder: &Path) -> HashSet<String> {
-    let mut found = HashSet::new();
-    for shard in fs::read_dir(folder.join("objects")).unwrap() {
-        for file in fs::read_dir(shard.unwrap().path()).unwrap() {
-            found.insert(file.unwrap().file_name().into_string().unwrap());
-        }
+/// Number and bytes of the files of objects.
+fn objects(folder: &Path) -> (u64, u64) {
+    let shards = fs::read_dir(folder.join("objects")).unwrap();
+    let files = shards.flat_map(|shard| fs::read_dir(shard.unwrap().path()).unwrap().map(Result::unwrap));
+    files.fold((0, 0), |(number, bytes), file| {
+        let is_object = file.file_name().to_str().unwrap().ends_with(".object");
+        (number + u64::from(is_object), bytes + file.metadata().unwrap().len())
+    })
+}
+
+/// Starts the process, kills it, and returns the purges that it has completed.
+fn start_and_kill(folder: &Path, scenario: &Scenario, random: &mut fastrand::Rng) -> Vec<(u64, u64)> {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .env(FOLDER, folder)
+        .env(STORE, scenario.name)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let (evicted, full) = channel();
+    let lines = std::thread::spawn(move || {
+        let lines = output.lines().map_while(Result::ok);
+        lines
+            .inspect(|line| {
+                if line == EVICTED {
+                    evicted.send(()).unwrap()
+                }
+            })
+            .collect::<Vec<_>>()
+    });
+    if scenario.is_full {
+        full.recv_timeout(Duration::from_secs(60)).expect("the store is full");
     }
-    found
+    // The moment at which it is killed is what is tested.
+    std::thread::sleep(Duration::from_millis(random.u64(60..260)));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let lines = lines.join().unwrap();
+    let purges = lines.iter().filter_map(|line| line.split_once(' '));
+    purges.filter_map(|(key, version)| Some((key.parse().ok()?, version.parse().ok()?))).collect()
 }
 
-fn kill_and_verify() {
-    let folder = tempfile::tempdir().unwrap();
+fn kill_and_verify(scenario: &Scenario, kills: u64) {
+    let (folder, started) = (tempfile::tempdir().unwrap(), Instant::now());
     let mut random = fastrand::Rng::new();
-    let (mut readable, mut unfinished, mut purges) = (0, 0, 0);
-    for round in 0..ROUNDS {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .env(FOLDER, folder.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let lines = std::thread::spawn(move || output.lines().map_while(Result::ok).collect::<Vec<_>>());
-        // The moment at which it is killed is what is tested.
-        std::thread::sleep(Duration::from_millis(random.u64(60..260)));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let purged: Vec<(u64, u64)> = lines
-            .join()
-            .unwrap()
-            .iter()
-            .filter_map(|line| line.split_once(' '))
-            .filter_map(|(key, version)| Some((key.parse().ok()?, version.parse().ok()?)))
-            .collect();
+    let (mut readable, mut unfinished, mut purges, mut least) = (0, 0, 0, u64::MAX);
+    for round in 0..kills {
+        let purged = start_and_kill(folder.path(), scenario, &mut random);
         purges += purged.len();
         unfinished += fs::read_dir(folder.path().join("new")).map_or(0, Iterator::count);
-        let count = verify(folder.path(), &purged);
-        let objects = files(folder.path()).iter().filter(|name| name.ends_with(".object")).count();
-        assert_eq!(objects as u64, count, "round {round}: files that nobody finds");
+        let (count, bytes) = verify(folder.path(), scenario, &purged);
+        let (number, on_disk) = objects(folder.path());
+        assert_eq!(number, count, "round {round}: files that nobody finds");
+        assert!(on_disk <= scenario.total, "round {round}: {on_disk} bytes");
         readable += count;
+        least = least.min(bytes);
     }
     eprintln!(
-        "{ROUNDS} kills: {readable} responses read and right, {unfinished} unfinished files, {purges} purges kept"
+        "{} store, {kills} kills in {:.1} s: {readable} responses read and right, at least {least} of {} bytes in \
+         use, {unfinished} unfinished files, {purges} purges kept",
+        scenario.name,
+        started.elapsed().as_secs_f64(),
+        scenario.total
     );
-    assert!(readable > ROUNDS && unfinished > 0 && purges > 0, "the process was killed too soon");
+    assert!(readable > kills && unfinished > 0 && purges > 0, "the process was killed too soon");
+    assert!(!scenario.is_full || least > scenario.total / 2, "the store was not full");
 }
 
 fn main() {
     if let Some(folder) = std::env::var_os(FOLDER) {
-        return write_until_killed(Path::new(&folder));
+        let name = std::env::var(STORE).unwrap();
+        let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name).unwrap();
+        return write_until_killed(Path::new(&folder), scenario);
     }
     // What test runners ask for.
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -191,6 +226,9 @@ fn main() {
     let mut filters = arguments.iter().enumerate().filter(is_filter).map(|(_, argument)| argument).peekable();
     let is_chosen = filters.peek().is_none() || filters.any(|filter| NAME.contains(filter.as_str()));
     if !ignored && is_chosen {
-        kill_and_verify();
+        let kills = std::env::var("TIDEGATE_CACHE_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
+        for scenario in &SCENARIOS {
+            kill_and_verify(scenario, kills);
+        }
     }
 }

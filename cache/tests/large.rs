@@ -2,39 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-use std::time::{Duration, Instant};
+mod common;
 
-use http::{HeaderMap, HeaderValue, StatusCode};
-use tidegate_cache::Timestamp;
-use tidegate_cache::disk::{DiskLimits, DiskStore};
-use tidegate_cache::key::{Key, Target, Template};
-use tidegate_cache::rules::{Rules, Times, storable};
+use std::time::Instant;
+
+use common::{head, key, open, wait};
+use http::HeaderMap;
+use tidegate_cache::disk::DiskLimits;
 
 const OBJECT: u64 = 64 << 20;
 const OBJECTS: u64 = 16;
 const PIECE: usize = 64 * 1024;
-
-fn key(number: u64) -> Key {
-    let (path, headers) = (format!("/{number}"), HeaderMap::new());
-    let target = Target {
-        scheme: "http",
-        authority: "a.example",
-        path: &path,
-        query: None,
-        headers: &headers,
-        route: b"",
-        identity: None,
-    };
-    Template::default().key(&target).unwrap()
-}
-
-fn wait(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < deadline, "timeout: {what}");
-        std::thread::sleep(Duration::from_micros(200));
-    }
-}
 
 /// The pieces of an object differ from those of others, and from each other.
 fn stamp(piece: &mut [u8], number: u64, at: u64) {
@@ -53,12 +31,8 @@ fn peak() -> u64 {
 fn a_gigabyte_needs_little_memory() {
     let folder = tempfile::tempdir().unwrap();
     let limits = DiskLimits { total: 2 << 30, object: OBJECT, ..DiskLimits::default() };
-    let store = DiskStore::open(folder.path(), limits, Box::new(|problem| eprintln!("{problem}"))).unwrap();
-    wait("recovery", || store.usage().ready);
-    let mut headers = HeaderMap::new();
-    headers.insert("cache-control", HeaderValue::from_static("max-age=50"));
-    let times = Times { requested: Timestamp::now(), received: Timestamp::now() };
-    let head = storable(&Rules::default(), &HeaderMap::new(), StatusCode::OK, &headers, times).unwrap();
+    let store = open(folder.path(), limits);
+    let head = head(&[]);
     let mut piece = vec![7; PIECE];
     let started = Instant::now();
     for number in 0..OBJECTS {
