@@ -207,7 +207,7 @@ impl<T> Catalog<T> {
 
     /// The id of a key and variant is always the same: S3-FIFO recognizes what it has evicted not long ago. It is a hash,
     /// so an entry is only used if its key is the right one.
-    fn id(&self, key: &Key, variant: &Variant) -> u64 {
+    pub(crate) fn id(&self, key: &Key, variant: &Variant) -> u64 {
         self.hasher.hash_one((key.as_bytes(), variant))
     }
 

@@ -4,6 +4,7 @@
 //! block is checked when it is read. Data are not flushed to the medium: after a loss of power, files that are not
 //! complete fail their checks and are removed.
 
+mod early;
 #[cfg(test)]
 mod faults;
 mod file;
@@ -18,11 +19,13 @@ mod recovery;
 mod tests;
 mod writing;
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 
@@ -39,6 +42,8 @@ pub use limits::{DiskLimits, DiskProblem, DiskUsage, Report};
 pub use reading::{OpenObject, ReadError};
 pub use writing::{DiskWriter, Stored};
 
+/// Maximum size of the text beside the responses, in bytes.
+const MAX_NOTE: u64 = 1024;
 /// Threads that write.
 const WRITERS: usize = 2;
 
@@ -141,11 +146,9 @@ impl DiskStore {
         self.inner.discard(&found.0, false);
     }
 
-    /// Removes the response for a key and variant. Waits for the disk.
+    /// Removes the response for a key and variant, also one that the recovery has not found yet. Waits for the disk.
     pub fn remove_variant(&self, key: &Key, variant: &Variant) {
-        if let Some(entry) = self.inner.catalog.remove_variant(key, variant) {
-            self.inner.remove_file(entry.value.id);
-        }
+        self.inner.remove_variant(key, variant);
     }
 
     /// The limits.
@@ -173,6 +176,58 @@ impl DiskStore {
     /// bring them back. Waits for the disk.
     pub fn purge(&self, purge: &Purge) -> usize {
         self.inner.purge(purge)
+    }
+
+    /// The text that is kept beside the responses; `None` if there is none, or it is too long. Waits for the disk.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn note(&self) -> io::Result<Option<String>> {
+        match File::open(self.inner.folder.note()) {
+            Ok(file) => {
+                let mut text = String::new();
+                let length = file.take(MAX_NOTE + 1).read_to_string(&mut text);
+                Ok(length.ok().filter(|length| *length as u64 <= MAX_NOTE).map(|_| text))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces that text, at once and as a whole. False without a change if what is on disk is not known yet: purges
+    /// hold for what is found later only as long as the process runs. Waits for the disk.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn set_note(&self, text: &str) -> io::Result<bool> {
+        if !self.inner.recovered.load(Ordering::Acquire) || self.inner.lock.lock().is_none() {
+            return Ok(false);
+        }
+        let new = self.inner.folder.new_file(self.inner.next_id());
+        fs::write(&new, text)?;
+        fs::rename(new, self.inner.folder.note())?;
+        Ok(true)
+    }
+
+    /// Writes what waits for the disk, then stores nothing more, and lets others use the folder. False if that was not
+    /// written in time. Waits for the disk.
+    pub fn close(&self, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        let (done, written) = mpsc::channel();
+        for queue in &self.queues {
+            // A thread that is gone has nothing left to write.
+            let _ = queue.send(Message::Flush(done.clone()));
+        }
+        drop(done);
+        let mut is_complete = true;
+        for _ in 0..self.queues.len() {
+            let left = until.saturating_duration_since(Instant::now());
+            is_complete &= written.recv_timeout(left) != Err(RecvTimeoutError::Timeout);
+        }
+        self.inner.close();
+        is_complete
     }
 
     /// What the store has and has done.

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::early::EarlyRemovals;
 use super::limits::{AtomicLimits, DiskLimits, DiskProblem, Report};
 use super::names::Folder;
 use super::opened::OpenFiles;
 use crate::catalog::{Catalog, Entry, Inserted, Limits};
+use crate::key::{Key, Variant};
 use crate::not_kept::NotKept;
 use crate::purge::{Epoch, Purge};
 
@@ -55,6 +57,8 @@ pub(super) struct Inner {
     pub(super) writable: AtomicBool,
     /// Everything that was stored before is found.
     pub(super) recovered: AtomicBool,
+    /// What was removed before that; `None` afterwards.
+    pub(super) early: Mutex<Option<EarlyRemovals>>,
     pub(super) closed: AtomicBool,
     next_id: AtomicU64,
     pub(super) lock: Mutex<Option<File>>,
@@ -84,6 +88,7 @@ impl Inner {
             open: AtomicUsize::new(0),
             writable: AtomicBool::new(false),
             recovered: AtomicBool::new(false),
+            early: Mutex::new(Some(EarlyRemovals::default())),
             closed: AtomicBool::new(false),
             next_id: AtomicU64::new(1),
             lock: Mutex::new(None),
@@ -159,6 +164,10 @@ impl Inner {
         let id = entry.value.id;
         let inserted = {
             let _commit = self.commit.read();
+            if self.lock.lock().is_none() {
+                let _ = fs::remove_file(rename.0);
+                return Err(NotKept::Unavailable);
+            }
             if !still() || self.catalog.is_purged(epoch, &entry.key, &entry.tags) {
                 let _ = fs::remove_file(rename.0);
                 return Err(NotKept::Purged);
@@ -207,6 +216,16 @@ impl Inner {
         self.folder.remove(id);
     }
 
+    /// Removes the response for a key and variant, even if it is only found later.
+    pub(super) fn remove_variant(&self, key: &Key, variant: &Variant) {
+        if let Some(early) = &mut *self.early.lock() {
+            early.add(self.catalog.id(key, variant));
+        }
+        if let Some(entry) = self.catalog.remove_variant(key, variant) {
+            self.remove_file(entry.value.id);
+        }
+    }
+
     /// Removes an object that cannot be read.
     pub(super) fn discard(&self, entry: &Arc<Entry<DiskObject>>, corrupt: bool) {
         if corrupt {
@@ -216,5 +235,13 @@ impl Inner {
         if self.catalog.remove(entry) {
             self.remove_file(entry.value.id);
         }
+    }
+
+    /// Stores nothing more, and lets others use the folder.
+    pub(super) fn close(&self) {
+        let _commit = self.commit.write();
+        self.closed.store(true, Ordering::Relaxed);
+        self.writable.store(false, Ordering::Release);
+        self.lock.lock().take();
     }
 }

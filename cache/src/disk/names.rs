@@ -9,6 +9,7 @@ use super::file::{self, End};
 /// The folder of a store:
 ///
 /// - `lock` is held by the process that uses it,
+/// - `note` has what the user of the store keeps beside the responses,
 /// - `new/` has files that are being written,
 /// - `objects/00/` to `objects/ff/` have files that are complete: `<id>.object` with body and head, and `<id>.head` with
 ///   a newer head.
@@ -31,6 +32,10 @@ impl Folder {
 
     pub(super) fn lock(&self) -> PathBuf {
         self.0.join("lock")
+    }
+
+    pub(super) fn note(&self) -> PathBuf {
+        self.0.join("note")
     }
 
     pub(super) fn new_file(&self, id: u64) -> PathBuf {

@@ -40,6 +40,7 @@ fn recover(inner: &Arc<Inner>) -> io::Result<()> {
         }
         recover_object(inner, id);
     }
+    *inner.early.lock() = None;
     inner.recovered.store(true, Ordering::Release);
     Ok(())
 }
@@ -51,7 +52,12 @@ fn lock(inner: &Inner) -> io::Result<bool> {
     while !inner.closed.load(Ordering::Relaxed) {
         match file.try_lock() {
             Ok(()) => {
-                *inner.lock.lock() = Some(file);
+                let mut lock = inner.lock.lock();
+                if inner.closed.load(Ordering::Relaxed) {
+                    return Ok(false);
+                }
+                *lock = Some(file);
+                drop(lock);
                 inner.recover_from_problem();
                 return Ok(true);
             }
@@ -103,8 +109,14 @@ fn recover_object(inner: &Inner, id: u64) {
         uses: AtomicU64::new(0),
         value: DiskObject { id, length: end.length },
     };
+    // Held until it can be found: whoever removes it from now on finds it.
+    let early = inner.early.lock();
+    if early.as_ref().is_some_and(|early| early.cover(inner.catalog.id(&entry.key, &entry.variant))) {
+        return inner.folder.remove(id);
+    }
     // Purges since the start cover what they would have removed.
     let inserted = inner.catalog.insert_unless(entry, Epoch(0), |newer| newer.id > id);
+    drop(early);
     if inner.settle(id, inserted).is_ok() {
         inner.counters.recovered.fetch_add(1, Ordering::Relaxed);
     }

@@ -417,3 +417,71 @@ fn a_damaged_byte_in_an_open_file_is_not_read() {
     assert!(matches!(object.read(), Err(ReadError::Corrupt)));
     assert!(found(&store, "x").is_none() && files(&folder).is_empty());
 }
+
+/// Keeps the store from reading the folder until it is dropped.
+fn hold(folder: &TempDir) -> fs::File {
+    let lock = fs::File::options().create(true).truncate(false).write(true).open(folder.path().join("lock"));
+    let lock = lock.unwrap();
+    lock.try_lock().unwrap();
+    lock
+}
+
+#[test]
+fn what_is_removed_before_it_is_found_is_not_found() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    for name in ["a", "b", "c"] {
+        put(&store, name, head(&[]), &body(1, 1000)).unwrap();
+    }
+    close(store);
+    let lock = hold(&folder);
+    let store = DiskStore::open(folder.path(), LIMITS, Box::new(|_| {})).unwrap();
+    wait("it waits", || store.usage().problem.is_some());
+    store.remove_variant(&key("a"), &head(&[]).variant);
+    assert_eq!(store.purge(&Purge::Resource(b"http://c\0".to_vec())), 0);
+    drop(lock);
+    wait("recovery", || store.usage().ready);
+    assert_eq!((get(&store, "a"), get(&store, "c")), (None, None));
+    assert_eq!((store.usage().recovered, files(&folder).len()), (1, 1));
+    put(&store, "a", head(&[]), &body(2, 1000)).unwrap();
+    assert_eq!(get(&store, "a"), Some(body(2, 1000)));
+}
+
+#[test]
+fn closing_writes_what_waits_and_leaves_the_folder() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    for number in 0..12 {
+        let mut writer = store.write(key(&number.to_string()), head(&[]), store.epoch()).unwrap();
+        writer.push(&body(number, 80_000)).unwrap();
+        writer.finish().unwrap();
+    }
+    let late = store.write(key("late"), head(&[]), store.epoch()).unwrap();
+    assert!(store.close(Duration::from_secs(20)));
+    assert_eq!(late.finish().unwrap().blocking_recv().unwrap(), Err(NotKept::Unavailable));
+    assert!(matches!(store.write(key("new"), head(&[]), store.epoch()), Err(NotKept::Unavailable)));
+    // The first one is still there, as it is while a request uses it.
+    let next = open(&folder);
+    assert_eq!(next.usage().recovered, 12);
+    assert!((0..12).all(|number| get(&next, &number.to_string()) == Some(body(number, 80_000))));
+    assert_eq!(get(&next, "late"), None);
+}
+
+#[test]
+fn a_note_is_kept_beside_the_responses_once_they_are_known() {
+    let folder = TempDir::new().unwrap();
+    let lock = hold(&folder);
+    let store = DiskStore::open(folder.path(), LIMITS, Box::new(|_| {})).unwrap();
+    assert!(!store.set_note("early").unwrap());
+    drop(lock);
+    wait("recovery", || store.usage().ready);
+    assert_eq!(store.note().unwrap(), None);
+    assert!(store.set_note("one").unwrap() && store.set_note("two").unwrap());
+    close(store);
+    let store = open(&folder);
+    assert_eq!(store.note().unwrap().as_deref(), Some("two"));
+    fs::write(folder.path().join("note"), "x".repeat(2000)).unwrap();
+    assert_eq!(store.note().unwrap(), None, "not a note");
+    assert!(store.close(Duration::from_secs(20)));
+    assert!(!store.set_note("late").unwrap(), "the folder is not ours any more");
+}

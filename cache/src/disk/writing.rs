@@ -33,6 +33,8 @@ pub(super) enum Message {
     Abort { id: u64 },
     /// A newer head.
     Update(Box<Update>),
+    /// Everything before it is to be written first.
+    Flush(Sender<()>),
 }
 
 pub(super) struct Finish {
@@ -242,6 +244,8 @@ pub(super) fn run(inner: &Arc<Inner>, messages: &Receiver<Message>) {
                 }
             }
             Message::Update(update) => update_head(inner, *update),
+            // Nobody may wait any longer.
+            Message::Flush(done) => drop(done.send(())),
         }
     }
 }
