@@ -18,8 +18,11 @@ use crate::entrypoint::http1_2::progress::Progress;
 
 /// Maximum number of bytes per read, which keeps the library's adaptive buffers small.
 const MAX_READ: usize = 16 * 1024;
-/// HTTP/2: size of the output buffer, which fills one TLS record (RFC 8446 section 5.1).
+/// HTTP/2: first size of the output buffer, which fills one TLS record (RFC 8446 section 5.1).
 const OUTPUT_BUFFER: usize = 16 * 1024;
+/// HTTP/2: size of the output buffer for large bodies. A frame of the usual size and its header exceed 16 KiB, and each
+/// write costs more than the copy.
+const LARGE_OUTPUT_BUFFER: usize = 64 * 1024;
 
 /// A scanned stream. `G` is dropped with the stream, also after an upgrade.
 pub(in crate::entrypoint) struct Watched<S, G> {
@@ -307,16 +310,18 @@ impl<S: AsyncWrite + Unpin, G> Watched<S, G> {
 
     /// Buffers as much output as fits.
     fn poll_gather(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if self.gathered.bytes.len() >= OUTPUT_BUFFER {
+        if self.gathered.bytes.len() >= LARGE_OUTPUT_BUFFER {
             ready!(self.poll_drain(cx))?;
         }
         let gathered = &mut self.gathered.bytes;
-        if gathered.capacity() == 0 {
-            gathered.reserve_exact(OUTPUT_BUFFER);
-        }
         let before = gathered.len();
+        let after = before + slices.iter().map(|slice| slice.len()).sum::<usize>();
+        if after > gathered.capacity() {
+            let size = if after > OUTPUT_BUFFER { LARGE_OUTPUT_BUFFER } else { OUTPUT_BUFFER };
+            gathered.reserve_exact(size - before);
+        }
         for slice in slices {
-            let room = OUTPUT_BUFFER - gathered.len();
+            let room = LARGE_OUTPUT_BUFFER - gathered.len();
             gathered.extend_from_slice(&slice[..slice.len().min(room)]);
         }
         self.progress.gather(true);
@@ -509,7 +514,7 @@ mod tests {
 
     #[tokio::test]
     async fn frames_are_written_together_at_a_flush() {
-        let (near, mut far) = tokio::io::duplex(4 * OUTPUT_BUFFER);
+        let (near, mut far) = tokio::io::duplex(LARGE_OUTPUT_BUFFER);
         let progress = Arc::new(Progress::default());
         let mut stream = Watched::new(near, Protocol::Http2, progress.clone(), held(), 1 << 20, ());
         for part in [&b"one "[..], b"two ", b"three"] {
@@ -577,15 +582,15 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(1024);
         let mut stream =
             Watched::new(near, Protocol::Http2, Arc::new(Progress::default()), held(), 1 << 20, ());
-        let whole = vec![7; OUTPUT_BUFFER + 10];
+        let whole = vec![7; LARGE_OUTPUT_BUFFER + 10];
         let slices = [io::IoSlice::new(&whole)];
         let length = poll_fn(|cx| Pin::new(&mut stream).poll_write_vectored(cx, &slices)).await.unwrap();
-        assert_eq!(length, OUTPUT_BUFFER);
-        let more = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[OUTPUT_BUFFER..])).now_or_never();
+        assert_eq!(length, LARGE_OUTPUT_BUFFER);
+        let more = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[LARGE_OUTPUT_BUFFER..])).now_or_never();
         assert!(more.is_none());
         let writing = async {
             let length =
-                poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[OUTPUT_BUFFER..])).await.unwrap();
+                poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[LARGE_OUTPUT_BUFFER..])).await.unwrap();
             assert_eq!(length, 10);
             poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await.unwrap();
         };
