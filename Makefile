@@ -1,7 +1,7 @@
 # make run: the demo. make test: everything, with the outside programs it needs installed first.
 CARGO ?= cargo
 
-.PHONY: run build test check lint image deb fuzz swaps cache-kills metrics-scale fmt hooks
+.PHONY: run build test check lint image deb fuzz swaps outage cache-kills metrics-scale fmt hooks
 
 # In a profile of its own, which is built much sooner than release.
 run:
@@ -40,6 +40,11 @@ swaps: image
 # Fifty kills of a process that writes a cache's disk, with room and full (cache/tests/kill.rs); `check` has twelve.
 cache-kills:
 	TIDEGATE_CACHE_KILLS=50 $(CARGO) test -p tidegate-cache --test kill
+
+# What clients see while all servers are down for OUTAGE seconds under load, with each option against that
+# (tests/it/programs/outage.rs); `test` has one second. PROFILE=release measures with optimizations.
+outage:
+	TIDEGATE_OUTAGE=$${OUTAGE:-5} $(CARGO) test --profile $${PROFILE:-test} --test it -- --include-ignored --nocapture programs::outage::
 
 # What metrics cost with 10,000 routers, beside Traefik, and whether strangers add series.
 metrics-scale: build

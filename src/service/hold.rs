@@ -11,7 +11,7 @@ use http::HeaderValue;
 use http::header::RETRY_AFTER;
 use parking_lot::Mutex;
 use tidegate_config::hold::Hold as Options;
-use tidegate_core::{BuildError, Request, Response};
+use tidegate_core::{BuildError, Request, Response, UpstreamError, reply};
 use tokio::sync::Notify;
 
 use super::Service;
@@ -85,18 +85,18 @@ impl Hold {
     }
 
     /// Waits until a server takes the request, and returns its response. After `maxWait`, or if too many wait already,
-    /// returns `failed`, the response that was due without waiting, or that to the last attempt.
-    pub(super) async fn wait(&self, request: Request, failed: Response) -> Response {
+    /// no server is available, whatever has kept the last attempt from one.
+    pub(super) async fn wait(&self, mut request: Request) -> Response {
         let Some(place) = self.queue.enter(self.options.max_queue) else {
-            return self.in_vain(failed);
+            return self.in_vain();
         };
         let end = Instant::now() + self.options.max_wait.0;
-        let (mut request, mut failed, mut pause) = (request, failed, FIRST_PAUSE);
+        let mut pause = FIRST_PAUSE;
         loop {
             let changed = self.queue.changed.notified();
             let now = Instant::now();
             if now >= end {
-                return self.in_vain(failed);
+                return self.in_vain();
             }
             // If it was replaced before this waits, that is seen after the pause.
             let _ = tokio::time::timeout(pause.min(end - now), changed).await;
@@ -109,12 +109,13 @@ impl Hold {
                     drop(place);
                     return response;
                 }
-                Some(again) => (request, failed) = (again, response),
+                Some(again) => request = again,
             }
         }
     }
 
-    fn in_vain(&self, mut failed: Response) -> Response {
+    fn in_vain(&self) -> Response {
+        let mut failed = reply::upstream_failure(UpstreamError::NoServer);
         let seconds = self.options.retry_after.0.as_secs();
         if seconds > 0 {
             failed.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

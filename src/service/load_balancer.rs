@@ -133,7 +133,7 @@ impl LoadBalancer {
         let mut unsent = None;
         let response = self.serve(request, Some(&mut unsent)).await;
         match unsent {
-            Some(request) => Box::pin(hold.wait(request, response)).await,
+            Some(request) => Box::pin(hold.wait(request)).await,
             None => response,
         }
     }

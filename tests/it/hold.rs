@@ -88,6 +88,11 @@ fn those_who_wait_in_vain_or_find_too_many_are_told_when_to_come_back() {
     let answer = get(gateway.web(), "h", "/");
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
     assert_eq!(answer.text(), "no available server\n");
+    // Servers that refuse connections are none, either.
+    let gateway = Gateway::serve(&routes("100ms", &[&format!("http://{}", unused_address())]));
+    let answer = get(gateway.web(), "h", "/");
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
+    assert_eq!(answer.text(), "no available server\n");
 }
 
 #[test]

@@ -64,6 +64,7 @@ mod oidc_sessions;
 mod opa;
 mod otlp_logs;
 mod otlp_metrics;
+mod outage;
 mod packaging;
 mod pausing_clients;
 mod plan;

@@ -586,11 +586,13 @@ mod tests {
         let slices = [io::IoSlice::new(&whole)];
         let length = poll_fn(|cx| Pin::new(&mut stream).poll_write_vectored(cx, &slices)).await.unwrap();
         assert_eq!(length, LARGE_OUTPUT_BUFFER);
-        let more = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[LARGE_OUTPUT_BUFFER..])).now_or_never();
+        let more =
+            poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[LARGE_OUTPUT_BUFFER..])).now_or_never();
         assert!(more.is_none());
         let writing = async {
-            let length =
-                poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[LARGE_OUTPUT_BUFFER..])).await.unwrap();
+            let length = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[LARGE_OUTPUT_BUFFER..]))
+                .await
+                .unwrap();
             assert_eq!(length, 10);
             poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await.unwrap();
         };

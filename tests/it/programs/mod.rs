@@ -27,6 +27,7 @@ mod hmac;
 mod identity;
 mod ldap;
 mod oidc;
+mod outage;
 mod packaging;
 mod plan;
 mod problem_locations;

@@ -13,6 +13,7 @@ pub mod name_server;
 pub mod oidc;
 pub mod openssl;
 pub mod otlp;
+pub mod outage;
 pub mod outside;
 pub mod pebble;
 pub mod pki;
