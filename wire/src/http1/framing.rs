@@ -6,6 +6,7 @@
 //! rules, reports the first violation, and knows where heads and bodies start, so that timeouts can depend on
 //! it.
 
+pub use super::refusal::Refusal;
 use crate::target::{is_host, must_be_escaped};
 
 /// Maximum length of a line in the framing of a chunked body, in bytes.
@@ -69,65 +70,6 @@ pub struct Scanner {
     unescaped: Vec<usize>,
     part: Part,
     refusal: Refusal,
-}
-
-/// The response to an invalid head, with the texts of Go's server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Refusal {
-    /// Anything without its own text.
-    #[default]
-    Malformed,
-    /// White space before a colon.
-    HeaderName,
-    /// HTTP/1.1 without `Host`.
-    NoHost,
-    /// An invalid `Host`.
-    Host,
-    /// An unsupported version.
-    Version,
-    /// A transfer encoding other than `chunked`.
-    TransferEncoding,
-    /// A target with a fragment: a 400 without text.
-    Fragment,
-    /// A head that exceeds the available memory.
-    TooLarge,
-    /// A target that is too long, or a request line that exceeds the available memory.
-    TargetTooLong,
-}
-
-impl Refusal {
-    /// Returns the complete response; `None` for a bare 400. It has no length, as the connection closes after
-    /// it.
-    pub fn answer(self) -> Option<&'static [u8]> {
-        macro_rules! answer {
-            ($status:literal, $text:literal) => {
-                concat!(
-                    "HTTP/1.1 ",
-                    $status,
-                    "\r\nContent-Type: text/plain; charset=utf-8\r\n",
-                    "Connection: close\r\n\r\n",
-                    $text
-                )
-                .as_bytes()
-            };
-        }
-        Some(match self {
-            Self::Malformed => answer!("400 Bad Request", "400 Bad Request"),
-            Self::HeaderName => answer!("400 Bad Request", "400 Bad Request: invalid header name"),
-            Self::NoHost => answer!("400 Bad Request", "400 Bad Request: missing required Host header"),
-            Self::Host => answer!("400 Bad Request", "400 Bad Request: malformed Host header"),
-            Self::Version => answer!(
-                "505 HTTP Version Not Supported",
-                "505 HTTP Version Not Supported: unsupported protocol version"
-            ),
-            Self::TooLarge => {
-                answer!("431 Request Header Fields Too Large", "431 Request Header Fields Too Large")
-            }
-            Self::TargetTooLong => answer!("414 URI Too Long", "414 URI Too Long"),
-            Self::TransferEncoding => answer!("501 Not Implemented", "Unsupported transfer encoding"),
-            Self::Fragment => return None,
-        })
-    }
 }
 
 /// The part of a request line being read.

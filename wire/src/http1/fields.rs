@@ -1,0 +1,173 @@
+//! Field lines (RFC 9112 section 5): found line by line as they arrive, and made into a header map at the end.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::error::{Error, ErrorKind};
+use super::find::find;
+use super::message::trim;
+use super::names::{self, Form, Role};
+use super::spelling::{Rule, Spelling};
+
+/// The field lines of an incomplete section, as offsets from its start.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    list: Vec<Place>,
+    /// The spelling of the first name that has a regular one.
+    rule: Option<Rule>,
+}
+
+/// A field line.
+#[derive(Debug)]
+struct Place {
+    name: u32,
+    value: u32,
+    value_length: u32,
+    name_length: u16,
+    /// The number of a known name; another one is looked up at the end.
+    known: u8,
+    form: Form,
+}
+
+/// A field that was found.
+pub(super) struct Field<'a> {
+    /// What its name means.
+    pub(super) role: Role,
+    /// Its value, without the white space around it. It may still have control characters.
+    pub(super) value: &'a [u8],
+    /// Where the value starts.
+    pub(super) at: usize,
+}
+
+/// The number of names that are not known.
+const UNKNOWN: u8 = u8::MAX;
+
+impl Fields {
+    /// Adds the field in a line of the section.
+    pub(super) fn push<'a>(
+        &mut self,
+        section: &'a [u8],
+        line: Range<usize>,
+        max: u32,
+    ) -> Result<Field<'a>, Error> {
+        let start = line.start;
+        if self.list.len() >= max as usize {
+            return Err(Error::new(ErrorKind::TooManyFields, start));
+        }
+        let line = &section[line];
+        let length = find(b':', line).unwrap_or(line.len());
+        let name = &line[..length];
+        let (number, form) = match names::identify(name) {
+            Some(known) if length < line.len() => known,
+            _ => (UNKNOWN, other_form(line, length).map_err(|(kind, at)| Error::new(kind, start + at))?),
+        };
+        let (leading, value) = value(line.get(length + 1..).unwrap_or_default());
+        let at = start + length + 1 + leading;
+        if self.rule.is_none() {
+            self.rule = match form {
+                Form::Usual => Some(Rule::Usual),
+                Form::Lower => Some(Rule::Lower),
+                Form::Either | Form::Irregular => None,
+            };
+        }
+        // A section is smaller than 4 GiB, as `Limits` has no larger number.
+        let place = Place {
+            name: start as u32,
+            value: at as u32,
+            value_length: value.len() as u32,
+            name_length: length as u16,
+            known: number,
+            form,
+        };
+        self.list.push(place);
+        let role = names::known(number).map_or(Role::Other, |known| known.role);
+        Ok(Field { role, value, at })
+    }
+
+    /// Takes back the last field.
+    pub(super) fn pop(&mut self) {
+        self.list.pop();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Returns the map of all fields and the spelling of their names, both as slices of the section, and starts again.
+    pub(super) fn build(&mut self, section: &Bytes) -> Result<(HeaderMap, Spelling), Error> {
+        let too_many = |_| Error::new(ErrorKind::TooManyFields, section.len());
+        let mut headers = HeaderMap::try_with_capacity(self.list.len()).map_err(too_many)?;
+        let mut spelling = Spelling::new(self.rule.take().unwrap_or_default());
+        for place in &self.list {
+            let name = place.name as usize..place.name as usize + usize::from(place.name_length);
+            let value = place.value as usize..(place.value + place.value_length) as usize;
+            if spelling.is_irregular(place.form) {
+                spelling.keep(section.slice(name.clone()));
+            }
+            let value = HeaderValue::from_maybe_shared(section.slice(value.clone()))
+                .map_err(|_| Error::new(ErrorKind::FieldValue, first_control(section, value)))?;
+            let fits = match names::known(place.known) {
+                Some(known) => headers.try_append(&known.name, value),
+                None => {
+                    let wrong = |_| Error::new(ErrorKind::FieldName, name.start);
+                    let parsed = HeaderName::from_bytes(&section[name.clone()]).map_err(wrong)?;
+                    headers.try_append(parsed, value)
+                }
+            };
+            fits.map_err(|_| Error::new(ErrorKind::TooManyFields, name.start))?;
+        }
+        self.list.clear();
+        Ok((headers, spelling))
+    }
+
+    /// Gives the memory back.
+    pub(super) fn release(&mut self) {
+        self.list = Vec::new();
+    }
+
+    /// Returns the number of bytes that are allocated.
+    pub(super) fn allocated(&self) -> usize {
+        self.list.capacity() * size_of::<Place>()
+    }
+}
+
+/// Checks a name that is not known, and returns how it is spelt.
+fn other_form(line: &[u8], length: usize) -> Result<Form, (ErrorKind, usize)> {
+    let token = line[..length].iter().position(|byte| !names::is_token(*byte)).unwrap_or(length);
+    if length == 0 || token < length || length == line.len() || length > usize::from(u16::MAX) {
+        return Err((wrong_name(line, token), token));
+    }
+    Ok(names::form(&line[..length]))
+}
+
+/// Returns a value without the white space around it, and how much of that is before it.
+#[inline]
+fn value(rest: &[u8]) -> (usize, &[u8]) {
+    if let [b' ', value @ ..] = rest
+        && value.first().is_some_and(|first| *first > b' ')
+        && value.last().is_some_and(|last| *last > b' ')
+    {
+        return (1, value);
+    }
+    let value = trim(rest);
+    let leading = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    (leading, value)
+}
+
+/// Returns what is wrong with a line whose name ends after `length` bytes.
+fn wrong_name(line: &[u8], length: usize) -> ErrorKind {
+    let spaces = line[length..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    match line.get(length + spaces) {
+        _ if length == 0 && spaces > 0 => ErrorKind::Folded,
+        Some(b':') if spaces > 0 => ErrorKind::SpaceBeforeColon,
+        _ => ErrorKind::FieldName,
+    }
+}
+
+/// Returns the place of the first byte that no value may have.
+fn first_control(section: &[u8], value: Range<usize>) -> usize {
+    let is_control = |byte: &u8| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f;
+    value.start + section[value].iter().position(is_control).unwrap_or(0)
+}

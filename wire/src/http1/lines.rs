@@ -1,0 +1,57 @@
+//! Finds lines in a buffer that grows.
+
+use std::ops::Range;
+
+use super::error::{Error, ErrorKind};
+use super::find::find;
+
+/// Which line ends are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LineEnds {
+    /// CR LF only.
+    Strict,
+    /// Also LF alone, as some servers write it (RFC 9112 section 2.2).
+    AlsoLf,
+}
+
+/// The lines of a head or of a trailer section. Each byte is searched once, however the bytes arrive.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    /// Where the incomplete line starts.
+    start: usize,
+    /// The number of bytes in which no line end is left.
+    searched: usize,
+}
+
+impl Lines {
+    /// Returns the next line without its end; `None` if it is incomplete. `bytes` are those of the last call, with more
+    /// after them.
+    #[inline(always)]
+    pub(super) fn next(&mut self, bytes: &[u8], ends: LineEnds) -> Result<Option<Range<usize>>, Error> {
+        let rest = bytes.get(self.searched..).unwrap_or_default();
+        let Some(at) = find(b'\n', rest) else {
+            self.searched = bytes.len();
+            return Ok(None);
+        };
+        let (start, end) = (self.start, self.searched + at);
+        self.start = end + 1;
+        self.searched = end + 1;
+        if end > start && bytes[end - 1] == b'\r' {
+            return Ok(Some(start..end - 1));
+        }
+        match ends {
+            LineEnds::AlsoLf => Ok(Some(start..end)),
+            LineEnds::Strict => Err(Error::new(ErrorKind::LineEnd, end)),
+        }
+    }
+
+    /// Returns the number of bytes of the complete lines.
+    pub(super) fn consumed(&self) -> usize {
+        self.start
+    }
+
+    /// Returns true before the first byte.
+    pub(super) fn is_at_start(&self) -> bool {
+        self.searched == 0
+    }
+}

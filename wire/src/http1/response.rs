@@ -1,0 +1,219 @@
+//! Heads of responses (RFC 9112 section 4), as clients parse them.
+//!
+//! Servers are trusted more than clients, and old ones are sloppy: a line may end with LF alone, a length may be
+//! repeated, and `Transfer-Encoding` overrides it. A body whose end is not clear is refused all the same.
+
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, StatusCode, Version};
+
+use super::error::{Error, ErrorKind};
+use super::fields::{Field, Fields};
+use super::limits::Limits;
+use super::lines::{LineEnds, Lines};
+use super::message::{Asked, Framing, Options, decimal, trim};
+use super::names::Role;
+use super::spelling::Spelling;
+
+/// A complete head. Names, values and reason are slices of the buffer.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// HTTP/1.0 or HTTP/1.1.
+    pub version: Version,
+    /// The status. Informational ones precede the response.
+    pub status: StatusCode,
+    /// The reason, unless it is the usual one of the status.
+    pub reason: Option<Reason>,
+    /// The fields, in the order in which their names first occur. There is no `Content-Length` beside a
+    /// `Transfer-Encoding`.
+    pub headers: HeaderMap,
+    /// How the names were spelt.
+    pub spelling: Spelling,
+    /// How the end of the body is found.
+    pub framing: Framing,
+    /// What the fields say about the connection.
+    pub options: Options,
+}
+
+impl ResponseHead {
+    /// Returns true if the server lets the connection persist.
+    pub fn persists(&self) -> bool {
+        self.options.persists(self.version) && self.framing != Framing::UntilClose
+    }
+}
+
+/// A reason phrase: text without control characters (RFC 9112 section 4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason(Bytes);
+
+impl Reason {
+    /// Returns the phrase; `None` if it has control characters.
+    pub fn new(phrase: Bytes) -> Option<Self> {
+        let is_text = |byte: &u8| *byte >= 0x20 && *byte != 0x7f || *byte == b'\t';
+        phrase.iter().all(is_text).then_some(Self(phrase))
+    }
+
+    /// Returns the phrase as it is sent.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Parses one head after the other from a buffer.
+#[derive(Debug, Default)]
+pub struct ResponseParser {
+    lines: Lines,
+    line: Option<StatusLine>,
+    fields: Fields,
+    seen: Seen,
+}
+
+#[derive(Debug)]
+struct StatusLine {
+    version: Version,
+    status: StatusCode,
+    reason: std::ops::Range<usize>,
+    /// The status has no body, so fields about it do not matter.
+    bodiless: bool,
+}
+
+/// What the fields so far say.
+#[derive(Debug, Default)]
+struct Seen {
+    length: Option<u64>,
+    chunked: bool,
+    options: Options,
+}
+
+impl ResponseParser {
+    /// Parses a head at the start of the buffer and removes it. Returns `None` if it is incomplete: the next call needs
+    /// the same bytes with more after them.
+    ///
+    /// # Errors
+    /// The first violation. What follows must not be parsed.
+    pub fn parse(
+        &mut self,
+        input: &mut BytesMut,
+        asked: Asked,
+        limits: &Limits,
+    ) -> Result<Option<ResponseHead>, Error> {
+        loop {
+            let Some(line) = self.lines.next(input, LineEnds::AlsoLf)? else {
+                let fits = input.len() <= limits.head as usize;
+                return if fits { Ok(None) } else { Err(too_large(limits)) };
+            };
+            if line.end + 1 > limits.head as usize {
+                return Err(too_large(limits));
+            }
+            match &self.line {
+                None => self.line = Some(status_line(&input[line], asked)?),
+                Some(_) if line.is_empty() => return self.finish(input).map(Some),
+                Some(status) => {
+                    let field = self.fields.push(input, line, limits.fields)?;
+                    if field.role != Role::Other {
+                        self.seen.note(&field, status)?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns true if no byte of a head has been parsed.
+    pub fn is_at_start(&self) -> bool {
+        self.lines.is_at_start()
+    }
+
+    /// Gives the memory back that is kept from head to head.
+    pub fn release(&mut self) {
+        self.fields.release();
+    }
+
+    /// Returns the number of bytes that are allocated.
+    pub fn allocated(&self) -> usize {
+        self.fields.allocated()
+    }
+
+    fn finish(&mut self, input: &mut BytesMut) -> Result<ResponseHead, Error> {
+        let head = input.split_to(self.lines.consumed()).freeze();
+        let Seen { length, chunked, options } = std::mem::take(&mut self.seen);
+        self.lines = Lines::default();
+        let Some(StatusLine { version, status, reason, bodiless }) = self.line.take() else {
+            return Err(Error::new(ErrorKind::StatusLine, 0));
+        };
+        let (mut headers, spelling) = self.fields.build(&head)?;
+        let framing = match (bodiless, chunked, length) {
+            (true, ..) => Framing::None,
+            (false, true, length) => {
+                if length.is_some() {
+                    headers.remove(CONTENT_LENGTH);
+                }
+                Framing::Chunked
+            }
+            (false, false, Some(length)) => Framing::Length(length),
+            (false, false, None) => Framing::UntilClose,
+        };
+        let usual = status.canonical_reason().unwrap_or_default().as_bytes();
+        let reason = match &head[reason.clone()] {
+            [] => None,
+            phrase if phrase == usual => None,
+            _ => {
+                let at = reason.start;
+                Some(Reason::new(head.slice(reason)).ok_or(Error::new(ErrorKind::StatusLine, at))?)
+            }
+        };
+        Ok(ResponseHead { version, status, reason, headers, spelling, framing, options })
+    }
+}
+
+impl Seen {
+    /// Notes a field that the codec understands.
+    fn note(&mut self, field: &Field<'_>, line: &StatusLine) -> Result<(), Error> {
+        let wrong = |kind| Err(Error::new(kind, field.at));
+        match field.role {
+            Role::ContentLength if line.bodiless => {}
+            Role::ContentLength => {
+                for one in field.value.split(|byte| *byte == b',') {
+                    let length = decimal(trim(one));
+                    if length.is_none() || self.length.is_some_and(|other| Some(other) != length) {
+                        return wrong(ErrorKind::ContentLength);
+                    }
+                    self.length = length;
+                }
+            }
+            Role::TransferEncoding if line.bodiless => {}
+            Role::TransferEncoding if line.version == Version::HTTP_10 => {
+                return wrong(ErrorKind::OldTransferEncoding);
+            }
+            Role::TransferEncoding if self.chunked || !field.value.eq_ignore_ascii_case(b"chunked") => {
+                return wrong(ErrorKind::TransferEncoding);
+            }
+            Role::TransferEncoding => self.chunked = true,
+            Role::Connection => self.options.read_connection(field.value),
+            Role::Upgrade => self.options.upgrade = true,
+            Role::Te | Role::Expect | Role::Host | Role::NoTrailer | Role::Other => {}
+        }
+        Ok(())
+    }
+}
+
+fn too_large(limits: &Limits) -> Error {
+    Error::new(ErrorKind::HeadTooLarge, limits.head as usize)
+}
+
+/// Parses a status line. The reason may be missing, with the space before it.
+fn status_line(line: &[u8], asked: Asked) -> Result<StatusLine, Error> {
+    let version = match line.get(..9) {
+        Some(b"HTTP/1.1 ") => Version::HTTP_11,
+        Some(b"HTTP/1.0 ") => Version::HTTP_10,
+        Some(start) if start.starts_with(b"HTTP/") => return Err(Error::new(ErrorKind::Version, 5)),
+        _ => return Err(Error::new(ErrorKind::StatusLine, 0)),
+    };
+    let wrong = || Error::new(ErrorKind::StatusLine, 9);
+    let status = line.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok()).ok_or_else(wrong)?;
+    let reason = match line.get(12) {
+        None => 12..12,
+        Some(b' ') => 13..line.len(),
+        Some(_) => return Err(Error::new(ErrorKind::StatusLine, 12)),
+    };
+    Ok(StatusLine { version, status, reason, bodiless: asked.is_bodiless(status) })
+}
