@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use tidegate_config::Config;
 use tidegate_config::decode::decode_config;
 use tidegate_config::formats;
+use tidegate_core::announced::PurgesHandle;
 use tidegate_core::building::{Resolver, State, StateKey, Task};
 use tidegate_core::ldap::{LdapClient, LdapOptions};
 use tidegate_core::store::{SharedStore, StoreOptions};
@@ -57,6 +58,9 @@ impl Resolver for World {
     }
     fn consumers(&self) -> ConsumersHandle {
         self.0.clone()
+    }
+    fn announced_purges(&self) -> PurgesHandle {
+        PurgesHandle::default()
     }
     fn state(&self, _: &StateKey) -> Option<State> {
         None

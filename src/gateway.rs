@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tidegate_config::Provided;
 use tidegate_core::{ConsumersHandle, HttpClient};
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::acme::{self, Acme, Leadership};
+use crate::announcements::Announcements;
 use crate::cluster::Cluster;
 use crate::configuration::{Compiler, FirstStates, LastStates, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
@@ -36,6 +38,8 @@ use crate::tls::Stapler;
 use crate::tls::revocation::Refresher;
 use crate::{tcp, worker};
 
+/// Timeout for writing the responses that wait for the disk of a cache.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Threads of the control plane: providers, health checks, compiling.
 const CONTROL_THREADS: usize = 2;
 
@@ -140,7 +144,7 @@ impl Gateway {
         let entry_options = entry_options(&around, (workers, options.passed), logs, &opening);
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         show_runtimes(&around, &entry_points, control.handle());
-        around.cluster.start(&settings, &snapshots, &generation, &around.readiness, control.handle());
+        start_cluster(&around, &snapshots, &generation, &control);
         acme::start(&around.acme, &settings, &snapshots, &generation, &opening, control.handle());
         drop(starting);
         Ok(Self {
@@ -236,6 +240,7 @@ impl Gateway {
         };
         tokio::join!(self.cluster.leave(), drained);
         self.acme.stop().await;
+        close_caches(&self.snapshots.load()).await;
         let traced = async {
             if let Some(tracer) = &self.tracer {
                 tracer.stop().await;
@@ -249,6 +254,22 @@ impl Gateway {
         };
         tokio::join!(traced, logged, self.pushes.stop());
     }
+}
+
+/// Writes responses that wait for a disk.
+async fn close_caches(snapshot: &Snapshot) {
+    let closing = snapshot.caches.iter().filter_map(|(name, middleware)| {
+        let cache = middleware.cache()?;
+        Some(async move {
+            if !cache.close(CLOSE_TIMEOUT).await {
+                tracing::warn!(
+                    middleware = name,
+                    "cache: not everything was written within {CLOSE_TIMEOUT:?}"
+                );
+            }
+        })
+    });
+    futures_util::future::join_all(closing).await;
 }
 
 /// Opens the access log, if it is enabled.
@@ -275,6 +296,7 @@ fn surroundings(
 ) -> Result<Surroundings, StartError> {
     // The threads of HTTP/3 count as one more worker.
     let requests = Requests::new(settings, workers + 1);
+    let audit = settings.audit_log.as_ref().map(AuditLog::open).transpose().map_err(StartError::AuditLog)?;
     Ok(Surroundings {
         settings: settings.clone(),
         snapshots: Arc::new(OnceLock::new()),
@@ -285,7 +307,8 @@ fn surroundings(
         acme: Acme::default(),
         cluster: Cluster::default(),
         announcer: Announcer::new(settings)?,
-        audit: settings.audit_log.as_ref().map(AuditLog::open).transpose().map_err(StartError::AuditLog)?,
+        announcements: Announcements::new(settings, audit.clone()),
+        audit,
         metrics: Metrics::new(settings, workers + 1),
         live: requests.clone().map(Live::new),
         requests,
@@ -361,6 +384,19 @@ fn start_records(around: &Surroundings, control: &Runtime) {
     if let Some(announcer) = around.announcer.clone() {
         control.spawn(announcer.run());
     }
+}
+
+/// Joins the cluster, if one is configured, and follows what its members announce.
+fn start_cluster(
+    around: &Surroundings,
+    snapshots: &SnapshotHandle,
+    generation: &watch::Receiver<u64>,
+    control: &Runtime,
+) {
+    let Surroundings { settings, cluster, announcements, readiness, .. } = around;
+    let watched = (snapshots.downgrade(), generation.clone());
+    cluster.start(settings, watched, readiness, announcements, control.handle());
+    announcements.start(settings, cluster.view().id, control.handle());
 }
 
 /// Lets the API show the runtimes and connections.
@@ -472,6 +508,7 @@ pub(crate) fn compile_once(
         providers: Vec::new(),
         acme: Acme::default(),
         cluster: Cluster::default(),
+        announcements: Announcements::default(),
         announcer: Announcer::new(settings).ok().flatten(),
         audit: None,
         metrics: Metrics::new(settings, 1),
@@ -507,6 +544,7 @@ fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::
         clock: tidegate_core::Clock::System,
         default_certificate: crate::tls::DefaultCertificate::generate(time::OffsetDateTime::now_utc()),
         consumers: ConsumersHandle::default(),
+        purges: around.announcements.purges(),
         announcer: around.announcer.clone(),
         audit: around.audit.clone(),
         metrics: around.metrics.clone(),
@@ -583,5 +621,23 @@ mod tests {
         assert!(get(web, "/a").starts_with("HTTP/1.1 404"));
         gateway.shutdown().await;
         assert!(TcpStream::connect(web).is_err());
+    }
+
+    #[test]
+    fn a_gateway_that_has_stopped_keeps_no_snapshot() {
+        let mut settings = Settings::default();
+        settings
+            .entry_points
+            .insert("web".into(), EntryPoint { address: "127.0.0.1:0".into(), ..EntryPoint::default() });
+        settings.api = Some(crate::settings::Api { insecure: true, ..crate::settings::Api::default() });
+        let gateway = Gateway::start(settings, Options { workers: 1, ..Options::default() }).unwrap();
+        let snapshot = Arc::downgrade(&gateway.snapshot());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(gateway.shutdown());
+        let until = std::time::Instant::now() + Duration::from_secs(30);
+        while snapshot.strong_count() > 0 {
+            assert!(std::time::Instant::now() < until, "something keeps the snapshot");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! [`internal`] services, and [`worker`] threads.
 
 pub mod acme;
+mod announcements;
 pub mod cli;
 pub mod cluster;
 pub mod configuration;

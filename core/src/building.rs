@@ -4,6 +4,7 @@ use std::any::{Any, TypeId};
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use crate::announced::PurgesHandle;
 pub use crate::client_tls::ClientTls;
 use crate::ldap::{LdapClient, LdapOptions};
 use crate::reference::{Visit, VisitMut};
@@ -155,6 +156,8 @@ pub trait Resolver {
     fn clock(&self) -> Clock;
     /// Returns the directory of consumers, as it is at any time.
     fn consumers(&self) -> ConsumersHandle;
+    /// Returns where caches learn which purges members of the cluster have announced.
+    fn announced_purges(&self) -> PurgesHandle;
     /// Returns the state with this key if the object had it in the previous configuration or has already
     /// requested it. It is kept for the next configuration.
     fn state(&self, key: &StateKey) -> Option<State>;
@@ -268,6 +271,11 @@ impl<'a> BuildContext<'a> {
     /// of the previous configuration.
     pub fn consumers(&self) -> ConsumersHandle {
         self.resolver.consumers()
+    }
+
+    /// Returns where a cache learns which purges members of the cluster have announced.
+    pub fn announced_purges(&self) -> PurgesHandle {
+        self.resolver.announced_purges()
     }
 
     /// Returns state of this object that outlives changes of its options: that of the previous configuration,

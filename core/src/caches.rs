@@ -1,5 +1,7 @@
 //! Stored responses, for the API and metrics: which there are, and how an operator removes them.
 
+use std::time::Duration;
+
 use crate::BoxFuture;
 
 /// A middleware with stored responses.
@@ -14,8 +16,17 @@ pub trait ResponseCache: Send + Sync {
     ) -> BoxFuture<'a, Result<Vec<CachedResponse>, InvalidUrl>>;
 
     /// Removes responses, and returns their number; a response in memory and on disk counts once for each. Responses to
-    /// requests that have begun before are not stored.
-    fn purge<'a>(&'a self, which: &'a PurgedResponses) -> BoxFuture<'a, Result<usize, InvalidUrl>>;
+    /// requests that have begun before are not stored. `announcement` is the id under which it is announced to the
+    /// cluster afterwards; empty if it is not.
+    fn purge<'a>(
+        &'a self,
+        which: &'a PurgedResponses,
+        announcement: &'a str,
+    ) -> BoxFuture<'a, Result<usize, InvalidUrl>>;
+
+    /// Writes what waits for the disk for at most this long, and lets others use its folder. False if something is
+    /// lost. Called when the gateway stops.
+    fn close(&self, within: Duration) -> BoxFuture<'_, bool>;
 }
 
 /// A URL that names no resource of a cache.

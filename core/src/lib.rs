@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod aliases;
+pub mod announced;
 mod append_list;
 pub mod attempt;
 pub mod audit;

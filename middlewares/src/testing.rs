@@ -7,6 +7,7 @@ mod store;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use tidegate_core::announced::PurgesHandle;
 use tidegate_core::building::{State, StateKey, Task};
 use tidegate_core::ldap::{LdapClient, LdapOptions};
 use tidegate_core::reference::is_plain;
@@ -56,6 +57,7 @@ pub(crate) struct World {
     pub(crate) ldap_options: Mutex<Option<LdapOptions>>,
     pub(crate) clock: Clock,
     pub(crate) consumers: ConsumersHandle,
+    pub(crate) purges: PurgesHandle,
     /// Persistent state of middlewares.
     pub(crate) states: Mutex<HashMap<StateKey, State>>,
 }
@@ -117,6 +119,9 @@ impl Resolver for World {
     }
     fn consumers(&self) -> ConsumersHandle {
         self.consumers.clone()
+    }
+    fn announced_purges(&self) -> PurgesHandle {
+        self.purges.clone()
     }
 
     fn clock(&self) -> Clock {

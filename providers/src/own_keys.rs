@@ -59,7 +59,7 @@ fn has_own_shape(key: &str) -> bool {
         return true;
     }
     if let Some((before, what)) = key.rsplit_once("}:") {
-        return before.contains(":{") && matches!(what, "members" | "leader");
+        return before.contains(":{") && matches!(what, "members" | "leader" | "announced" | "announcements");
     }
     let is_hash = |text: &str| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let steps: Vec<&str> = key.split('/').collect();
@@ -67,6 +67,7 @@ fn has_own_shape(key: &str) -> bool {
         [.., _, "live", "account" | "leader"]
         | [.., _, "live", "replicas" | "proofs" | "failures" | "renew", _]
         | [.., _, "members", _]
+        | [.., _, "announcements", _]
         | [.., _, "leader"] => true,
         [.., _, "certificates", _, hash] => is_hash(hash),
         _ => false,
@@ -88,8 +89,10 @@ mod tests {
             "tidegate/elsewhere/le/live/proofs/token",
             "tidegate/cluster/shop/members/gw-1",
             "tidegate/cluster/shop/leader",
+            "tidegate/cluster/shop/announcements/00000000000000000007",
             "traefik/http/routers/live/leader",
             "tidegate/c:{shop}:members",
+            "tidegate/c:{shop}:announcements",
             "tidegate:rate:m@consul:10.0.0.1/32",
         ] {
             assert!(is_own(key), "{key}");

@@ -139,7 +139,12 @@ impl Purge {
                 .flatten()
                 .map(|(name, number)| [printable(name), number.to_string()])
                 .collect();
-            if rows.is_empty() { "no caches".to_owned() } else { table(&["CACHE", "PURGED"], &rows) }
+            let mut text =
+                if rows.is_empty() { "no caches".to_owned() } else { table(&["CACHE", "PURGED"], &rows) };
+            if let Some(members) = purged["cluster"]["members"].as_u64() {
+                text.push_str(&format!("\n\nannounced to {members} other members of the cluster"));
+            }
+            text
         }))
     }
 }

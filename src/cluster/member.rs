@@ -31,6 +31,8 @@ pub struct Member {
     pub ready: bool,
     /// Number of problems of its configuration.
     pub problems: usize,
+    /// Number of the last announcement that it knows.
+    pub announcement: u64,
     /// Distinguishes it from other gateways with the same name.
     pub nonce: String,
 }

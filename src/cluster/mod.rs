@@ -18,9 +18,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::announcements::Announcements;
 use crate::configuration::Readiness;
 use crate::settings::{Cluster as Options, Settings};
-use crate::snapshot::SnapshotHandle;
+use crate::snapshot::WeakSnapshotHandle;
 
 pub(crate) use consul::consul_place;
 pub use member::{Leader, Member};
@@ -42,6 +43,8 @@ pub struct View {
     pub store: &'static str,
     /// The current error of the store; empty if there is none.
     pub error: String,
+    /// Why announcements of other members cannot be read; empty if they can.
+    pub announcements_error: String,
     /// All members by name, always including this gateway.
     pub members: Vec<Member>,
     /// The leader, if there is one.
@@ -63,14 +66,14 @@ impl Cluster {
     pub(crate) fn start(
         &self,
         settings: &Settings,
-        snapshots: &SnapshotHandle,
-        generation: &watch::Receiver<u64>,
+        (snapshots, generation): (WeakSnapshotHandle, watch::Receiver<u64>),
         readiness: &Arc<Readiness>,
+        announcements: &Announcements,
         control: &Handle,
     ) {
-        let inner = Arc::new(Inner::new(settings, snapshots.clone(), readiness.clone()));
+        let inner = Arc::new(Inner::new(settings, snapshots, readiness.clone(), announcements.clone()));
         let (stop, stopping) = watch::channel(false);
-        let news = News { generation: generation.clone(), stopping };
+        let news = News { generation, stopping };
         let task = settings.cluster.as_ref().and_then(|options| join(options, &inner, news, control));
         // Only started once.
         let _ = self.0.set(Running { inner, stop, task: Mutex::new(task) });
@@ -139,8 +142,10 @@ struct Inner {
     name: String,
     store: &'static str,
     me: Member,
-    snapshots: SnapshotHandle,
+    /// Weak, since the API, which belongs to a snapshot, shows the cluster.
+    snapshots: WeakSnapshotHandle,
     readiness: Arc<Readiness>,
+    announcements: Announcements,
     seen: Mutex<Seen>,
 }
 
@@ -156,7 +161,12 @@ struct Seen {
 }
 
 impl Inner {
-    fn new(settings: &Settings, snapshots: SnapshotHandle, readiness: Arc<Readiness>) -> Self {
+    fn new(
+        settings: &Settings,
+        snapshots: WeakSnapshotHandle,
+        readiness: Arc<Readiness>,
+        announcements: Announcements,
+    ) -> Self {
         let options = settings.cluster.as_ref();
         let store = match options {
             Some(options) if options.consul.is_some() => "consul",
@@ -169,18 +179,22 @@ impl Inner {
             me: Member::this(options),
             snapshots,
             readiness,
+            announcements,
             seen: Mutex::default(),
         }
     }
 
     /// Returns the current state of this gateway.
     fn me(&self) -> Member {
-        let snapshot = self.snapshots.load();
+        // It is only gone once the gateway has stopped.
+        let Some(snapshots) = self.snapshots.upgrade() else { return self.me.clone() };
+        let snapshot = snapshots.load();
         Member {
             snapshot: snapshot.report.digest().to_owned(),
             generation: snapshot.generation,
             problems: snapshot.report.problems.len(),
             ready: self.readiness.is_ready(),
+            announcement: self.announcements.number(),
             ..self.me.clone()
         }
     }
@@ -243,6 +257,7 @@ impl Inner {
             id: me.id,
             store: self.store,
             error: seen.error.clone(),
+            announcements_error: self.announcements.error(),
             members,
             leader: seen.leader.clone(),
         }
@@ -263,11 +278,11 @@ mod tests {
 
     use super::*;
     use crate::service::Registry;
-    use crate::snapshot::{Environment, Files, compile};
+    use crate::snapshot::{Environment, Files, SnapshotHandle, compile};
     use crate::store::Stores;
 
     /// Returns a gateway with seven previous configurations.
-    fn inner(options: Option<Options>) -> Inner {
+    fn inner(options: Option<Options>) -> (Inner, SnapshotHandle) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let registry = Registry::new(1, runtime.handle().clone());
         let settings = Settings { cluster: options, ..Settings::default() };
@@ -283,13 +298,16 @@ mod tests {
             clock: tidegate_core::Clock::System,
             default_certificate: crate::tls::DefaultCertificate::generate(time::OffsetDateTime::now_utc()),
             consumers: tidegate_core::ConsumersHandle::default(),
+            purges: Default::default(),
             announcer: None,
             audit: None,
             metrics: None,
         };
         let (compiled, _) =
             compile(time::OffsetDateTime::now_utc(), Provided::default(), 7, None, &environment);
-        Inner::new(&settings, SnapshotHandle::new(compiled.snapshot), Arc::default())
+        let snapshots = SnapshotHandle::new(compiled.snapshot);
+        let inner = Inner::new(&settings, snapshots.downgrade(), Arc::default(), Announcements::default());
+        (inner, snapshots)
     }
 
     fn member(id: &str) -> Member {
@@ -298,7 +316,8 @@ mod tests {
 
     #[test]
     fn the_view_has_other_members_and_the_current_state_of_this_gateway() {
-        let inner = inner(Some(Options { id: "b".into(), name: "edge".into(), ..Options::default() }));
+        let (inner, _snapshots) =
+            inner(Some(Options { id: "b".into(), name: "edge".into(), ..Options::default() }));
         let leader = Leader { id: "c".into(), since: String::new() };
         inner.saw(vec![member("c"), member("a"), member("b")], Some(leader.clone()));
         let view = inner.view();
@@ -315,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_leader_that_is_not_confirmed_in_time_stops_leading() {
-        let inner = inner(None);
+        let (inner, _snapshots) = inner(None);
         inner.leading(true);
         assert!(!inner.leads(), "nothing was ever confirmed");
         inner.alive_until(Instant::now() + Duration::from_secs(600));

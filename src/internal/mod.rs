@@ -19,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 use tidegate_providers::Updates;
 
 use crate::acme::Acme;
+use crate::announcements::Announcements;
 use crate::cluster::Cluster;
 use crate::configuration::Readiness;
 use crate::identity::Announcer;
@@ -54,6 +55,8 @@ pub struct Surroundings {
     pub acme: Acme,
     /// The members of the cluster.
     pub cluster: Cluster,
+    /// What members tell each other.
+    pub(crate) announcements: Announcements,
     /// What tells servers who the client is.
     pub announcer: Option<Arc<Announcer>>,
     /// Metrics, if there are any.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use tidegate_core::consumer::ApiKey;
 use tidegate_core::forwarded::X_FORWARDED_FOR;
 use tidegate_core::word::Word;
-use tidegate_core::{Consumers, Exchange, Reason};
+use tidegate_core::{AuditEvent, Consumers, Exchange, Reason};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -87,6 +87,24 @@ impl AuditLog {
         for key in before.keys().filter(|key| now.key(&key.id).is_none()) {
             self.key_event("key_removed", key);
         }
+    }
+
+    /// Records that a cache has applied a purge that another member has announced: its name, operator and number.
+    pub(crate) fn announced_purge(
+        &self,
+        middleware: &str,
+        subject: &str,
+        (origin, operator, announcement): (&str, &str, u64),
+    ) {
+        let mut line = Line::new(AuditEvent::CachePurged.name(), SystemTime::now());
+        line.add("middleware", middleware);
+        line.add("subject", &lossy(subject.as_bytes()));
+        line.add("identity", &lossy(operator.as_bytes()));
+        line.add("origin", origin);
+        if announcement > 0 {
+            line.put("announcement", announcement);
+        }
+        line.write(&self.writer);
     }
 
     fn key_event(&self, event: &str, key: &ApiKey) {

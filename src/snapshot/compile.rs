@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tidegate_config as config;
 use tidegate_config::tls::Tls;
 use tidegate_config::{Config, Kind, ObjectRef, Origin, Origins, Problem, Provided, Qualified};
+use tidegate_core::announced::PurgesHandle;
 use tidegate_core::{BuildError, Clock, ConsumersHandle, HttpClient, Middleware};
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
@@ -57,6 +58,8 @@ pub struct Environment {
     pub default_certificate: DefaultCertificate,
     /// The current directory of consumers, which middlewares read.
     pub consumers: ConsumersHandle,
+    /// Where caches learn which purges members of the cluster have announced.
+    pub purges: PurgesHandle,
     /// What tells servers who the client is.
     pub announcer: Option<Arc<Announcer>>,
     /// The audit log, if there is one.

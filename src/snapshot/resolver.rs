@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tidegate_config::middleware::Middleware as Options;
 use tidegate_config::service::Service as ServiceOptions;
+use tidegate_core::announced::PurgesHandle;
 use tidegate_core::building::{State, StateKey, Task};
 use tidegate_core::ldap::{LdapClient, LdapOptions};
 use tidegate_core::store::{SharedStore, StoreOptions};
@@ -52,6 +53,10 @@ impl Resolver for Builder<'_> {
 
     fn consumers(&self) -> ConsumersHandle {
         self.environment.consumers.clone()
+    }
+
+    fn announced_purges(&self) -> PurgesHandle {
+        self.environment.purges.clone()
     }
 
     fn clock(&self) -> Clock {

@@ -45,6 +45,7 @@ impl World {
             clock: tidegate_core::Clock::System,
             default_certificate: DefaultCertificate::generate(OffsetDateTime::now_utc()),
             consumers: tidegate_core::ConsumersHandle::default(),
+            purges: Default::default(),
             announcer: None,
             audit: None,
             metrics: None,

@@ -13,13 +13,13 @@ use crate::support::{Answer, Backend, Gateway, eventually, get, get_with, raw};
 
 /// `a` with the password `test`.
 const LOGIN: &str = "    login: {basicAuth: {users: ['a:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/']}}";
-const OPERATOR: &str = "Authorization: Basic YTp0ZXN0\r\n";
-const JSON: &str = "Content-Type: application/json\r\n";
+pub const OPERATOR: &str = "Authorization: Basic YTp0ZXN0\r\n";
+pub const JSON: &str = "Content-Type: application/json\r\n";
 /// Larger than what the memory takes.
 const LARGE: usize = 300_000;
 
 /// A server whose responses begin with their number.
-fn numbered() -> Backend {
+pub fn numbered() -> Backend {
     let count = AtomicUsize::new(0);
     Backend::with(move |seen, stream| {
         let number = count.fetch_add(1, Ordering::SeqCst);
@@ -36,7 +36,7 @@ fn numbered() -> Backend {
     })
 }
 
-fn routes(url: &str, options: &str) -> String {
+pub fn routes(url: &str, options: &str) -> String {
     format!(
         "http:
   routers:
@@ -50,7 +50,7 @@ fn routes(url: &str, options: &str) -> String {
     )
 }
 
-fn with_disk(folder: &Path, more: &str) -> String {
+pub fn with_disk(folder: &Path, more: &str) -> String {
     format!("{{maxObjectBytes: 200000, disk: {{path: '{}'{more}}}}}", folder.display())
 }
 
@@ -65,15 +65,15 @@ fn api(gateway: &Gateway) -> SocketAddr {
     gateway.address("traefik")
 }
 
-fn disk_is_ready(api: SocketAddr) {
+pub fn disk_is_ready(api: SocketAddr) {
     eventually("the disk is ready", || shown(api)["disk"]["ready"] == true);
 }
 
-fn is_hit(answer: &Answer) -> bool {
+pub fn is_hit(answer: &Answer) -> bool {
     answer.header("cache-status").unwrap().starts_with("tidegate; hit")
 }
 
-fn purge(gateway: &Gateway, headers: &str, body: &Value) -> Answer {
+pub fn purge(gateway: &Gateway, headers: &str, body: &Value) -> Answer {
     let body = body.to_string();
     let request = format!(
         "POST /api/cache/purge HTTP/1.1\r\nHost: gw\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
@@ -131,6 +131,21 @@ fn a_cache_takes_over_the_folder_of_one_that_is_gone() {
     disk_is_ready(api(&gateway));
     let again = get(gateway.web(), "h", "/x");
     assert!(is_hit(&again) && again.body == stored.body);
+}
+
+#[test]
+fn a_gateway_that_has_stopped_leaves_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = numbered();
+    let routes = routes(&backend.url(), &with_disk(folder.path(), ""));
+    let gateway = Gateway::serve(&routes);
+    disk_is_ready(api(&gateway));
+    let stored = get(gateway.web(), "h", "/large");
+    gateway.shutdown();
+    let next = Gateway::serve(&routes);
+    disk_is_ready(api(&next));
+    let again = get(next.web(), "h", "/large");
+    assert!(is_hit(&again) && again.body == stored.body, "what waited for the disk is written");
 }
 
 #[test]

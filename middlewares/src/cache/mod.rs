@@ -1,5 +1,6 @@
 //! Answers requests from stored responses, as a shared cache (RFC 9111).
 
+mod announced;
 mod answer;
 mod body;
 mod counters;
@@ -7,6 +8,8 @@ mod disk;
 mod fetch;
 mod handler;
 mod history;
+mod marks;
+mod opening;
 mod operate;
 mod shared;
 #[cfg(test)]
@@ -30,10 +33,12 @@ use tidegate_cache::rules::Rules;
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{Build, BuildContext, BuildError, BuildErrors, Middleware};
 
+use announced::Following;
 use counters::Counters;
 use disk::DiskSlot;
 use handler::Caching;
 use history::History;
+use marks::Marks;
 use shared::Shared;
 use tiers::{Disk, Tiers};
 
@@ -191,7 +196,7 @@ impl Build for Cache {
         let history = context.state("history", || History::new(clock.uptime()));
         let sampling = history::sample(history.clone(), counters.clone(), clock.clone());
         let shared = Shared {
-            tiers: self.tiers(context),
+            tiers: self.tiers(context, &template),
             counters,
             history,
             _sampling: context.spawn("samples", sampling),
@@ -270,7 +275,7 @@ impl DiskOptions {
 impl Cache {
     /// The stores. They are found again after every change of options; changed limits are applied by a task, once the
     /// configuration takes effect.
-    fn tiers(&self, context: &BuildContext<'_>) -> Tiers {
+    fn tiers(&self, context: &BuildContext<'_>, template: &Template) -> Tiers {
         let limits = MemoryLimits {
             total: self.max_bytes,
             object: self.max_object_bytes.min(self.max_bytes),
@@ -289,6 +294,14 @@ impl Cache {
                 }
             })
         });
+        let purges = context.announced_purges();
+        let following = Arc::new(Following {
+            name: context.name.to_owned(),
+            memory: memory.clone(),
+            memory_marks: context.state("announced", || Marks::of_empty(&purges)),
+            template: template.clone(),
+            purges,
+        });
         let disk = self.disk.as_ref().map(|options| {
             let limits = DiskLimits {
                 total: options.max_bytes,
@@ -299,9 +312,12 @@ impl Cache {
             };
             let path = options.path.clone();
             let slot = context.state(&format!("disk {}", path.display()), || DiskSlot::new(path));
-            let task = context.spawn("disk", disk::open(slot.clone(), context.name.to_owned(), limits));
+            let task = context.spawn("disk", opening::open(slot.clone(), following.clone(), limits));
             Disk { slot, _task: task }
         });
-        Tiers { memory, disk, _resizing: resizing }
+        let slot = disk.as_ref().map(|disk| disk.slot.clone());
+        let (is_clustered, marks) = (following.purges.is_clustered(), following.memory_marks.clone());
+        let _following = is_clustered.then(|| context.spawn("announcements", following.follow(slot)));
+        Tiers { memory, marks, disk, _resizing: resizing, _following }
     }
 }

@@ -1,6 +1,9 @@
 //! What operators learn about a cache, and how they remove responses.
 
+use std::time::Duration;
+
 use http::Uri;
+use tidegate_cache::key::Template;
 use tidegate_cache::{Listed, Purge, StoredObject, Timestamp};
 use tidegate_core::BoxFuture;
 use tidegate_core::caches::{
@@ -40,7 +43,7 @@ impl ResponseCache for Caching {
     ) -> BoxFuture<'a, Result<Vec<CachedResponse>, InvalidUrl>> {
         Box::pin(async move {
             let resource = match which {
-                ListedResponses::Url(url) => self.0.resource(url)?,
+                ListedResponses::Url(url) => resource(&self.0.template, url)?,
                 ListedResponses::Largest(_) | ListedResponses::Hottest(_) => Vec::new(),
             };
             let (shared, which) = (self.0.clone(), which.clone());
@@ -50,15 +53,25 @@ impl ResponseCache for Caching {
         })
     }
 
-    fn purge<'a>(&'a self, which: &'a PurgedResponses) -> BoxFuture<'a, Result<usize, InvalidUrl>> {
+    fn purge<'a>(
+        &'a self,
+        which: &'a PurgedResponses,
+        announcement: &'a str,
+    ) -> BoxFuture<'a, Result<usize, InvalidUrl>> {
         Box::pin(async move {
-            let purge = match which {
-                PurgedResponses::All => Purge::All,
-                PurgedResponses::Url(url) => Purge::Resource(self.0.resource(url)?),
-                PurgedResponses::Prefix(url) => Purge::Prefix(self.0.prefix(url)?),
-                PurgedResponses::Tag(tag) => Purge::Tag(tag.as_bytes().into()),
-            };
-            Ok(self.0.tiers.purge(purge).await)
+            let removed = self.0.tiers.purge(to_purge(&self.0.template, which)?).await;
+            if !announcement.is_empty() {
+                self.0.tiers.applied(announcement);
+            }
+            Ok(removed)
+        })
+    }
+
+    fn close(&self, within: Duration) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let Some(disk) = &self.0.tiers.disk else { return true };
+            let slot = disk.slot.clone();
+            tokio::task::spawn_blocking(move || slot.close(within)).await.unwrap_or(false)
         })
     }
 }
@@ -84,24 +97,32 @@ impl Shared {
         all.truncate(number);
         all
     }
+}
 
-    /// The beginning of the keys of a URL.
-    fn resource(&self, url: &str) -> Result<Vec<u8>, InvalidUrl> {
-        let invalid = || InvalidUrl(url.to_owned());
-        let uri: Uri = url.parse().map_err(|_| invalid())?;
-        match (uri.scheme_str(), uri.authority()) {
-            (Some(scheme @ ("http" | "https")), Some(authority)) => {
-                Ok(self.template.resource(scheme, authority.as_str(), uri.path(), uri.query()))
-            }
-            _ => Err(invalid()),
+/// What a purge removes from a cache whose keys have this form.
+pub(super) fn to_purge(template: &Template, which: &PurgedResponses) -> Result<Purge, InvalidUrl> {
+    Ok(match which {
+        PurgedResponses::All => Purge::All,
+        PurgedResponses::Url(url) => Purge::Resource(resource(template, url)?),
+        PurgedResponses::Prefix(url) => {
+            // A host is always whole.
+            let mut start = resource(template, url)?;
+            start.pop();
+            Purge::Prefix(start)
         }
-    }
+        PurgedResponses::Tag(tag) => Purge::Tag(tag.as_bytes().into()),
+    })
+}
 
-    /// The beginning of the keys of all URLs that begin so. A host is always whole.
-    fn prefix(&self, url: &str) -> Result<Vec<u8>, InvalidUrl> {
-        let mut start = self.resource(url)?;
-        start.pop();
-        Ok(start)
+/// The beginning of the keys of a URL.
+fn resource(template: &Template, url: &str) -> Result<Vec<u8>, InvalidUrl> {
+    let invalid = || InvalidUrl(url.to_owned());
+    let uri: Uri = url.parse().map_err(|_| invalid())?;
+    match (uri.scheme_str(), uri.authority()) {
+        (Some(scheme @ ("http" | "https")), Some(authority)) => {
+            Ok(template.resource(scheme, authority.as_str(), uri.path(), uri.query()))
+        }
+        _ => Err(invalid()),
     }
 }
 

@@ -13,7 +13,8 @@ use tidegate_cache::memory::{self, MemoryStore, Object};
 use tidegate_cache::{Epoch, Head, NotKept, Purge};
 use tidegate_core::building::Task;
 
-use super::disk::DiskSlot;
+use super::disk::{DiskSlot, EarlyRemoval};
+use super::marks::Marks;
 
 /// The disk of a cache.
 pub(super) struct Disk {
@@ -25,9 +26,13 @@ pub(super) struct Disk {
 /// The stores of a cache.
 pub(super) struct Tiers {
     pub(super) memory: Arc<MemoryStore>,
+    /// Which announcements of the cluster hold for the memory.
+    pub(super) marks: Arc<Marks>,
     pub(super) disk: Option<Disk>,
     /// Applies changed limits.
     pub(super) _resizing: Option<Task>,
+    /// Applies what members of the cluster announce.
+    pub(super) _following: Option<Task>,
 }
 
 /// A stored response.
@@ -95,6 +100,13 @@ impl Tiers {
         self.disk.as_ref()?.slot.store()
     }
 
+    /// The store on disk. If it is not open yet, what it has for this key is removed when it is, since it is older than
+    /// what is in memory.
+    fn disk_or_forget(&self, key: &Key, variant: &Variant) -> Option<&Arc<DiskStore>> {
+        let removal = || EarlyRemoval::Variant(key.clone(), variant.clone());
+        self.disk.as_ref()?.slot.store_or(removal)
+    }
+
     /// What is stored for a key. Waits only for what is on disk and not in memory.
     pub(super) async fn find(&self, key: &Key, headers: &HeaderMap) -> Found {
         let (mut found, on_disk) = self.look(key, headers);
@@ -144,7 +156,7 @@ impl Tiers {
 
     /// Begins to store a response, in every store that takes it.
     pub(super) fn write(&self, key: Key, head: Head, epochs: Epochs) -> Result<Writer, NotKept> {
-        let Some(disk) = self.disk() else {
+        let Some(disk) = self.disk_or_forget(&key, &head.variant) else {
             let memory = self.memory.write(key, head, epochs.memory)?;
             return Ok(Writer { memory: Some(memory), disk: None, place: None });
         };
@@ -174,7 +186,7 @@ impl Tiers {
     pub(super) fn update(&self, stored: &Stored, head: Head, epochs: Epochs) -> bool {
         match stored {
             Stored::Memory(stored) => {
-                if self.disk().is_some() {
+                if self.disk_or_forget(stored.key(), &stored.object().head.variant).is_some() {
                     self.rewrite(stored, head.clone(), epochs);
                 }
                 self.memory.update(stored, head, epochs.memory)
@@ -212,7 +224,7 @@ impl Tiers {
             }
             Stored::Disk(stored) => (stored.found.key(), &stored.object.head().variant),
         };
-        if let Some(disk) = self.disk() {
+        if let Some(disk) = self.disk_or_forget(key, variant) {
             let place = Place {
                 memory: self.memory.clone(),
                 disk: disk.clone(),
@@ -223,10 +235,20 @@ impl Tiers {
         }
     }
 
+    /// Remembers that a purge was applied which is announced to the cluster with this id.
+    pub(super) fn applied(&self, id: &str) {
+        self.marks.applied(id);
+        if let Some(disk) = &self.disk {
+            disk.slot.marks.applied(id);
+        }
+    }
+
     /// Removes what a purge covers, and returns its number. It goes on if it is no longer waited for.
     pub(super) async fn purge(&self, purge: Purge) -> usize {
         let in_memory = self.memory.purge(&purge);
-        let Some(disk) = self.disk().cloned() else { return in_memory };
+        let disk =
+            self.disk.as_ref().and_then(|disk| disk.slot.store_or(|| EarlyRemoval::Purge(purge.clone())));
+        let Some(disk) = disk.cloned() else { return in_memory };
         let memory = self.memory.clone();
         let rest = tokio::task::spawn_blocking(move || {
             // The memory again, with what was read from the disk meanwhile.

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use http::Method;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_core::caches::{
-    CacheStatistics, CachedRequests, CachedResponse, ListedResponses, PurgedResponses, ResponseCache,
-    TierStatistics,
+    CacheStatistics, CachedRequests, CachedResponse, ListedResponses, ResponseCache, TierStatistics,
 };
 use tidegate_core::{AuditEvent, Request, Response};
 
 use super::operator::{self, Refused};
 use super::parameter;
+use crate::announcements::{Command, PurgeCache, describe};
+use crate::internal::Surroundings;
 use crate::snapshot::Snapshot;
 
 /// Number of largest and of hottest responses of each cache that are shown if the request does not say how many.
@@ -22,29 +22,18 @@ const MAX_LIMIT: usize = 100;
 /// Seconds of each number of the history.
 const STEP_SECONDS: u64 = 10;
 
-/// A request to purge.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct PurgeRequest {
-    #[serde(default)]
-    middleware: String,
-    #[serde(default)]
-    all: bool,
-    #[serde(default)]
-    url: String,
-    #[serde(default)]
-    prefix: String,
-    #[serde(default)]
-    tag: String,
-}
-
 /// Answers a request below `/api/cache`; `path` is the rest.
-pub(super) async fn answer(snapshot: Arc<Snapshot>, path: String, request: Request) -> Response {
+pub(super) async fn answer(
+    snapshot: Arc<Snapshot>,
+    around: Surroundings,
+    path: String,
+    request: Request,
+) -> Response {
     let query = request.head.uri.query().unwrap_or("").to_owned();
     operator::respond(match (path.as_str(), &request.head.method) {
         ("", &Method::GET) => statistics(&snapshot, &query).await,
         ("/objects", &Method::GET) => objects(&snapshot, &query).await,
-        ("/purge", &Method::POST) => purge(&snapshot, request).await,
+        ("/purge", &Method::POST) => purge(&snapshot, &around, request).await,
         ("" | "/objects" | "/purge", _) => Err(Refused::Method),
         _ => Err(Refused::UnknownPath),
     })
@@ -152,24 +141,27 @@ async fn objects(snapshot: &Snapshot, query: &str) -> Result<Value, Refused> {
     Ok(all.into())
 }
 
-/// Removes what the request names, and returns how much of each cache that was.
-async fn purge(snapshot: &Snapshot, request: Request) -> Result<Value, Refused> {
-    let (PurgeRequest { middleware, all, url, prefix, tag }, operator) =
-        operator::read_json(request, "purging").await?;
-    let (which, what) = match (all, url.is_empty(), prefix.is_empty(), tag.is_empty()) {
-        (true, true, true, true) => (PurgedResponses::All, "all".to_owned()),
-        (false, false, true, true) => (PurgedResponses::Url(url.clone()), format!("url {url}")),
-        (false, true, false, true) => (PurgedResponses::Prefix(prefix.clone()), format!("prefix {prefix}")),
-        (false, true, true, false) => (PurgedResponses::Tag(tag.clone()), format!("tag {tag}")),
-        _ => return Err(Refused::Ambiguous("expected one of `url`, `prefix`, `tag` and `all`")),
-    };
-    let mut shown = serde_json::Map::new();
-    for (name, cache) in caches(snapshot, &middleware)? {
-        let number = cache.purge(&which).await?;
+/// Removes what the request names, here and in the rest of the cluster, and returns how much of each cache that was.
+async fn purge(snapshot: &Snapshot, around: &Surroundings, request: Request) -> Result<Value, Refused> {
+    let (command, operator) = operator::read_json::<PurgeCache>(request, "purging").await?;
+    let ambiguous = Refused::Ambiguous("expected one of `url`, `prefix`, `tag` and `all`");
+    let which = command.which().ok_or(ambiguous)?;
+    let what = describe(&which);
+    let (mut purged, id) = (serde_json::Map::new(), around.announcements.next_id());
+    for (name, cache) in caches(snapshot, &command.middleware)? {
+        let number = cache.purge(&which, &id).await?;
         let operator = operator.name();
         tracing::info!(middleware = name, purged = what, number, operator, "cache: purged by an operator");
-        shown.insert(name.to_owned(), number.into());
+        purged.insert(name.to_owned(), number.into());
     }
     operator.note(AuditEvent::CachePurged, &what);
-    Ok(json!({"purged": shown}))
+    let announced = around.announcements.announce(id, operator.name(), Command::PurgeCache(command)).await;
+    let Some(announced) = announced else { return Ok(json!({"purged": purged})) };
+    let announcement = announced.map_err(|error| Refused::OnlyHere {
+        action: "purged",
+        shown: json!({"purged": purged}),
+        error,
+    })?;
+    let members = around.cluster.view().members.len().saturating_sub(1);
+    Ok(json!({"purged": purged, "cluster": {"announcement": announcement, "members": members}}))
 }

@@ -16,6 +16,9 @@ pub(super) fn cluster(view: &View, certificates: &[Leadership]) -> Value {
     if !view.error.is_empty() {
         add(&mut all, "error", view.error.as_str());
     }
+    if !view.announcements_error.is_empty() {
+        add(&mut all, "announcementsError", view.announcements_error.as_str());
+    }
     if let Some(leader) = &view.leader {
         add(&mut all, "leader", json!(leader));
     }
@@ -40,6 +43,7 @@ fn member(view: &View, member: &crate::cluster::Member) -> Value {
     add(&mut object, "generation", member.generation);
     add(&mut object, "ready", member.ready);
     add(&mut object, "problems", member.problems);
+    add(&mut object, "announcement", member.announcement);
     add(&mut object, "leader", view.leader.as_ref().is_some_and(|leader| leader.id == member.id));
     add(&mut object, "self", member.id == view.id);
     object.into()
@@ -83,6 +87,7 @@ mod tests {
             id: "b".into(),
             store: "consul",
             error: String::new(),
+            announcements_error: String::new(),
             members: vec![member_of("a", "11"), member_of("b", "22")],
             leader: Some(Leader { id: "a".into(), since: "2026-01-02T00:00:00Z".into() }),
         };
@@ -93,9 +98,9 @@ mod tests {
                 r#"{"name":"edge","id":"b","store":"consul","connected":true,"#,
                 r#""leader":{"id":"a","since":"2026-01-02T00:00:00Z"},"sameConfiguration":false,"members":["#,
                 r#"{"id":"a","version":"1.0.0","since":"2026-01-01T00:00:00Z","snapshot":"11","generation":0,"#,
-                r#""ready":true,"problems":0,"leader":true,"self":false},"#,
+                r#""ready":true,"problems":0,"announcement":0,"leader":true,"self":false},"#,
                 r#"{"id":"b","version":"1.0.0","since":"2026-01-01T00:00:00Z","snapshot":"22","generation":0,"#,
-                r#""ready":true,"problems":0,"leader":false,"self":true}]}"#
+                r#""ready":true,"problems":0,"announcement":0,"leader":false,"self":true}]}"#
             )
         );
     }

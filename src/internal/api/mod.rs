@@ -101,7 +101,7 @@ impl Handler for Api {
         if let Some((answer, rest)) = path.and_then(operated)
             && let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade)
         {
-            return answer(snapshots.load(), rest.to_owned(), request);
+            return answer(snapshots.load(), self.around.clone(), rest.to_owned(), request);
         }
         let debugging = self.debug.as_ref().and_then(|debug| {
             let path = path?.strip_prefix("/debug/")?;
@@ -265,13 +265,17 @@ impl Question<'_> {
 }
 
 /// Answers a request to an API with which operators change something, given the rest of its path.
-type Operated = fn(Arc<Snapshot>, String, Request) -> BoxFuture<'static, Response>;
+type Operated = fn(Arc<Snapshot>, Surroundings, String, Request) -> BoxFuture<'static, Response>;
 
 /// Returns what answers at this path if operators change something there, and the rest of the path.
 fn operated(path: &str) -> Option<(Operated, &str)> {
     let all: [(&str, Operated); 2] = [
-        ("/api/cache", |snapshot, rest, request| boxed(move || caches::answer(snapshot, rest, request))),
-        ("/api/sessions", |snapshot, rest, request| boxed(move || sessions::answer(snapshot, rest, request))),
+        ("/api/cache", |snapshot, around, rest, request| {
+            boxed(move || caches::answer(snapshot, around, rest, request))
+        }),
+        ("/api/sessions", |snapshot, _, rest, request| {
+            boxed(move || sessions::answer(snapshot, rest, request))
+        }),
     ];
     all.into_iter().find_map(|(prefix, answer)| Some((answer, path.strip_prefix(prefix)?)))
 }

@@ -10,7 +10,9 @@ use tidegate_core::caches::InvalidUrl;
 use tidegate_core::sessions::EndError;
 use tidegate_core::{AuditEvent, CollectError, Exchange, Identity, Reason, Request, Response, reply};
 
+use super::json::as_go;
 use super::{body, refusal};
+use crate::announcements::AnnounceError;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Maximum size of a request, in bytes.
@@ -42,6 +44,13 @@ pub(super) enum Refused {
     InvalidUrl(#[from] InvalidUrl),
     #[error(transparent)]
     NotEnded(#[from] EndError),
+    /// It is done, but the other members of the cluster do not know it. `shown` is what the response would be.
+    #[error("only this gateway has {action}: {error}{}", if error.is_pending() {
+        "; the others follow when the cluster's store is available, unless this gateway stops before"
+    } else {
+        ""
+    })]
+    OnlyHere { action: &'static str, shown: Value, error: AnnounceError },
 }
 
 impl Refused {
@@ -58,7 +67,7 @@ impl Refused {
             }
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::NotEnded(EndError::Store(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotEnded(EndError::Store(_)) | Self::OnlyHere { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -101,6 +110,11 @@ pub(super) fn respond(answered: Result<Value, Refused>) -> Response {
         Ok(value) => body(&value),
         Err(Refused::UnknownPath) => reply::not_found(Reason::OwnService),
         Err(error @ Refused::Method) => reply::empty(error.status(), Reason::OwnService),
+        Err(Refused::OnlyHere { action, mut shown, error }) => {
+            let error = Refused::OnlyHere { action, shown: Value::Null, error };
+            shown["message"] = error.to_string().into();
+            reply::error(error.status(), as_go(&shown).trim_end(), Reason::OwnService)
+        }
         Err(error) => refusal(error.status(), &error.to_string()),
     };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

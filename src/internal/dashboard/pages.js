@@ -88,12 +88,13 @@ export async function cluster() {
     title: "Cluster",
     content: [
       element("p", {}, alone ? "This gateway is alone. " : `Members meet in ${data.store}. `,
+        data.announcementsError && element("span", { class: "bad" }, `Announcements cannot be read: ${data.announcementsError} `),
         !alone && !data.connected && element("span", { class: "bad" }, `${data.error || "Not reached yet."} `),
         element("span", { class: data.sameConfiguration ? "good" : "warn" }, data.sameConfiguration ? "All serve the same configuration." : "Configurations differ.")),
       table("Members", [
         ["Member", (row) => (row.self ? `${row.id} (this one)` : row.id)], ["Address", (row) => row.address ?? ""], ["Version", (row) => row.version],
         ["Since", (row) => row.since], ["Configuration", (row) => element("code", {}, row.snapshot)], ["Ready", (row) => yes(row.ready)],
-        ["Problems", (row) => row.problems ?? ""], ["Leads", (row) => yes(row.leader)],
+        ["Problems", (row) => row.problems ?? ""], ...(alone ? [] : [["Announcement", (row) => row.announcement]]), ["Leads", (row) => yes(row.leader)],
       ], data.members),
       ...(orders.length ? [heading("Certificates are ordered by"), table("Who orders certificates", [
         ["Resolver", (row) => row.resolver], ["Leader", (row) => row.leader ?? ""], ["Since", (row) => row.since ?? ""], ["Members", (row) => row.members],

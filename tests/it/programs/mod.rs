@@ -14,6 +14,7 @@ mod api_keys;
 mod cache_suite;
 mod cluster;
 mod cluster_page;
+mod cluster_purges;
 mod conflicting_definitions;
 mod consul;
 mod dashboard;
