@@ -81,7 +81,9 @@ impl Consul {
                 Operation::Set { key: format!("{}{number:020}", self.prefix), value: text.into() },
             ];
             let old = keys.entries.into_iter().map(|entry| entry.key);
-            let old = old.filter(|key| self.number(key).is_some_and(|old| old + MAX_KEPT as u64 <= number));
+            let old = old.filter(|key| {
+                self.number(key).is_some_and(|old| old.saturating_add(MAX_KEPT as u64) <= number)
+            });
             operations.extend(old.take(MAX_OPERATIONS - 2).map(|key| Operation::Delete { key }));
             match self.store.apply(&operations).await {
                 Ok(_) => return Ok(number),
