@@ -235,11 +235,19 @@ fn routing(out: &mut Lines, level: &Value) {
         return;
     }
     out.part("router", &format!("{}{}", text(router, "name"), at(router)));
+    kept(out, router, 0);
     for error in list(router, "errors") {
         out.detail(0, &printable(error.as_str().unwrap_or("")));
     }
     for one in list(router, "middlewares") {
         middleware(out, one, 0);
+    }
+}
+
+/// Says why an object that nothing defines still exists.
+fn kept(out: &mut Lines, object: &Value, depth: usize) {
+    if object["kept"].is_string() {
+        out.detail(depth, &text(object, "kept"));
     }
 }
 
@@ -296,6 +304,7 @@ fn service(out: &mut Lines, service: &Value, depth: usize) {
         0 => out.part("service", &line),
         _ => out.detail(depth - 1, &format!("service {line}")),
     }
+    kept(out, service, depth);
     for one in list(service, "middlewares") {
         middleware(out, one, depth + 1);
     }
@@ -313,6 +322,11 @@ fn service(out: &mut Lines, service: &Value, depth: usize) {
         "random" => out.detail(depth, "one of them, at random"),
         "none" => out.detail(depth, "none is usable"),
         _ => {}
+    }
+    let hold = &service["hold"];
+    if hold.is_object() {
+        let (wait, queue, waiting) = (text(hold, "maxWait"), &hold["maxQueue"], &hold["waiting"]);
+        out.detail(depth, &format!("requests wait up to {wait} for one (hold), {waiting} of {queue} do"));
     }
     for child in list(service, "services") {
         let state = if child["up"] == true { "up" } else { "down" };

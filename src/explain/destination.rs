@@ -10,7 +10,7 @@ use tidegate_core::{Reason, Request, Response, UpstreamError, reply};
 
 use super::chain::{Stopped, Way, expanded};
 use super::origin_of;
-use super::report::{ChildView, Forwarded, ServerView, ServiceView};
+use super::report::{ChildView, Forwarded, HoldView, ServerView, ServiceView};
 use crate::service::{Choice, Preview, ServerPreview, Service};
 use crate::snapshot::Snapshot;
 
@@ -55,6 +55,8 @@ fn follow(
         name: name.to_owned(),
         kind: options.map_or("internal", kind),
         origin: origin_of(snapshot, Kind::Service, name),
+        hold: options.and_then(|options| hold(options, service.held())),
+        kept: snapshot.report.object(Kind::Service, name).and_then(|report| report.kept.clone()),
         ..ServiceView::default()
     };
     let (mut service, mut request) = (service.clone(), request);
@@ -73,6 +75,9 @@ fn follow(
         Preview::Servers(servers, choice) => {
             view.choice = Some(choice_name(choice));
             let destination = to_server(&servers, choice, &request);
+            if let Some(hold) = view.hold.as_ref().filter(|_| choice == Choice::Nobody) {
+                way.depends_on.push(format!("a server of {name} within {} (hold)", hold.max_wait));
+            }
             view.omitted = servers.len().saturating_sub(MAX_SERVERS);
             let shown = servers.into_iter().enumerate().take(MAX_SERVERS);
             view.servers =
@@ -131,6 +136,12 @@ fn forwarded(server: &ServerPreview, request: &Request) -> Forwarded {
         host: server.host.clone().unwrap_or_else(|| request.host().to_owned()),
         path: target.path_and_query().map_or("/", PathAndQuery::as_str).to_owned(),
     }
+}
+
+/// Describes how requests of a service wait.
+fn hold(options: &Options, waiting: usize) -> Option<HoldView> {
+    let hold = options.load_balancer.as_ref()?.hold.as_ref()?;
+    Some(HoldView { max_wait: hold.max_wait.to_string(), max_queue: hold.max_queue, waiting })
 }
 
 fn server_view(server: ServerPreview, next: bool) -> ServerView {

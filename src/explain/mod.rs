@@ -227,8 +227,9 @@ impl Explaining<'_> {
         RouterView {
             name: name.to_owned(),
             status: report.map_or("disabled", |report| report.status.as_str()),
-            errors: report.map(|report| report.errors.clone()).unwrap_or_default(),
+            errors: report.map(|report| report.faults().to_vec()).unwrap_or_default(),
             origin: origin_of(self.snapshot, Kind::Router, name),
+            kept: report.and_then(|report| report.kept.clone()),
             cert_resolver: resolver.filter(|resolver| !resolver.is_empty()),
             middlewares: chain::not_reached(self.snapshot, names),
         }

@@ -126,6 +126,9 @@ pub(crate) struct RouterView {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) errors: Vec<String>,
     pub(crate) origin: String,
+    /// Why it still exists although nothing defines it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kept: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cert_resolver: Option<String>,
     pub(crate) middlewares: Vec<MiddlewareView>,
@@ -208,6 +211,22 @@ pub(crate) struct ServiceView {
     /// How the next server or service is chosen: `next`, `random` or `none` if none is usable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) choice: Option<&'static str>,
+    /// How requests wait for a usable server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hold: Option<HoldView>,
+    /// Why it still exists although nothing defines it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kept: Option<String>,
+}
+
+/// How requests wait for a usable server.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HoldView {
+    pub(crate) max_wait: String,
+    pub(crate) max_queue: usize,
+    /// Number of requests that wait now.
+    pub(crate) waiting: usize,
 }
 
 /// A server of a service.

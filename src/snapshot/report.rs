@@ -45,6 +45,15 @@ pub struct ObjectReport {
     pub origin: Option<Origin>,
     /// The same with the label, tag or key: that of the rule of a router, or else the first one.
     pub key: Option<Origin>,
+    /// Why it still exists although nothing defines it (`keepRoutes`). It is also the first of `errors`.
+    pub kept: Option<String>,
+}
+
+impl ObjectReport {
+    /// Returns errors and warnings, without why it is kept.
+    pub fn faults(&self) -> &[String] {
+        &self.errors[usize::from(self.kept.is_some()).min(self.errors.len())..]
+    }
 }
 
 /// Whether an object is served.
@@ -155,6 +164,7 @@ impl Report {
         if let Some(report) = self.objects.get_mut(object) {
             report.status = report.status.max(Status::Warning);
             report.errors.insert(0, note.to_owned());
+            report.kept = Some(note.to_owned());
         }
     }
 
@@ -183,7 +193,8 @@ impl Report {
         }
         let origin = origins.get(&written).map(|origin| origin.whole());
         let key = origins.get(&written).map(key_of);
-        self.objects.insert(object, ObjectReport { status, errors, used_by, priority, origin, key });
+        self.objects
+            .insert(object, ObjectReport { status, errors, used_by, priority, origin, key, kept: None });
     }
 }
 

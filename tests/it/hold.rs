@@ -189,6 +189,28 @@ fn requests_wait_while_the_only_container_of_a_kept_route_is_replaced() {
     let request = ask(&gateway);
     let service = || gateway.api("/api/http/services/a@docker");
     eventually("the request waits", || service().contains("\"heldRequests\":1"));
+    let explained: serde_json::Value =
+        serde_json::from_str(&gateway.api("/api/explain?entryPoint=web&url=http://h/")).unwrap();
+    for object in [&explained["routing"][0]["router"], &explained["service"]] {
+        assert!(object["kept"].as_str().unwrap().starts_with("kept until 20"), "{object}");
+    }
+    assert_eq!(explained["routing"][0]["router"]["errors"], serde_json::Value::Null);
+    let hold = json!({"maxWait": "1m0s", "maxQueue": 100, "waiting": 1});
+    assert_eq!(explained["service"]["hold"], hold);
+    let result = &explained["result"];
+    assert_eq!(result["response"]["reason"], "no_server");
+    assert_eq!(result["dependsOn"], json!(["a server of a@docker within 1m0s (hold)"]));
+    let api = format!("http://{}", gateway.address("traefik"));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["explain", "http://h/", "--entry-point", "web", "--api", &api]).env_clear();
+    let shown = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    for part in [
+        "               kept until 20",
+        "               requests wait up to 1m0s for one (hold), 1 of 100 do\n",
+        "               it depends on a server of a@docker within 1m0s (hold)",
+    ] {
+        assert!(shown.contains(part), "{part:?} is missing:\n{shown}");
+    }
     engine.set(labels(&new.url()));
     let answer = request.join().unwrap();
     assert_eq!((answer.status, answer.header("X-Backend")), (200, Some("new")));
