@@ -52,7 +52,7 @@ impl Deriver {
         said.unwrap_or(self.options.connect_by_default)
     }
 
-    /// Returns the configuration of the instances of a service. With an identity, they are Connect instances.
+    /// Returns the configuration of the usable instances of a service. With an identity, they are Connect instances.
     pub(super) fn service(
         &self,
         name: &str,
@@ -60,8 +60,34 @@ impl Deriver {
         identity: Option<&Identity>,
         earlier: &Provided,
     ) -> Provided {
+        self.merged(name, instances.iter().filter(|instance| self.is_usable(instance)), identity, earlier)
+    }
+
+    /// Returns what the instances of a service define, whether or not they are usable.
+    pub(super) fn defined(
+        &self,
+        name: &str,
+        instances: &[Instance],
+        identity: Option<&Identity>,
+        earlier: &Provided,
+    ) -> Provided {
+        self.merged(name, instances.iter(), identity, earlier)
+    }
+
+    /// Returns true if the checks of an instance admit requests.
+    fn is_usable(&self, instance: &Instance) -> bool {
+        let mut wanted = self.options.strict_checks.iter().filter_map(Word::known);
+        wanted.any(|wanted| wanted.admits(instance.state))
+    }
+
+    fn merged<'i>(
+        &self,
+        name: &str,
+        instances: impl Iterator<Item = &'i Instance>,
+        identity: Option<&Identity>,
+        earlier: &Provided,
+    ) -> Provided {
         let mut parts: Vec<_> = instances
-            .iter()
             .filter_map(|instance| {
                 let part = self.instance(name, instance, identity)?;
                 Some((normalize(&format!("{}-{name}-{}", instance.node, instance.id)), part))
@@ -88,12 +114,7 @@ impl Deriver {
         let enabled = read.take_enable(options.exposed_by_default);
         let connect = read.take_bool(&["consulcatalog", "connect"], options.connect_by_default);
         let canary = read.take_bool(&["consulcatalog", "canary"], false);
-        let mut wanted = options.strict_checks.iter().filter_map(Word::known);
-        let healthy = wanted.any(|wanted| wanted.admits(instance.state));
-        if enabled == Some(false)
-            || (connect && identity.is_none())
-            || !healthy
-            || !self.rules.admit_tags(&instance.tags)
+        if enabled == Some(false) || (connect && identity.is_none()) || !self.rules.admit_tags(&instance.tags)
         {
             return None;
         }

@@ -10,15 +10,16 @@
 //! arrives: if any check has changed, an agent also answers the query for checks in a state that no check is
 //! in, without changes.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 use tidegate_clients::consul::{Agent, AgentError, Query, backed_off};
 use tidegate_clients::http::escape;
-use tidegate_config::{Origin, Problem, Provided};
+use tidegate_config::{Origin, Problem};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -27,9 +28,11 @@ use super::connect::{Identity, Leaf, Roots};
 use super::derive::Deriver;
 use super::model::{Digests, Entry, Instance, Names};
 use super::news::{News, Watch, send_responses};
+use super::services::Services;
 use super::trust::{Complaints, Distrusted, Topic, Trust};
 use crate::throttle::Throttle;
-use crate::{Error, Session, workload};
+use crate::workload::Keeper;
+use crate::{Error, Session};
 
 /// Maximum number of concurrent requests for services.
 const MAX_CONCURRENT: usize = 8;
@@ -69,24 +72,13 @@ enum CatalogError {
     Distrusted(#[from] Distrusted),
 }
 
-/// One service of the catalog.
-#[derive(Default)]
-struct Known {
-    /// The tags of all its instances, sorted.
-    tags: Vec<String>,
-    instances: Vec<Instance>,
-    /// Whether it is reached through Connect.
-    connect: bool,
-    part: Option<Provided>,
-}
-
 /// A run of the provider.
 pub(super) struct Run {
     agent: Arc<Agent>,
     deriver: Arc<Deriver>,
     trust: Arc<Trust>,
     session: Session,
-    services: BTreeMap<Arc<str>, Known>,
+    services: Services,
     /// The failing checks, by index of the state.
     unwell: [Option<Digests>; FAILING_STATES.len()],
     /// The checks in any state.
@@ -125,14 +117,20 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(agent: Arc<Agent>, deriver: Arc<Deriver>, trust: Arc<Trust>, session: Session) -> Self {
+    pub(super) fn new(
+        agent: Arc<Agent>,
+        deriver: Arc<Deriver>,
+        keeper: Arc<Mutex<Keeper>>,
+        trust: Arc<Trust>,
+        session: Session,
+    ) -> Self {
         let now = Instant::now();
         Self {
             agent,
+            services: Services::new(deriver.clone(), keeper),
             deriver,
             trust,
             session,
-            services: BTreeMap::new(),
             unwell: [None, None],
             registered: None,
             roots: None,
@@ -184,9 +182,13 @@ impl Run {
                     backed_off(FIRST_DELAY, self.failures).min(interval)
                 }
             };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.session.reload_asked() => {}
+            let next = Instant::now() + pause;
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep_until(next) => break,
+                    () = self.session.reload_asked() => break,
+                    () = self.services.expiry() => self.deliver().await?,
+                }
             }
         }
     }
@@ -201,7 +203,7 @@ impl Run {
         }
         let names = self.agent.ask::<Names>("/v1/catalog/services", &self.query(true)).await?;
         self.handle_names(names.value.unwrap_or_default(), names.index).await?;
-        self.urgent = self.services.keys().cloned().collect();
+        self.urgent = self.services.names().collect();
         while !self.urgent.is_empty() {
             self.fetch_urgent().await?;
         }
@@ -219,7 +221,7 @@ impl Run {
                 None => return Err(Error::Source("the watchers have stopped".into())),
             }
         }
-        self.urgent = self.services.keys().cloned().collect();
+        self.urgent = self.services.names().collect();
         while !self.urgent.is_empty() {
             self.fetch_urgent().await.map_err(Error::source)?;
         }
@@ -254,8 +256,9 @@ impl Run {
                     None => return Err(Error::Source("the watchers have stopped".into())),
                 },
                 () = tokio::time::sleep_until(self.next_work().min(resync)) => {}
+                () = self.services.expiry() => self.changed = true,
                 () = self.session.reload_asked() => {
-                    self.urgent = self.services.keys().cloned().collect();
+                    self.urgent = self.services.names().collect();
                 }
             }
         }
@@ -296,10 +299,7 @@ impl Run {
         }
         self.identity = identity;
         let earlier = self.session.delivered();
-        for (name, known) in self.services.iter_mut().filter(|(_, known)| known.connect) {
-            known.part = Some(self.deriver.service(name, &known.instances, self.identity.as_ref(), &earlier));
-            self.changed = true;
-        }
+        self.changed |= self.services.secure(self.identity.as_ref(), &earlier);
     }
 
     /// Returns the query parameters. The agent's cache is used only if no newer data is expected.
@@ -350,24 +350,9 @@ impl Run {
     async fn handle_names(&mut self, names: Names, index: u64) -> Result<(), Distrusted> {
         self.trust.check(&self.agent, &names).await?;
         self.names_seen = true;
-        let wanted: BTreeMap<Arc<str>, Vec<String>> = names
-            .into_iter()
-            .map(|(name, tags)| (name.into(), tags.unwrap_or_default()))
-            .filter(|(_, tags)| self.deriver.wants(tags))
-            .collect();
-        let before = self.services.len();
-        self.services.retain(|name, _| wanted.contains_key(name));
-        self.changed |= self.services.len() != before;
-        for (name, mut tags) in wanted {
-            tags.sort_unstable();
-            let new = !self.services.contains_key(&name);
-            let known = self.services.entry(name.clone()).or_default();
-            if new || known.tags != tags {
-                known.connect = self.deriver.connects(&tags);
-                known.tags = tags;
-                self.urgent.insert(name);
-            }
-        }
+        let (changed, has_lost) = self.services.list(names);
+        self.changed |= has_lost;
+        self.urgent.extend(changed);
         if !self.sweep_wanted {
             self.sweep_after = self.sweep_after.max(Instant::now() + SWEEP_DELAY);
         }
@@ -386,7 +371,7 @@ impl Run {
             let (services, nodes) = before.differing(&digests);
             let now = Instant::now();
             if !services.is_empty() || !nodes.is_empty() {
-                mark(&mut self.urgent, &self.services, &services, &nodes);
+                self.services.mark(&mut self.urgent, &services, &nodes);
                 (self.stirred, self.calm_at) = (None, now + QUIET_PERIOD);
             } else if now >= self.calm_at {
                 self.stirred.get_or_insert(now + EARLY_DELAY);
@@ -402,7 +387,7 @@ impl Run {
         let registered = checks.value.unwrap_or_default();
         if let Some(before) = &self.registered {
             let (services, _) = before.differing(&registered);
-            mark(&mut self.urgent, &self.services, &services, &HashSet::new());
+            self.services.mark(&mut self.urgent, &services, &HashSet::new());
         }
         self.registered = Some(registered);
         self.looked = checks.index;
@@ -471,7 +456,7 @@ impl Run {
 
     fn begin_sweep(&mut self, now: Instant) -> bool {
         if self.sweep.is_empty() && self.sweep_wanted && now >= self.sweep_after {
-            self.sweep = self.services.keys().cloned().collect();
+            self.sweep = self.services.names().collect();
             (self.sweep_wanted, self.sweep_begun) = (false, now);
         }
         !self.sweep.is_empty()
@@ -499,7 +484,7 @@ impl Run {
     /// Fetches these services and derives those that have changed. If one cannot be read, nothing changes.
     async fn fetch(&mut self, names: &[Arc<str>], cached: bool) -> Result<(), AgentError> {
         let query = self.query(cached);
-        let known = names.iter().filter_map(|name| Some((name.clone(), self.services.get(name)?.connect)));
+        let known = names.iter().filter_map(|name| Some((name.clone(), self.services.connects(name)?)));
         let known: Vec<(Arc<str>, bool)> = known.collect();
         let questions = known.into_iter().map(|(name, connect)| {
             let (agent, query) = (self.agent.clone(), query.clone());
@@ -517,29 +502,15 @@ impl Run {
         }
         drop(answers);
         // A Connect service may have lost only its proxies; then the agent still lists some checks.
-        let lost = |(name, instances): &(Arc<str>, Vec<Instance>)| {
-            let known = self.services.get(name);
-            instances.is_empty() && known.is_some_and(|known| known.connect && !known.instances.is_empty())
-        };
-        let seeing = read.iter().any(lost) && {
+        let has_lost = read.iter().any(|(name, instances)| self.services.has_lost_proxies(name, instances));
+        let sees_checks = has_lost && {
             let checks = self.agent.ask::<Digests>(ALL_CHECKS, &self.query(false)).await?;
             checks.value.is_some_and(|checks| checks.count > 0)
         };
         let earlier = self.session.delivered();
-        for (name, mut instances) in read {
-            instances.sort_by(|a, b| (&a.node, &a.id).cmp(&(&b.node, &b.id)));
-            let Some(known) = self.services.get_mut(&name) else { continue };
-            if instances.is_empty() && !known.instances.is_empty() && !(known.connect && seeing) {
-                // The list of names still has it, so either it is about to be removed, or the token has lost
-                // the permission to read its instances.
-                continue;
-            }
-            if known.part.is_none() || known.instances != instances {
-                let identity = self.identity.as_ref().filter(|_| known.connect);
-                known.part = Some(self.deriver.service(&name, &instances, identity, &earlier));
-                known.instances = instances;
-                self.changed = true;
-            }
+        let identity = self.identity.as_ref();
+        for (name, instances) in read {
+            self.changed |= self.services.update(&name, instances, identity, &earlier, sees_checks);
         }
         Ok(())
     }
@@ -547,9 +518,8 @@ impl Run {
     async fn deliver(&mut self) -> Result<(), Error> {
         self.changed = false;
         let begun = Instant::now();
-        let parts = self.services.values().filter_map(|known| known.part.as_ref());
         let earlier = self.session.delivered();
-        let state = workload::merge(parts.map(|part| workload::Said { part, serves: true }), &earlier);
+        let state = self.services.configuration(&earlier);
         let first = !std::mem::replace(&mut self.delivered, true);
         if first || self.complaints.is_empty() {
             self.session.deliver(state).await?;
@@ -578,22 +548,5 @@ impl Run {
         // Changes may have been missed.
         self.sweep_wanted |= topic != Topic::Services;
         if self.complaints.is_empty() { self.session.available().await } else { Ok(()) }
-    }
-}
-
-/// Marks the services with these names, and those with instances on these nodes.
-fn mark(
-    urgent: &mut BTreeSet<Arc<str>>,
-    all: &BTreeMap<Arc<str>, Known>,
-    services: &HashSet<&str>,
-    nodes: &HashSet<&str>,
-) {
-    for (name, known) in all {
-        // The checks of a Connect proxy have the name of the proxy.
-        let registered = || known.instances.iter().any(|one| services.contains(one.registered.as_str()));
-        let on_node = || known.instances.iter().any(|one| nodes.contains(one.node.as_str()));
-        if services.contains(&**name) || (known.connect && registered()) || (!nodes.is_empty() && on_node()) {
-            urgent.insert(name.clone());
-        }
     }
 }

@@ -9,12 +9,14 @@ mod derive;
 mod follow;
 mod model;
 mod news;
+mod services;
 mod trust;
 
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidegate_clients::OptionError;
 use tidegate_clients::connect::Tls;
@@ -22,6 +24,7 @@ use tidegate_clients::consul::{Address, Agent};
 use tidegate_core::values::{Duration, Secret, is_default};
 use tidegate_core::word::Word;
 
+use crate::workload::Keeper;
 use crate::{Describe, Error, Provider, Session};
 use derive::Deriver;
 use follow::Run;
@@ -74,6 +77,10 @@ pub struct Options {
     pub watch: bool,
     /// States of health in which instances get requests.
     pub strict_checks: Vec<Word<StrictCheck>>,
+    /// How long the routes of services stay that have left the catalog, or have no usable instance; 0 removes them at
+    /// once. Not in Traefik.
+    #[serde(skip_serializing_if = "is_default")]
+    pub keep_routes: Duration,
 }
 
 impl Default for Options {
@@ -95,6 +102,7 @@ impl Default for Options {
             service_name: "traefik".into(),
             watch: true,
             strict_checks: vec!["passing".into(), "warning".into()],
+            keep_routes: Duration::default(),
         }
     }
 }
@@ -188,8 +196,10 @@ pub fn build(mut options: Options) -> Result<ConsulCatalog, Error> {
         partition: &options.partition,
         wait: endpoint.endpoint_wait_time.into(),
     })?;
+    let keeper = Keeper::new(options.keep_routes.into())?;
     Ok(ConsulCatalog {
         agent: Arc::new(agent),
+        keeper: Arc::new(Mutex::new(keeper)),
         deriver: Arc::new(Deriver::new(options)?),
         trust: Arc::default(),
     })
@@ -199,12 +209,15 @@ pub fn build(mut options: Options) -> Result<ConsulCatalog, Error> {
 pub struct ConsulCatalog {
     agent: Arc<Agent>,
     deriver: Arc<Deriver>,
+    /// Outlives the connection, so that a restart of the agent ends nothing.
+    keeper: Arc<Mutex<Keeper>>,
     trust: Arc<Trust>,
 }
 
 impl Provider for ConsulCatalog {
     fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
-        Run::new(self.agent.clone(), self.deriver.clone(), self.trust.clone(), session).run().boxed()
+        let (agent, deriver) = (self.agent.clone(), self.deriver.clone());
+        Run::new(agent, deriver, self.keeper.clone(), self.trust.clone(), session).run().boxed()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tests of the Consul Catalog provider with a fake agent: changes, failures, and the number of requests.
 
+mod keep;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

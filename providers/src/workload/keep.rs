@@ -75,7 +75,7 @@ impl Keeper {
     }
 
     /// Resolves when something kept ends; never, if nothing is kept.
-    pub fn expiry(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub fn expiry(&self) -> impl Future<Output = ()> + Send + use<> {
         let end = self.kept.values().map(|kept| kept.until).min();
         async move {
             match end {

@@ -67,6 +67,50 @@ fn registrations_health_and_tags_are_live_at_once() {
 
 #[test]
 #[ignore = "needs consul"]
+fn requests_wait_while_the_only_instance_of_a_kept_service_is_replaced() {
+    let consul = Consul::start("").ready();
+    let (one, two) = (Backend::echo("one"), Backend::echo("two"));
+    let tags = [&TAGS[..], &["traefik.http.services.web.loadbalancer.hold=30s"]].concat();
+    consul.register("web", "web1", one.address, &tags);
+    let gateway = catalog(&consul, &["--providers.consulCatalog.keepRoutes=30s"], "");
+    let router = || gateway.api("/api/http/routers/web@consulcatalog");
+    let explained = || gateway.api("/api/explain?entryPoint=web&url=http://web.test/");
+    eventually("the instance is served", || from(&gateway, "web.test", "one"));
+    assert!(!explained().contains("kept until"), "{}", explained());
+    let web = gateway.web();
+    let request = || std::thread::spawn(move || get(web, "web.test", "/"));
+    let waits = |number: usize| {
+        let held = format!("\"heldRequests\":{number}");
+        gateway.api("/api/http/services/web@consulcatalog").contains(&held)
+    };
+    // It leaves the catalog, and another one comes.
+    consul.put("/v1/agent/service/deregister/web1", "");
+    eventually("the router is kept", || router().contains("kept until"));
+    let waiting = request();
+    eventually("the request waits", || waits(1));
+    let explanation = explained();
+    for part in
+        ["\"kept\":\"kept until", "\"hold\":{\"maxWait\":\"30s\"", "a server of web@consulcatalog within 30s"]
+    {
+        assert!(explanation.contains(part), "{part} is missing: {explanation}");
+    }
+    consul.register("web", "web2", two.address, &tags);
+    assert_eq!(waiting.join().unwrap().header("X-Backend"), Some("two"));
+    assert!(!router().contains("kept until"), "{}", router());
+    // Its only check fails, and recovers.
+    consul.put("/v1/agent/check/fail/service:web2", "");
+    eventually("the router is kept again", || router().contains("kept until"));
+    let waiting = request();
+    eventually("the request waits again", || waits(1));
+    consul.put("/v1/agent/check/pass/service:web2", "");
+    assert_eq!(waiting.join().unwrap().header("X-Backend"), Some("two"));
+    // Who disables it means it.
+    consul.register("web", "web2", two.address, &["traefik.enable=false"]);
+    eventually("nothing is kept", || status(&gateway, "web.test") == 404);
+}
+
+#[test]
+#[ignore = "needs consul"]
 fn no_request_is_lost_when_an_agent_is_killed() {
     let mut consul = Consul::start("").ready();
     let (one, two) = (Backend::echo("one"), Backend::echo("two"));
