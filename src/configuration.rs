@@ -284,6 +284,9 @@ impl Loop {
         let mut retired: Vec<Arc<Snapshot>> = Vec::new();
         let mut throttle = Throttle::new(PAUSE_FACTOR, MAX_DEFERRED_PAUSE.min(self.throttle));
         let mut delivered = BTreeSet::new();
+        let switches = self.compiler.environment.maintenance.clone();
+        // The version of the switches that was compiled last.
+        let mut switched = 0;
         loop {
             let mut changed = tokio::select! {
                 update = updates.recv() => match update {
@@ -294,6 +297,7 @@ impl Loop {
                     self.go_without(&mut delivered).await;
                     true
                 }
+                () = switches.changed(switched) => true,
                 () = tokio::time::sleep(FILE_POLL_INTERVAL) => {
                     retire(&mut retired);
                     self.files_changed().await
@@ -310,7 +314,8 @@ impl Loop {
             }
             if changed {
                 let begun = Instant::now();
-                retired.extend(self.apply().await);
+                switched = switches.version();
+                retired.extend(self.apply(switched).await);
                 self.readiness.activated();
                 throttle.spent(begun.elapsed(), self.throttle);
                 retire(&mut retired);
@@ -415,9 +420,11 @@ impl Loop {
         tokio::task::spawn_blocking(move || compiler.environment.files.changed()).await.unwrap_or(false)
     }
 
-    /// Compiles, swaps, and applies the effects. Returns the replaced snapshot.
-    async fn apply(&self) -> Option<Arc<Snapshot>> {
+    /// Compiles, swaps, and applies the effects. Returns the replaced snapshot. The new one has the switches of
+    /// maintenance up to version `switched`.
+    async fn apply(&self, switched: u64) -> Option<Arc<Snapshot>> {
         let (compiler, states) = (self.compiler.clone(), self.states.clone());
+        let switches = compiler.environment.maintenance.clone();
         let (next, effects) = match tokio::task::spawn_blocking(move || compiler.next(&states)).await {
             Ok(next) => next,
             Err(error) => {
@@ -429,6 +436,7 @@ impl Loop {
         let old = self.snapshots.load();
         self.snapshots.store(next);
         effects.apply();
+        switches.activated(switched);
         self.generation.send_replace(generation);
         tracing::debug!(generation, "configuration applied");
         Some(old)

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tidegate_config::Provided;
+use tidegate_config::{Problem, Provided};
 use tidegate_core::{ConsumersHandle, HttpClient};
 use tidegate_providers::own_keys::OwnKeys;
 use tidegate_providers::{self as providers, Update, Updates};
@@ -22,6 +22,7 @@ use crate::configuration::{Compiler, FirstStates, LastStates, Loop, QUEUE, Readi
 use crate::entrypoint::{self, EntryPoints};
 use crate::identity::{Announcer, KeyError};
 use crate::internal::{self, Surroundings};
+use crate::maintenance::Switches;
 use crate::observability::AuditLog;
 use crate::observability::access_log::AccessLog;
 use crate::observability::metrics::{Metrics, push};
@@ -108,9 +109,9 @@ impl Gateway {
         let settings = Arc::new(settings);
         let workers = if options.workers == 0 { worker::count() } else { options.workers };
         let (updates, incoming) = mpsc::channel(QUEUE);
-        let around = surroundings(&settings, &sources, &updates, workers)?;
+        let (around, unreadable) = surroundings(&settings, &sources, &updates, workers)?;
         let environment = environment(&around, workers, control.handle());
-        let (client, states) = (environment.client.clone(), initial_states(&settings));
+        let (client, states) = (environment.client.clone(), initial_states(&settings, unreadable));
         let (compiler, effects) = Compiler::new(environment, &states);
         let snapshots = SnapshotHandle::new(compiler.snapshot());
         effects.apply();
@@ -287,17 +288,19 @@ fn control_runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Returns what the gateway's own services depend on, before the first snapshot exists.
+/// Returns what the gateway's own services depend on, before the first snapshot exists, and what is wrong with files that
+/// are read for it.
 fn surroundings(
     settings: &Arc<Settings>,
     sources: &[Source],
     updates: &Updates,
     workers: usize,
-) -> Result<Surroundings, StartError> {
+) -> Result<(Surroundings, Option<Problem>), StartError> {
     // The threads of HTTP/3 count as one more worker.
     let requests = Requests::new(settings, workers + 1);
     let audit = settings.audit_log.as_ref().map(AuditLog::open).transpose().map_err(StartError::AuditLog)?;
-    Ok(Surroundings {
+    let (switches, unreadable) = Switches::load(settings);
+    let around = Surroundings {
         settings: settings.clone(),
         snapshots: Arc::new(OnceLock::new()),
         readiness: Arc::new(Readiness::default()),
@@ -314,7 +317,9 @@ fn surroundings(
         requests,
         statistics: Statistics::new(settings, workers + 1),
         runtimes: Arc::default(),
-    })
+        maintenance: Arc::new(switches),
+    };
+    Ok((around, unreadable))
 }
 
 /// Starts the providers on the control plane.
@@ -333,9 +338,17 @@ fn start_providers(
     sources.into_iter().map(start).collect()
 }
 
-/// Returns the states of the first snapshot: only that of the provider `internal`.
-fn initial_states(settings: &Settings) -> BTreeMap<Arc<str>, Arc<Provided>> {
-    BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)))])
+/// Key of problems with files that are read at the start among the states; not a valid provider name.
+const FILES: &str = "@files";
+
+/// Returns the states of the first snapshot: only that of the provider `internal`, and what is wrong with files that are
+/// read at the start.
+fn initial_states(settings: &Settings, unreadable: Option<Problem>) -> BTreeMap<Arc<str>, Arc<Provided>> {
+    let own = (Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));
+    let problems = unreadable.map(|problem| {
+        (Arc::from(FILES), Arc::new(Provided { problems: vec![problem], ..Provided::default() }))
+    });
+    std::iter::once(own).chain(problems).collect()
 }
 
 /// Lets metrics read the state of providers and resolvers, and starts what sends them to other systems.
@@ -516,6 +529,7 @@ pub(crate) fn compile_once(
         requests: None,
         live: None,
         statistics: None,
+        maintenance: Arc::default(),
     };
     let environment = environment(&around, 1, control);
     states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));
@@ -548,6 +562,7 @@ fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::
         announcer: around.announcer.clone(),
         audit: around.audit.clone(),
         metrics: around.metrics.clone(),
+        maintenance: around.maintenance.clone(),
     }
 }
 

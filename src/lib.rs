@@ -16,6 +16,7 @@ mod handover;
 pub mod identity;
 pub mod internal;
 mod live;
+pub mod maintenance;
 pub mod observability;
 pub mod opening;
 pub mod router;

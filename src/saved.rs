@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,21 +112,7 @@ impl Store {
     /// Blocks.
     pub(crate) fn load(&self, provider: &str) -> Result<Option<Provided>, Error> {
         let path = self.path(provider);
-        let failed = |error| Error::File(path.clone(), error);
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.map_err(failed)?,
-        };
-        let facts = file.metadata().map_err(failed)?;
-        let mode = facts.permissions().mode() & 0o777;
-        if mode & WRITABLE_BY_OTHERS != 0 {
-            return Err(Error::Permissions(path, mode));
-        }
-        if facts.len() > MAX_SIZE {
-            return Err(Error::Size(path));
-        }
-        let mut text = String::new();
-        file.take(MAX_SIZE).read_to_string(&mut text).map_err(failed)?;
+        let Some(text) = read(&path)? else { return Ok(None) };
         let saved: Saved = serde_json::from_str(&text).map_err(|error| Error::Format(path.clone(), error))?;
         if saved.version != VERSION {
             return Err(Error::Version(path, saved.version));
@@ -146,7 +132,6 @@ impl Store {
     fn save(&self, provider: &str, state: &Provided) -> Result<(), Error> {
         let state = &*state.without_kept();
         let path = self.path(provider);
-        let failed = |error| Error::File(path.clone(), error);
         let format = |error| Error::Format(path.clone(), error);
         let now = OffsetDateTime::now_utc().truncate_to_second().format(&Rfc3339).unwrap_or_default();
         let text = serde_json::to_string(&Saved::new(state, now)).map_err(format)?;
@@ -155,20 +140,47 @@ impl Store {
         if again.state() != *state {
             return Err(Error::NotTheSame(path));
         }
-        let beside = path.with_extension("json.new");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(failed)?;
-        // A leftover file may have another mode.
-        let _ = fs::remove_file(&beside);
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).map_err(failed)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-        fs::rename(&beside, &path).map_err(failed)
+        replace(&path, &text)
     }
 
     fn path(&self, provider: &str) -> PathBuf {
         let safe = percent_encoding::utf8_percent_encode(provider, percent_encoding::NON_ALPHANUMERIC);
         self.directory.join(format!("{safe}.json"))
     }
+}
+
+/// Returns the text of a file that no one else may write to; `None` if it does not exist. Blocks.
+pub(crate) fn read(path: &Path) -> Result<Option<String>, Error> {
+    let failed = |error| Error::File(path.to_owned(), error);
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    let facts = file.metadata().map_err(failed)?;
+    let mode = facts.permissions().mode() & 0o777;
+    if mode & WRITABLE_BY_OTHERS != 0 {
+        return Err(Error::Permissions(path.to_owned(), mode));
+    }
+    if facts.len() > MAX_SIZE {
+        return Err(Error::Size(path.to_owned()));
+    }
+    let mut text = String::new();
+    file.take(MAX_SIZE).read_to_string(&mut text).map_err(failed)?;
+    Ok(Some(text))
+}
+
+/// Replaces a file, with its folder, which only the gateway's user may read. Blocks.
+pub(crate) fn replace(path: &Path, text: &str) -> Result<(), Error> {
+    let failed = |error| Error::File(path.to_owned(), error);
+    let beside = path.with_extension("json.new");
+    let directory = path.parent().unwrap_or(path);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    // A leftover file may have another mode.
+    let _ = fs::remove_file(&beside);
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    fs::rename(&beside, path).map_err(failed)
 }
 
 /// Saves the newest state of each provider as it changes, one after the other, until the sender is dropped.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::reference::Reference;
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::word::{Vocabulary, Word};
+use tidegate_middlewares::maintenance::Maintenance;
 
 use crate::tls::Domain;
 
@@ -64,6 +65,9 @@ pub struct Router {
     /// Timeouts of its requests. Not in Traefik.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+    /// Whether it is in maintenance. Not in Traefik.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
 }
 
 /// A router's `tls`.

@@ -11,6 +11,10 @@ pub enum AuditEvent {
     SessionEnded,
     /// An operator removed responses from a cache.
     CachePurged,
+    /// An operator put a router in maintenance.
+    MaintenanceOn,
+    /// An operator ended the maintenance of a router.
+    MaintenanceOff,
 }
 
 impl AuditEvent {
@@ -21,6 +25,8 @@ impl AuditEvent {
             Self::SignedOut => "signed_out",
             Self::SessionEnded => "session_ended",
             Self::CachePurged => "cache_purged",
+            Self::MaintenanceOn => "maintenance_on",
+            Self::MaintenanceOff => "maintenance_off",
         }
     }
 }

@@ -98,6 +98,8 @@ reasons! {
     NoRouter = "no_router", Gateway, "destination_not_found";
     /// The router is broken.
     RouterBroken = "router_broken", Gateway, "proxy_configuration_error";
+    /// The router is in maintenance.
+    Maintenance = "maintenance", Gateway, "destination_unavailable";
     /// The entry point redirects (`http.redirections`), or a middleware does.
     Redirect = "redirect", Middleware, "proxy_internal_response";
     /// A service of the gateway responds: `/ping`, the API, the dashboard, a challenge, or files (`static`).

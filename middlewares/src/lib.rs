@@ -39,6 +39,7 @@ pub mod ip_white_list;
 pub mod jwt;
 pub mod ldap;
 mod location;
+pub mod maintenance;
 pub mod oidc;
 pub mod opa;
 pub mod pass_tls_client_cert;

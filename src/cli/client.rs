@@ -128,6 +128,16 @@ impl ApiClient {
         self.send(Method::POST, path, Body::full(json))
     }
 
+    /// Sends JSON to a path below `/api/` with `PUT`, and returns the JSON of the response.
+    pub(super) fn put(&self, path: &str, json: String) -> Result<Value, ApiError> {
+        self.send(Method::PUT, path, Body::full(json))
+    }
+
+    /// Deletes what is at a path below `/api/`, and returns the JSON of the response.
+    pub(super) fn delete(&self, path: &str) -> Result<Value, ApiError> {
+        self.send(Method::DELETE, path, Body::empty())
+    }
+
     fn send(&self, method: Method, path: &str, body: Body) -> Result<Value, ApiError> {
         let (status, bytes) = self.exchange(method, path, body)?;
         content(status, &bytes)
@@ -183,7 +193,7 @@ impl ApiClient {
         if let Some(credentials) = &self.credentials {
             head.headers.insert(AUTHORIZATION, credentials.clone());
         }
-        if head.method == Method::POST {
+        if head.method != Method::GET {
             head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         let nobody = Arc::new(Connection::plain((Ipv4Addr::LOCALHOST, 0).into()));

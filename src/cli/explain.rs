@@ -236,6 +236,7 @@ fn routing(out: &mut Lines, level: &Value) {
     }
     out.part("router", &format!("{}{}", text(router, "name"), at(router)));
     kept(out, router, 0);
+    maintenance(out, &router["maintenance"]);
     for error in list(router, "errors") {
         out.detail(0, &printable(error.as_str().unwrap_or("")));
     }
@@ -249,6 +250,25 @@ fn kept(out: &mut Lines, object: &Value, depth: usize) {
     if object["kept"].is_string() {
         out.detail(depth, &text(object, "kept"));
     }
+}
+
+fn maintenance(out: &mut Lines, maintenance: &Value) {
+    if !maintenance.is_object() {
+        return;
+    }
+    let by = match text(maintenance, "source").as_str() {
+        "switch" => "by an operator",
+        _ => "by its configuration",
+    };
+    let mut line = format!("in maintenance {by}");
+    if maintenance["until"].is_string() {
+        let _ = write!(line, " until {}", text(maintenance, "until"));
+    }
+    let allow = texts(maintenance, "allow");
+    if !allow.is_empty() {
+        let _ = write!(line, ", except for {allow}");
+    }
+    out.detail(0, &line);
 }
 
 fn middleware(out: &mut Lines, one: &Value, depth: usize) {

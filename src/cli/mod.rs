@@ -8,6 +8,7 @@ mod demo;
 mod explain;
 mod healthcheck;
 mod keys;
+mod maintenance;
 mod requests;
 mod run;
 mod text;
@@ -73,6 +74,9 @@ enum Command {
     /// Show what caches of a running gateway hold, and purge responses.
     #[command(subcommand)]
     Cache(cache::Cache),
+    /// Put routers of a running gateway in maintenance, end it, and list them.
+    #[command(subcommand)]
+    Maintenance(maintenance::Maintenance),
     /// Run a demo: two backends, route files, local HTTPS.
     Demo(Demo),
 }
@@ -167,6 +171,10 @@ pub fn main() -> ExitCode {
             Err(error) => refuse([(error.to_string(), None)]),
         },
         Command::Cache(cache) => match cache.run() {
+            Ok(text) => tell(&text, ExitCode::SUCCESS),
+            Err(error) => refuse([(error.to_string(), None)]),
+        },
+        Command::Maintenance(maintenance) => match maintenance.run() {
             Ok(text) => tell(&text, ExitCode::SUCCESS),
             Err(error) => refuse([(error.to_string(), None)]),
         },

@@ -302,6 +302,7 @@ mod tests {
             announcer: None,
             audit: None,
             metrics: None,
+            maintenance: Arc::default(),
         };
         let (compiled, _) =
             compile(time::OffsetDateTime::now_utc(), Provided::default(), 7, None, &environment);

@@ -11,6 +11,7 @@ use tidegate_middlewares::Options as Kinds;
 use super::origin_of;
 use super::report::{Answer, Change, Changes, MiddlewareView, Outcome};
 use crate::snapshot::Snapshot;
+use crate::snapshot::maintenance::GATE;
 use crate::snapshot::routes::ACCESS;
 
 /// Maximum number of nested chains whose members are named.
@@ -171,8 +172,8 @@ fn expand(snapshot: &Snapshot, name: &str, via: &mut Vec<String>, leaves: &mut V
 fn view(snapshot: &Snapshot, named: Named) -> MiddlewareView {
     let Named { name, via } = named;
     let options = snapshot.report.config.http.middlewares.get(&name);
-    // The option `access` of a router is no middleware of the configuration.
-    let own = if name == ACCESS { ACCESS } else { "" };
+    // Options of a router are no middlewares of the configuration.
+    let own = [ACCESS, GATE].into_iter().find(|own| *own == name).unwrap_or("");
     MiddlewareView {
         kind: options.map_or(own, |options| options.kind()).to_owned(),
         origin: origin_of(snapshot, Kind::Middleware, &name),

@@ -18,13 +18,15 @@ use std::sync::Arc;
 use http::StatusCode;
 use tidegate_config::{Kind, Origin};
 use tidegate_core::{Body, Reason, Request, Response, TlsInfo, reply};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::entrypoint::http::forwarded::append_for;
 use crate::entrypoint::http::preview::Intake;
 use crate::router::without_port;
 use crate::settings::Settings;
 use crate::snapshot::report::Status;
-use crate::snapshot::{Route, Snapshot};
+use crate::snapshot::{InMaintenance, Route, Snapshot};
 use chain::Way;
 use destination::Destination;
 use handshake::Handshake;
@@ -32,7 +34,7 @@ use place::Place;
 use question::Asked;
 pub(crate) use question::{Question, QuestionError, header_line};
 pub(crate) use report::Explanation;
-use report::{Level, Outcome, RequestView, RouterView};
+use report::{Level, MaintenanceView, Outcome, RequestView, RouterView};
 pub(crate) use route_tests::failed_tests;
 
 /// Returns what would happen to a request. May block: middlewares check passwords.
@@ -230,6 +232,7 @@ impl Explaining<'_> {
             errors: report.map(|report| report.faults().to_vec()).unwrap_or_default(),
             origin: origin_of(self.snapshot, Kind::Router, name),
             kept: report.and_then(|report| report.kept.clone()),
+            maintenance: self.snapshot.maintenance.active.get(name).map(maintenance_view),
             cert_resolver: resolver.filter(|resolver| !resolver.is_empty()),
             middlewares: chain::not_reached(self.snapshot, names),
         }
@@ -239,6 +242,16 @@ impl Explaining<'_> {
         let Outcome { router, service, .. } = std::mem::take(&mut self.explanation.result);
         self.explanation.result = Outcome { router, service, ..outcome };
         self.explanation
+    }
+}
+
+fn maintenance_view(one: &InMaintenance) -> MaintenanceView {
+    let until = one.switch.as_ref().and_then(|switch| switch.until);
+    let until = until.and_then(|until| OffsetDateTime::from_unix_timestamp(until).ok());
+    MaintenanceView {
+        source: if one.switch.is_some() { "switch" } else { "configuration" },
+        until: until.and_then(|until| until.format(&Rfc3339).ok()),
+        allow: one.options.allow.clone(),
     }
 }
 

@@ -130,8 +130,24 @@ pub(crate) struct RouterView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kept: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) maintenance: Option<MaintenanceView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cert_resolver: Option<String>,
     pub(crate) middlewares: Vec<MiddlewareView>,
+}
+
+/// The maintenance of a router.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MaintenanceView {
+    /// `configuration` or `switch`.
+    pub(crate) source: &'static str,
+    /// When it ends by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) until: Option<String>,
+    /// The addresses that may pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) allow: Vec<String>,
 }
 
 /// What a middleware does.

@@ -23,6 +23,7 @@ use crate::announcements::Announcements;
 use crate::cluster::Cluster;
 use crate::configuration::Readiness;
 use crate::identity::Announcer;
+use crate::maintenance::Switches;
 use crate::observability::metrics::Metrics;
 use crate::observability::requests::live::Live;
 use crate::observability::{AuditLog, Requests, Statistics};
@@ -71,6 +72,8 @@ pub struct Surroundings {
     pub statistics: Option<Arc<Statistics>>,
     /// The runtimes and connections, for `api.debug`.
     pub runtimes: Arc<Runtimes>,
+    /// The routers that operators have put in maintenance.
+    pub maintenance: Arc<Switches>,
 }
 
 /// Returns the services by qualified name.

@@ -27,6 +27,7 @@ use super::routers::Rules;
 use super::routes::Router;
 use super::{error_pages, tcp, udp};
 use crate::identity::Announcer;
+use crate::maintenance::Switches;
 use crate::observability::AuditLog;
 use crate::observability::metrics::Metrics;
 use crate::service::{Registry, Service};
@@ -66,6 +67,8 @@ pub struct Environment {
     pub audit: Option<Arc<AuditLog>>,
     /// Metrics, if there are any.
     pub metrics: Option<Arc<Metrics>>,
+    /// The routers that operators have put in maintenance.
+    pub maintenance: Arc<Switches>,
 }
 
 /// A snapshot, and what the next one can reuse.
@@ -109,7 +112,7 @@ pub fn compile(
     let before = previous.map(|compiled| (&compiled.snapshot.report.config, &compiled.instances));
     let builder = Builder::new(&config, environment, before, &broken);
     let tls = tls_store(now, &builder, closed.collect(), previous.map(|compiled| &compiled.tls));
-    let mut http = Router::new(&builder, &tls.store, previous.map(|compiled| &compiled.rules));
+    let mut http = Router::new(&builder, &tls.store, previous.map(|compiled| &compiled.rules), now);
     let mut entry_points = http.route();
     let tcp = tcp::route(&builder, &tls.store, |entry_point| http.https_names(entry_point));
     let udp = udp::route(&builder);
@@ -124,6 +127,7 @@ pub fn compile(
     for (routes, pages) in entry_points.iter_mut().zip(error_pages) {
         routes.error_pages = pages;
     }
+    let maintenance = http.take_maintenance();
     let (rules, http_routers, mut findings) = http.finish();
     findings.extend(tcp.findings.into_iter().chain(udp.findings));
     let known = previous.map(|compiled| (&compiled.snapshot.report.config, &compiled.consumers));
@@ -151,6 +155,7 @@ pub fn compile(
         limits: limits(&instances, &directory),
         sessions: selected(&instances, |middleware| middleware.sessions().is_some()),
         caches: selected(&instances, |middleware| middleware.cache().is_some()),
+        maintenance,
         compiled: now,
     };
     (

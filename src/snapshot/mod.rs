@@ -10,6 +10,7 @@ mod effects;
 mod error_pages;
 mod files;
 mod limits;
+pub(crate) mod maintenance;
 mod middlewares;
 pub mod report;
 mod resolver;
@@ -42,6 +43,7 @@ pub use compile::{Compiled, Environment, compile};
 pub use effects::Effects;
 pub use files::Files;
 pub use limits::ActiveLimit;
+pub use maintenance::{InMaintenance, MaintenanceState};
 use report::Report;
 pub(crate) use routes::begin_span;
 use tidegate_core::traffic::TrafficCounters;
@@ -72,6 +74,8 @@ pub struct Snapshot {
     pub caches: BTreeMap<String, Arc<dyn Middleware>>,
     /// Middlewares with sessions, by qualified name.
     pub sessions: BTreeMap<String, Arc<dyn Middleware>>,
+    /// The routers in maintenance.
+    pub maintenance: MaintenanceState,
     /// When it was compiled.
     pub compiled: OffsetDateTime,
 }

@@ -18,15 +18,18 @@ use tidegate_core::{
     RouteInfo, SpanKind, boxed, reply,
 };
 use tidegate_middlewares::access;
+use time::OffsetDateTime;
 
 use super::attach::{Attached, attach};
 use super::builder::Builder;
 use super::diagnostics::{Finding, Outcome};
+use super::maintenance::{self, GATE, InMaintenance, MaintenanceState};
 use super::routers::{self, MAX_PRIORITY, Rules, check_priority, check_resolver, existing, options_name};
 use super::syntax::syntax_error;
 use super::{Route, Routes, Timeouts, tls_hosts};
 use crate::entrypoint::http::forwarded::append_for;
 use crate::identity::Announcer;
+use crate::maintenance::SwitchMap;
 use crate::observability::metrics::CountedObject;
 use crate::observability::tracing::type_name;
 use crate::router::{Entry, Index, Rule};
@@ -43,6 +46,9 @@ pub(super) struct Router<'a, 'b> {
     /// In the order of the attached routers.
     pub(super) outcomes: Vec<Outcome>,
     pub(super) rules: Rules,
+    switches: Arc<SwitchMap>,
+    now: OffsetDateTime,
+    maintenance: MaintenanceState,
 }
 
 /// What the decision of a router's `access` is called among its middlewares. Their names contain `@`.
@@ -59,11 +65,21 @@ impl<'a, 'b> Router<'a, 'b> {
         builder: &'a Builder<'b>,
         tls: &'a TlsStore,
         previous_rules: Option<&'a Rules>,
+        now: OffsetDateTime,
     ) -> Self {
         let mut attached = attach(&builder.environment.settings, &builder.config.http.routers);
         let outcomes = attached.iter_mut().map(|router| std::mem::take(&mut router.outcome)).collect();
         let rules = Rules::with_capacity_and_hasher(attached.len(), Default::default());
-        Self { builder, tls, previous_rules, attached, outcomes, rules }
+        let switches = builder.environment.maintenance.current();
+        let parts = attached.iter().filter(|part| part.name != part.source);
+        let split = parts.map(|part| (part.name.clone(), part.source.clone())).collect();
+        let maintenance = MaintenanceState { split, ..MaintenanceState::default() };
+        Self { builder, tls, previous_rules, attached, outcomes, rules, switches, now, maintenance }
+    }
+
+    /// Returns which routers are in maintenance.
+    pub(super) fn take_maintenance(&mut self) -> MaintenanceState {
+        std::mem::take(&mut self.maintenance)
     }
 
     /// Compiles the routes of all entry points.
@@ -186,7 +202,7 @@ impl<'a, 'b> Router<'a, 'b> {
         });
         let child_index = child_routers.as_ref().map(|routers| routers.index.clone());
         let parts = self.build_parts(index, child_routers.map(|routers| routers as Arc<dyn Handler>));
-        let Attached { name, router, .. } = &self.attached[index];
+        let Attached { router, .. } = &self.attached[index];
         let named = router.tls.as_ref().map(|tls| options_name(&tls.options));
         let requires = router.middlewares.iter().find(|name| self.requires_certificate(name));
         let warning =
@@ -194,10 +210,17 @@ impl<'a, 'b> Router<'a, 'b> {
         self.outcomes[index].warnings.extend(warning);
         // A broken router answers 503 on any connection.
         let tls_options = named.filter(|name| parts.is_some() && self.tls.is_checked(name));
+        let tls_options = tls_options.map(|name| self.tls.named(name));
         let (middlewares, service) = parts.unwrap_or_else(|| (Vec::new(), Arc::new(Unavailable)));
         let announcer = self.builder.environment.announcer.clone();
         let announcing = announcer.map(|announcer| (announcer, router.service.as_str().into()));
-        let (chain, middlewares) = Next::route(middlewares, end(service, above.is_empty(), announcing));
+        let end = end(service, above.is_empty(), announcing);
+        let (chain, middlewares) =
+            match maintenance::of_router(&self.attached[index], &self.switches, self.now) {
+                None => Next::route(middlewares, end),
+                Some(found) => self.behind_gate(index, found, middlewares, end),
+            };
+        let Attached { name, router, .. } = &self.attached[index];
         let (middleware_types, rule) = self.traced(&middlewares, &router.rule);
         let counted =
             CountedObject::Router { router: name.clone(), service: router.service.as_str().to_owned() };
@@ -216,9 +239,26 @@ impl<'a, 'b> Router<'a, 'b> {
             chain,
             timeouts: Timeouts::from_options(router.timeouts.as_ref()),
             observability: EntryPointObservability::default().for_router(router.observability.as_ref()),
-            tls_options: tls_options.map(|name| self.tls.named(name)),
+            tls_options,
             children: child_index,
         })
+    }
+
+    /// Returns the chain of a router in maintenance.
+    fn behind_gate(
+        &mut self,
+        index: usize,
+        found: InMaintenance,
+        mut middlewares: Vec<(Arc<str>, Arc<dyn Middleware>)>,
+        end: Next,
+    ) -> (Next, Box<[MiddlewareInfo]>) {
+        let (open, infos) = Next::route(middlewares.clone(), end.clone());
+        let made = maintenance::gate(self.builder, &found, &infos, open.middlewares());
+        // Mistakes in the options are reported, and break the router. Those of a switch are refused earlier.
+        let Ok(gate) = made else { return (open, infos) };
+        self.maintenance.active.insert(self.attached[index].name.clone(), found);
+        middlewares.insert(0, (Arc::from(GATE), gate));
+        Next::route(middlewares, end)
     }
 
     /// Returns true for a middleware that refuses clients without a certificate.
@@ -248,6 +288,7 @@ impl<'a, 'b> Router<'a, 'b> {
         let options = &self.builder.config.http.middlewares;
         let kind = |name: &str| match name {
             ACCESS => ACCESS,
+            GATE => GATE,
             name => options.get(name).map_or("", |options| options.kind()),
         };
         (middlewares.iter().map(|middleware| type_name(kind(&middleware.name)).into()).collect(), rule.into())
@@ -309,6 +350,9 @@ impl<'a, 'b> Router<'a, 'b> {
             let context = BuildContext::new(name, self.builder).instance(ACCESS, name);
             let made = found.check(access::of_router(allow, &context));
             middlewares.extend(made.map(|made| (Arc::from(ACCESS), made)));
+        }
+        if let Some(options) = &router.maintenance {
+            found.check(options.check());
         }
         let outcome = &mut self.outcomes[index];
         let is_valid = !outcome.is_broken() && !found.is_broken();

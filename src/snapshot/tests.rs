@@ -49,6 +49,7 @@ impl World {
             announcer: None,
             audit: None,
             metrics: None,
+            maintenance: Arc::default(),
         };
         Self { runtime, environment }
     }

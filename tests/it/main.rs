@@ -55,6 +55,7 @@ mod import_cycles;
 mod introspection;
 mod jwt;
 mod jwt_attacks;
+mod maintenance;
 mod metrics;
 mod middleware_attacks;
 mod oidc;

@@ -113,6 +113,7 @@ fn routes(servers: &Servers) -> String {
   routers:
     all: {{rule: 'PathRegexp(`^/(lost|malformed|gone|slow-client|a%2Fb)`)', service: a}}
     broken: {{rule: 'Path(`/router-broken`)', service: missing}}
+    closed: {{rule: 'Path(`/maintenance`)', service: a, maintenance: true}}
     held: {{rule: 'Path(`/held`)', service: a, timeouts: {{response: 100ms}}}}
     late: {{rule: 'Path(`/late`)', service: impatient}}
     moved: {{rule: 'Path(`/moved`)', service: a, middlewares: [move]}}
@@ -270,6 +271,7 @@ fn routed() -> Vec<Case> {
     vec![
         case(NoRouter, "/nowhere", simple),
         case(RouterBroken, "/router-broken", simple),
+        case(Maintenance, "/maintenance", simple),
         case(EncodedCharacters, "/a%2Fb", simple),
         case(Redirect, "/moved", simple),
         case(OwnService, "/ping", |gateway, _, target| drop(get(gateway.address("traefik"), "h", target))),

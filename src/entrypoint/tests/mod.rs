@@ -169,6 +169,7 @@ fn gate_with_hosts(
         limits: Vec::new(),
         caches: Default::default(),
         sessions: Default::default(),
+        maintenance: Default::default(),
         compiled: time::OffsetDateTime::UNIX_EPOCH,
     };
     let mut entry_point = EntryPoint { address: "127.0.0.1:0".into(), ..EntryPoint::default() };
@@ -490,6 +491,7 @@ fn an_address_in_use_is_an_error_that_names_it() {
         limits: Vec::new(),
         caches: Default::default(),
         sessions: Default::default(),
+        maintenance: Default::default(),
         compiled: time::OffsetDateTime::UNIX_EPOCH,
     }));
     let error = EntryPoints::start(&settings, handle, Options::default()).err().unwrap().to_string();

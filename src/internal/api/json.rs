@@ -231,11 +231,16 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
     Some(object.into())
 }
 
-/// Adds the state of a service in use: that of its servers, and how many requests wait for one.
+/// Adds the maintenance of a router, and the state of a service in use: that of its servers, and how many requests wait
+/// for one.
 fn add_state(object: &mut Object, snapshot: &Snapshot, kind: Kind, name: &str, report: &ObjectReport) {
     let servers = server_status(snapshot, kind, name, report);
     if !servers.is_empty() {
         add(object, "serverStatus", json(&servers));
+    }
+    let maintenance = snapshot.maintenance.active.get(name).filter(|_| kind == Kind::Router);
+    if let Some(maintenance) = maintenance {
+        add(object, "inMaintenance", super::maintenance::state(maintenance));
     }
     let service = snapshot.services.get(name).filter(|_| kind == Kind::Service);
     let held = service.map_or(0, |service| service.held());

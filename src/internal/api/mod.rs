@@ -7,6 +7,7 @@ mod explain;
 mod json;
 mod limits;
 mod list;
+mod maintenance;
 mod operator;
 mod overview;
 mod requests;
@@ -269,9 +270,12 @@ type Operated = fn(Arc<Snapshot>, Surroundings, String, Request) -> BoxFuture<'s
 
 /// Returns what answers at this path if operators change something there, and the rest of the path.
 fn operated(path: &str) -> Option<(Operated, &str)> {
-    let all: [(&str, Operated); 2] = [
+    let all: [(&str, Operated); 3] = [
         ("/api/cache", |snapshot, around, rest, request| {
             boxed(move || caches::answer(snapshot, around, rest, request))
+        }),
+        ("/api/maintenance", |snapshot, around, rest, request| {
+            boxed(move || maintenance::answer(snapshot, around.maintenance, rest, request))
         }),
         ("/api/sessions", |snapshot, _, rest, request| {
             boxed(move || sessions::answer(snapshot, rest, request))

@@ -11,6 +11,7 @@ use tidegate_core::sessions::EndError;
 use tidegate_core::{AuditEvent, CollectError, Exchange, Identity, Reason, Request, Response, reply};
 
 use super::json::as_go;
+use super::maintenance::refusal::Refusal;
 use super::{body, refusal};
 use crate::announcements::AnnounceError;
 
@@ -44,6 +45,8 @@ pub(super) enum Refused {
     InvalidUrl(#[from] InvalidUrl),
     #[error(transparent)]
     NotEnded(#[from] EndError),
+    #[error(transparent)]
+    NotSwitched(#[from] Refusal),
     /// It is done, but the other members of the cluster do not know it. `shown` is what the response would be.
     #[error("only this gateway has {action}: {error}{}", if error.is_pending() {
         "; the others follow when the cluster's store is available, unless this gateway stops before"
@@ -54,7 +57,7 @@ pub(super) enum Refused {
 }
 
 impl Refused {
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Unreadable(_) | Self::Invalid(_) | Self::Ambiguous(_) | Self::InvalidUrl(_) => {
                 StatusCode::BAD_REQUEST
@@ -65,6 +68,7 @@ impl Refused {
             | Self::NotEnded(EndError::UnknownSession | EndError::UnknownProvider(_)) => {
                 StatusCode::NOT_FOUND
             }
+            Self::NotSwitched(refusal) => refusal.status(),
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NotEnded(EndError::Store(_)) | Self::OnlyHere { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -84,6 +88,11 @@ impl Operator {
         self.identity.as_deref().map_or("", |identity| &identity.subject)
     }
 
+    /// Returns the name of the router through which the request came; empty for none.
+    pub(super) fn router(&self) -> String {
+        self.exchange.route().map(|route| route.router.to_string()).unwrap_or_default()
+    }
+
     /// Records for the audit log what the operator has changed.
     pub(super) fn note(&self, event: AuditEvent, subject: &str) {
         self.exchange.note(event, subject);
@@ -91,7 +100,7 @@ impl Operator {
 }
 
 /// Reads the JSON of a request that changes something, if an operator wants this, and not a page of another site in the
-/// operator's browser.
+/// operator's browser. Without a body, it is an empty object.
 ///
 /// `action` is what the operator does, for the message.
 pub(super) async fn read_json<T: DeserializeOwned>(
@@ -101,7 +110,8 @@ pub(super) async fn read_json<T: DeserializeOwned>(
     check(&request, action)?;
     let operator = Operator { exchange: request.context.exchange, identity: request.context.identity };
     let read = request.body.collect(MAX_REQUEST).await.map_err(Refused::Unreadable)?;
-    Ok((serde_json::from_slice(&read.bytes)?, operator))
+    let bytes = if read.bytes.is_empty() { &b"{}"[..] } else { &read.bytes };
+    Ok((serde_json::from_slice(bytes)?, operator))
 }
 
 /// Returns the response, which nothing may store.

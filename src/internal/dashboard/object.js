@@ -8,7 +8,7 @@ import { picture } from "./picture.js";
 import { href } from "./router.js";
 import { numbers, trafficOf } from "./statistics.js";
 
-const OWN = ["name", "provider", "status", "error", "using", "usedBy", "serverStatus", "priorityStr", "priority", "type", "rule", "service", "middlewares", "entryPoints"];
+const OWN = ["name", "provider", "status", "error", "using", "usedBy", "serverStatus", "priorityStr", "priority", "type", "rule", "service", "middlewares", "entryPoints", "inMaintenance"];
 const MAX_DEPTH = 4;
 const MAX_SERVICES = 24;
 const MAX_USERS = 50;
@@ -110,6 +110,12 @@ function question({ rule = "", tls, using }) {
   return { url: `${tls ? "https" : "http"}://${first("Host") ?? "localhost"}${path}`, entryPoint: using?.[0] };
 }
 
+/** Returns what is known about the maintenance of a router. */
+function maintenance({ source, by, since, until, allow = [] }) {
+  const who = source === "switch" ? `switched by ${by || "an operator"} at ${since}` : "by its configuration";
+  return [status("maintenance"), quiet([who, until && `until ${until}`, allow.length && `except for ${allow.join(", ")}`].filter(Boolean).join(", "))];
+}
+
 /** Shows one object. */
 export async function object(family, group, name) {
   const counted = family === "http" && group !== "middlewares";
@@ -124,6 +130,7 @@ export async function object(family, group, name) {
     content: [
       pairs(
         ["Status", [status(shown.status), ...errors(shown)]],
+        ["Maintenance", shown.inMaintenance && maintenance(shown.inMaintenance)],
         ["Problem at", own.map((problem) => element("div", {}, element("code", {}, problem.origin)))],
         ["Defined in", origin && element("code", {}, origin.origin)],
         ["Provider", shown.provider && shown.provider !== "internal" ? link(["providers", shown.provider], shown.provider) : shown.provider],

@@ -6,6 +6,7 @@ import { href, refine } from "./router.js";
 const STATES = {
   __proto__: null,
   enabled: ["✓", "enabled", "good"], warning: ["!", "warning", "warn"], disabled: ["✕", "disabled", "bad"], expired: ["✕", "expired", "bad"],
+  maintenance: ["!", "in maintenance", "warn"],
   UP: ["✓", "up", "good"], DOWN: ["✕", "down", "bad"],
   // Of an explanation.
   up: ["✓", "up", "good"], unproven: ["!", "unproven", "warn"], refused: ["✕", "refused", "bad"], down: ["✕", "down", "bad"],

@@ -1,0 +1,56 @@
+//! The switches on disk, beside the last states of providers.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::SwitchMap;
+use crate::saved::{self, Error as SavedError};
+use crate::settings::LastState;
+
+/// Name of the file; not that of a provider's state.
+const NAME: &str = "@maintenance.json";
+/// The version of its format.
+const VERSION: u32 = 1;
+
+/// Why the file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    #[error(transparent)]
+    Saved(#[from] SavedError),
+    #[error("{0}: {1}")]
+    Format(PathBuf, serde_json::Error),
+    #[error("{0}: version {1}, expected {VERSION}")]
+    Version(PathBuf, u32),
+}
+
+/// The content of the file.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Content {
+    version: u32,
+    routers: SwitchMap,
+}
+
+/// Returns the path of the file.
+pub(super) fn path(options: &LastState) -> PathBuf {
+    PathBuf::from(&options.directory).join(NAME)
+}
+
+/// Returns the switches; none without a file. Blocks.
+pub(super) fn read(path: &Path) -> Result<SwitchMap, FileError> {
+    let Some(text) = saved::read(path)? else { return Ok(SwitchMap::new()) };
+    let content: Content =
+        serde_json::from_str(&text).map_err(|error| FileError::Format(path.to_owned(), error))?;
+    match content.version {
+        VERSION => Ok(content.routers),
+        other => Err(FileError::Version(path.to_owned(), other)),
+    }
+}
+
+/// Replaces the file. Blocks.
+pub(super) fn write(path: &Path, switches: &SwitchMap) -> Result<(), FileError> {
+    let content = Content { version: VERSION, routers: switches.clone() };
+    let text = serde_json::to_string(&content).map_err(|error| FileError::Format(path.to_owned(), error))?;
+    Ok(saved::replace(path, &text)?)
+}
