@@ -27,6 +27,7 @@ mod etcd;
 mod hmac;
 mod identity;
 mod ldap;
+mod maintenance;
 mod oidc;
 mod outage;
 mod packaging;
