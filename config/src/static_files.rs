@@ -35,6 +35,8 @@ pub struct StaticFiles {
     /// Which symbolic links are followed.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub follow_symlinks: Word<FollowSymlinks>,
+    /// Maximum number of files that are opened or read at once.
+    pub max_reads: usize,
 }
 
 impl Default for StaticFiles {
@@ -49,6 +51,7 @@ impl Default for StaticFiles {
             cache_control_rules: Vec::new(),
             hidden: false,
             follow_symlinks: FollowSymlinks::Inside.into(),
+            max_reads: 64,
         }
     }
 }

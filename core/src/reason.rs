@@ -190,6 +190,8 @@ reasons! {
 
     /// The service has no usable server.
     NoServer = "no_server", Gateway, "destination_unavailable";
+    /// As many files as may be read at once have not been read in time (`static`).
+    FilesBusy = "files_busy", Gateway, "destination_unavailable";
     /// Connecting to the server failed.
     ConnectFailed = "connect_failed", Gateway, "destination_unavailable";
     /// Connecting to the server timed out.

@@ -410,6 +410,8 @@ fn mistakes_are_reported_and_break_the_service() {
         ("root: /tmp, fallback: a//b", "static.fallback: invalid file `a//b`"),
         ("root: /tmp, precompressed: [lzma]", "static.precompressed: "),
         ("root: /tmp, followSymlinks: some", "static.followSymlinks: "),
+        ("root: /tmp, maxReads: 0", "static.maxReads: 0: expected 1 to 256"),
+        ("root: /tmp, maxReads: 257", "static.maxReads: 257: expected 1 to 256"),
         ("root: /tmp, listing: true", "listing"),
     ] {
         let gateway = Gateway::serve(&format!(

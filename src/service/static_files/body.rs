@@ -4,16 +4,15 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tidegate_core::{BodyError, Frames, Polled};
-use tokio::task::JoinHandle;
+use tidegate_core::{BodyError, BoxFuture, Frames, Polled};
 
 use super::open::Stamp;
+use super::reading::{NotRead, Reader};
 
 /// Size of a piece in bytes.
 const PIECE: u64 = 64 * 1024;
@@ -26,13 +25,14 @@ pub(super) struct FileBody {
     file: Arc<File>,
     stamp: Stamp,
     left: Range<u64>,
-    reading: Option<JoinHandle<io::Result<Bytes>>>,
+    reader: Reader,
+    reading: Option<BoxFuture<'static, Result<io::Result<Bytes>, NotRead>>>,
 }
 
 impl FileBody {
     /// Creates the body of these bytes. `stamp` is that of the whole file.
-    pub(super) fn new(file: File, stamp: Stamp, range: Range<u64>) -> Self {
-        Self { file: Arc::new(file), stamp, left: range, reading: None }
+    pub(super) fn new(file: File, stamp: Stamp, range: Range<u64>, reader: Reader) -> Self {
+        Self { file: Arc::new(file), stamp, left: range, reader, reading: None }
     }
 
     fn failed(&mut self, error: io::Error) -> Polled {
@@ -51,10 +51,12 @@ impl Frames for FileBody {
             none => {
                 let (file, stamp, start) = (self.file.clone(), self.stamp, self.left.start);
                 let length = (self.left.end - start).min(PIECE);
-                none.insert(tokio::task::spawn_blocking(move || read_piece(&file, stamp, start, length)))
+                let reader = self.reader.clone();
+                let read = async move { reader.run(move || read_piece(&file, stamp, start, length)).await };
+                none.insert(Box::pin(read))
             }
         };
-        let read = ready!(Pin::new(reading).poll(cx));
+        let read = ready!(reading.as_mut().poll(cx));
         self.reading = None;
         match read {
             Ok(Ok(piece)) => {

@@ -5,6 +5,7 @@ mod coding;
 mod conditions;
 mod open;
 mod path;
+mod reading;
 mod site;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tidegate_core::{
 };
 
 use super::Service;
+use reading::NotRead;
 use site::{Asked, Site};
 
 /// A service that serves files. They are opened and read on threads that may block.
@@ -55,9 +57,12 @@ impl StaticService {
             headers: request.head.headers,
         };
         let site = self.site.clone();
-        match tokio::task::spawn_blocking(move || site.respond(&asked)).await {
+        match self.site.reader().run(move || site.respond(&asked)).await {
             Ok(response) => response,
-            Err(error) => reply::upstream_failure(UpstreamError::Internal(error.to_string())),
+            Err(NotRead::Busy) => reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::FilesBusy),
+            Err(NotRead::Failed(error)) => {
+                reply::upstream_failure(UpstreamError::Internal(error.to_string()))
+            }
         }
     }
 }

@@ -21,12 +21,17 @@ use super::coding;
 use super::conditions::{Part, Precondition, Validators};
 use super::open::{Entry, Root, Stamp};
 use super::path::{RelativePath, Target, matches};
+use super::reading::Reader;
 
 /// Size up to which a file is read as a whole, and its entity tag made of its content, in bytes.
 const SMALL: u64 = 64 * 1024;
 
+/// Maximum number of reads at once: half the threads that a worker has for them.
+const MAX_READS: usize = 256;
+
 /// The files of one service.
 pub(super) struct Site {
+    reader: Reader,
     root: String,
     links: FollowSymlinks,
     hidden: bool,
@@ -99,8 +104,13 @@ impl Site {
             .iter()
             .map(|rule| Ok((rule.paths.clone(), header("cacheControlRules.value", &rule.value)?)));
         let cache_rules = errors.check(BuildErrors::collect(rules));
+        if options.max_reads == 0 || options.max_reads > MAX_READS {
+            let message = format!("static.maxReads: {}: expected 1 to {MAX_READS}", options.max_reads);
+            errors.check(Err::<(), _>(BuildError::new(message)));
+        }
         errors.finish()?;
         Ok(Self {
+            reader: Reader::new(options.max_reads),
             root: options.root.clone(),
             links: links.flatten().unwrap_or(FollowSymlinks::Inside),
             hidden: options.hidden,
@@ -117,6 +127,11 @@ impl Site {
     pub(super) fn problem(&self) -> Option<String> {
         let error = Root::open(&self.root, self.links).err()?;
         Some(format!("static.root: `{}` cannot be opened, so requests get 503: {error}", self.root))
+    }
+
+    /// Returns where the files are read.
+    pub(super) fn reader(&self) -> &Reader {
+        &self.reader
     }
 
     /// Returns the response to a request.
@@ -191,10 +206,11 @@ impl Site {
                         insert(&mut response, CONTENT_RANGE, &format!("bytes */{size}"));
                         return Ok(response);
                     }
-                    Part::Whole => send(StatusCode::OK, &found, content, 0..size, asked)?,
+                    Part::Whole => self.send(StatusCode::OK, &found, content, 0..size, asked)?,
                     Part::Bytes(range) => {
                         let text = format!("bytes {}-{}/{size}", range.start, range.end - 1);
-                        let mut response = send(StatusCode::PARTIAL_CONTENT, &found, content, range, asked)?;
+                        let mut response =
+                            self.send(StatusCode::PARTIAL_CONTENT, &found, content, range, asked)?;
                         insert(&mut response, CONTENT_RANGE, &text);
                         response
                     }
@@ -222,8 +238,43 @@ impl Site {
         };
         let content = read_small(&mut found)?;
         let size = found.stamp.size;
-        let mut response = send(StatusCode::NOT_FOUND, &found, content, 0..size, asked)?;
+        let mut response = self.send(StatusCode::NOT_FOUND, &found, content, 0..size, asked)?;
         self.vary(&mut response);
+        Ok(response)
+    }
+
+    /// Returns a response with some bytes of a file, without validators.
+    fn send(
+        &self,
+        status: StatusCode,
+        found: &Found,
+        content: Option<Bytes>,
+        range: std::ops::Range<u64>,
+        asked: &Asked,
+    ) -> io::Result<Response> {
+        let mut response = own(status);
+        insert(&mut response, CONTENT_LENGTH, &(range.end - range.start).to_string());
+        insert(&mut response, CONTENT_TYPE, &media_type(&found.path));
+        response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if let Some(coding) = found.coding {
+            response
+                .headers_mut()
+                .insert(CONTENT_ENCODING, HeaderValue::from_static(coding::names(coding).0));
+        }
+        if asked.method != Method::HEAD {
+            response.body = match content {
+                Some(content) => {
+                    let at = |offset: u64| usize::try_from(offset).unwrap_or(content.len());
+                    Body::full(content.slice(at(range.start)..at(range.end)))
+                }
+                None => Body::of_frames(FileBody::new(
+                    found.file.try_clone()?,
+                    found.stamp,
+                    range,
+                    self.reader.clone(),
+                )),
+            };
+        }
         Ok(response)
     }
 
@@ -287,33 +338,6 @@ fn tag(found: &Found, content: Option<&Bytes>) -> String {
     let Stamp { size, seconds, nanoseconds } = found.stamp;
     let coding = found.coding.map_or("", |coding| coding::names(coding).1);
     format!("\"{size:x}-{seconds:x}-{nanoseconds:x}{coding}\"")
-}
-
-/// Returns a response with some bytes of a file, without validators.
-fn send(
-    status: StatusCode,
-    found: &Found,
-    content: Option<Bytes>,
-    range: std::ops::Range<u64>,
-    asked: &Asked,
-) -> io::Result<Response> {
-    let mut response = own(status);
-    insert(&mut response, CONTENT_LENGTH, &(range.end - range.start).to_string());
-    insert(&mut response, CONTENT_TYPE, &media_type(&found.path));
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if let Some(coding) = found.coding {
-        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(coding::names(coding).0));
-    }
-    if asked.method != Method::HEAD {
-        response.body = match content {
-            Some(content) => {
-                let at = |offset: u64| usize::try_from(offset).unwrap_or(content.len());
-                Body::full(content.slice(at(range.start)..at(range.end)))
-            }
-            None => Body::of_frames(FileBody::new(found.file.try_clone()?, found.stamp, range)),
-        };
-    }
-    Ok(response)
 }
 
 /// Returns the media type for the extension of a name.
