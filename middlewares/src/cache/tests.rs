@@ -233,6 +233,7 @@ fn many_clients_cost_one_request() {
             collapsed += usize::from(cache_status(&headers).contains("collapsed"));
         }
         assert_eq!((test.calls(), collapsed), (1, 63));
+        assert_eq!(test.middleware.cache().unwrap().statistics().requests.collapsed, 63);
     });
 }
 

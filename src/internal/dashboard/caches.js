@@ -24,6 +24,8 @@ const asked = (requests) => answered(requests) + (requests.miss ?? 0);
 const rate = (requests) => (asked(requests) > 0 ? `${((answered(requests) / asked(requests)) * 100).toFixed(1)} %` : "–");
 
 function filled({ bytes: used, maxBytes }) {
+  // The disk is not open.
+  if (!maxBytes) return "–";
   const share = maxBytes > 0 ? (used / maxBytes) * 100 : 0;
   return `${bytes(used)} of ${bytes(maxBytes)} (${share > 0 && share < 0.1 ? "under 0.1" : share.toFixed(1)} %)`;
 }

@@ -352,6 +352,55 @@ fn without_a_login_in_front_the_button_says_what_is_missing() {
     assert_eq!(signed_in.clone().open("/").status, 200);
 }
 
+#[test]
+#[ignore = "needs Chromium"]
+fn a_disk_that_fails_and_a_hostile_tag_are_shown_as_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let in_the_way = folder.path().join("file");
+    std::fs::write(&in_the_way, "").unwrap();
+    let hostile = "<img/src=x/onerror=document.title=1>";
+    let pages = Backend::bytes(format!(
+        "HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nCache-Tag: {hostile}\r\nContent-Length: 2\r\n\r\nok"
+    ));
+    let gateway = Gateway::serve(&format!(
+        "http:
+  routers:
+    site: {{rule: 'Host(`site.example`)', service: pages, middlewares: [cache], entryPoints: [web]}}
+  middlewares:
+    cache: {{cache: {{disk: {{path: '{}'}}}}}}
+  services:
+    pages: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+",
+        in_the_way.join("cache").display(),
+        pages.url()
+    ));
+    eventually("the problem", || gateway.api("/api/problems").contains("cannot open"));
+    assert_eq!(get(gateway.web(), "site.example", "/x").status, 200);
+    let base = format!("http://{}", gateway.address("traefik"));
+    let mut browser = Chromium::start();
+    for (page, expected) in [
+        ("/caches", &["cannot open", "0.0 %"][..]),
+        ("/caches/cache@file", &["✕ cannot open", hostile, "router site@file"]),
+        ("/problems", &["cannot open"]),
+    ] {
+        open(&mut browser, &base, page);
+        let text = text(&mut browser);
+        for expected in expected {
+            assert!(text.contains(expected), "{page}: {expected:?} is not in\n{text}");
+        }
+        assert_eq!(browser.evaluate("document.querySelectorAll('main img').length"), 0);
+        accessible(&mut browser, page);
+        assert_eq!(browser.complaints(), Vec::<String>::new(), "{page}");
+    }
+    // Without a login, a purge says what is missing, and removes nothing.
+    open(&mut browser, &base, "/caches/cache@file");
+    press(&mut browser, "tbody", "Purge");
+    press(&mut browser, "#confirm", "Purge");
+    browser.until("document.querySelector('#confirm [role=alert]')?.innerText.includes('api.middlewares')");
+    let again = get(gateway.web(), "site.example", "/x");
+    assert!(again.header("cache-status").unwrap().starts_with("tidegate; hit"));
+}
+
 /// Writes the pictures of docs/dashboard.md if `TIDEGATE_WRITE_DOCS` is set; else they must exist.
 #[test]
 #[ignore = "needs Chromium"]
