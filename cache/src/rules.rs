@@ -23,5 +23,5 @@ pub use invalidation::{Resource, invalidated, invalidates};
 pub use request::{Bypass, Lookup, inspect};
 pub use reuse::{Reuse, Why, is_error, reuse, usable_on_error};
 pub use settings::Rules;
-pub use store::{NotStored, storable};
+pub use store::{NotStored, is_about_request, storable};
 pub use update::{Freshened, HeadUpdate, freshen, select, update_by_head};

@@ -159,8 +159,9 @@ fn decode_labels(page: &str, body: &str) -> Config {
 }
 
 /// The Compose files of the repository.
-pub const COMPOSE: [&str; 4] = [
+pub const COMPOSE: [&str; 5] = [
     "docker-compose.yml",
+    "examples/cache/docker-compose.yml",
     "examples/docker/docker-compose.yml",
     "examples/from-traefik/docker-compose.yml",
     "examples/monitoring/docker-compose.yml",

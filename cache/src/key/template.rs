@@ -6,27 +6,51 @@ use std::sync::Arc;
 
 use http::header::{COOKIE, FORWARDED};
 use http::{HeaderMap, HeaderName};
+use smallvec::SmallVec;
 
 /// Fields by which clients can change what some servers respond, though they are seldom named in `Vary`. They are part
 /// of every key, so that a response that they have changed is found only by requests that have them, too.
-/// `X-Forwarded-Server` is not: it is the name of this machine, which a container changes with each start.
-const STEERING: [HeaderName; 13] = [
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-scheme"),
-    HeaderName::from_static("x-host"),
-    HeaderName::from_static("x-original-host"),
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-rewrite-url"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-method-override"),
-    HeaderName::from_static("x-http-host-override"),
+/// `X-Forwarded-Server` is not: it is the name of this machine, which a container changes with each start. Sorted.
+const STEERING: [&str; 27] = [
+    "front-end-https",
+    "x-backend-host",
+    "x-forwarded-base-url",
+    "x-forwarded-host",
+    "x-forwarded-method",
+    "x-forwarded-path",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-protocol",
+    "x-forwarded-scheme",
+    "x-forwarded-ssl",
+    "x-forwarded-uri",
+    "x-host",
+    "x-http-host-override",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-uri",
+    "x-original-url",
+    "x-override-url",
+    "x-proxy-host",
+    "x-rewrite-url",
+    "x-scheme",
+    "x-script-name",
+    "x-url-scheme",
 ];
-/// The place of `X-Forwarded-Host` among them.
-const FORWARDED_HOST: usize = 0;
+
+/// Those of [`STEERING`] that a request has, sorted: two requests have them in any order.
+fn steering(headers: &HeaderMap) -> SmallVec<[&HeaderName; 8]> {
+    let steers = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.starts_with(['x', 'f']) && STEERING.binary_search(&name).is_ok()
+    };
+    let mut names: SmallVec<[&HeaderName; 8]> = headers.keys().filter(steers).collect();
+    names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+    names
+}
 
 /// A primary key: the resource, and after a zero byte what else separates requests. Keys of one resource, and of
 /// resources with the same beginning, are neighbours in their order.
@@ -167,12 +191,10 @@ impl Template {
         if let Some(identity) = target.identity {
             part(&mut key, b'i', &[], identity);
         }
-        let steering = steering(target.headers);
-        for (number, name) in STEERING.iter().enumerate().filter(|(number, _)| steering & (1 << number) != 0)
-        {
+        for name in steering(target.headers) {
             let value = header(&mut key, target.headers, name);
             // The gateway sets X-Forwarded-Host, too: it is a host, and has no case.
-            if number == FORWARDED_HOST {
+            if name == "x-forwarded-host" {
                 key[value..].make_ascii_lowercase();
             }
         }
@@ -245,13 +267,6 @@ impl Template {
 fn without_port<'a>(scheme: &str, authority: &'a str) -> &'a str {
     let default = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
     authority.strip_suffix(default).unwrap_or(authority)
-}
-
-/// Which of [`STEERING`] there are: a bit for each.
-fn steering(headers: &HeaderMap) -> u16 {
-    // One look at each name costs less than a search for each field.
-    let names = headers.keys().filter(|name| name.as_str().starts_with("x-"));
-    names.filter_map(|name| STEERING.iter().position(|field| field == name)).fold(0, |all, at| all | 1 << at)
 }
 
 /// Writes the values of a field like [`part`], and returns where they begin.
@@ -376,6 +391,19 @@ mod tests {
     }
 
     #[test]
+    fn the_fields_that_steer_servers_are_sorted_and_count_in_any_order() {
+        assert!(STEERING.is_sorted());
+        let key = |lines| {
+            let headers = map(lines);
+            Template::default().key(&target("http://a/x", &headers)).unwrap()
+        };
+        assert_eq!(
+            key(&[("x-host", "1"), ("x-original-url", "2")]),
+            key(&[("x-original-url", "2"), ("a", "b"), ("x-host", "1")])
+        );
+    }
+
+    #[test]
     fn what_steers_servers_separates_requests() {
         let template = Template {
             headers: vec![HeaderName::from_static("x-a")],
@@ -389,6 +417,8 @@ mod tests {
         for lines in [
             [("x-forwarded-host", "evil")],
             [("x-original-url", "/admin")],
+            [("x-forwarded-ssl", "on")],
+            [("front-end-https", "on")],
             [("x-http-method-override", "POST")],
             [("forwarded", "for=1.2.3.4;Host=evil")],
             [("x-a", "1")],

@@ -31,6 +31,13 @@ impl VaryNames {
         names.dedup();
         (names.len() <= MAX_NAMES).then_some(Self(names))
     }
+
+    /// Adds a name, as if `Vary` had it.
+    pub fn add(&mut self, name: HeaderName) {
+        if let Err(place) = self.0.binary_search_by(|other| other.as_str().cmp(name.as_str())) {
+            self.0.insert(place, name);
+        }
+    }
 }
 
 /// The fields of the request for which a response was stored, in one form each.

@@ -56,12 +56,15 @@ impl Policy {
         let grace = |of_response: Option<u32>, otherwise: std::time::Duration| {
             of_response.unwrap_or_else(|| seconds(otherwise.as_secs()))
         };
+        let initial_age = initial_age(headers, times);
+        let lifetime = rules
+            .lifetime_of(status.as_u16())
+            .unwrap_or_else(|| lifetime(rules, status, headers, directives, targeted, times.received));
+        let longest = rules.max_lifetime.map(|limit| initial_age.saturating_add(seconds(limit.as_secs())));
         Self {
             received: times.received,
-            initial_age: initial_age(headers, times),
-            lifetime: rules
-                .lifetime_of(status.as_u16())
-                .unwrap_or_else(|| lifetime(rules, status, headers, directives, targeted, times.received)),
+            initial_age,
+            lifetime: longest.map_or(lifetime, |longest| lifetime.min(longest)),
             while_revalidate: grace(directives.stale_while_revalidate, rules.stale_while_revalidate),
             if_error: grace(directives.stale_if_error, rules.stale_if_error),
             always_validate,
@@ -238,6 +241,18 @@ mod tests {
         assert_eq!(policy(200, &[("last-modified", &long)]).lifetime, 86_400);
         assert_eq!(policy(200, &[("last-modified", &hour), ("pragma", "No-Cache")]).lifetime, 0);
         assert_eq!(policy(200, &[]).lifetime, 0);
+    }
+
+    #[test]
+    fn lifetimes_have_a_limit() {
+        let rules = Rules { max_lifetime: Some(Duration::from_secs(60)), ..Rules::default() };
+        let ttl = |lines: &[(&str, &str)]| {
+            policy_of(&rules, 200, lines, Times { requested: NOW, received: NOW }).time_to_live(NOW)
+        };
+        assert_eq!(ttl(&[("cache-control", "max-age=600")]), 60);
+        assert_eq!(ttl(&[("cache-control", "max-age=600"), ("age", "580")]), 20);
+        assert_eq!(ttl(&[("cache-control", "max-age=600"), ("age", "400")]), 60);
+        assert_eq!(ttl(&[("cache-control", "max-age=5")]), 5);
     }
 
     #[test]

@@ -23,6 +23,12 @@ pub struct Rules {
     /// Lifetimes that replace those of responses, by status. The first that contains the status counts. What forbids
     /// storing, or reuse without a validation, stays in force.
     pub lifetimes: Vec<(RangeInclusive<u16>, Duration)>,
+    /// The longest lifetime of any response from when it is received.
+    pub max_lifetime: Option<Duration>,
+    /// Status codes that are not stored.
+    pub excluded: Vec<RangeInclusive<u16>>,
+    /// The longest time for which `max-stale` of a request allows a stale response (RFC 9111 §5.2.1.2).
+    pub max_stale: Option<Duration>,
     /// `stale-while-revalidate` of responses that have none (RFC 5861 §3).
     pub stale_while_revalidate: Duration,
     /// `stale-if-error` of responses that have none (RFC 5861 §4).
@@ -45,6 +51,9 @@ impl Default for Rules {
             heuristic_percent: 10,
             heuristic_limit: Duration::from_secs(24 * 60 * 60),
             lifetimes: Vec::new(),
+            max_lifetime: None,
+            excluded: Vec::new(),
+            max_stale: None,
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::ZERO,
             stale_after_s_maxage: false,

@@ -1,6 +1,6 @@
 //! Which responses may be stored, and what of them (RFC 9111 §3).
 
-use http::header::{AGE, CONTENT_RANGE, DATE, EXPIRES, SET_COOKIE};
+use http::header::{ACCEPT_ENCODING, AGE, CONTENT_ENCODING, CONTENT_RANGE, DATE, EXPIRES, SET_COOKIE};
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::directives::{ResponseDirectives, Scope};
@@ -15,7 +15,8 @@ const SET_COOKIE2: HeaderName = HeaderName::from_static("set-cookie2");
 /// Why a response is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotStored {
-    /// An interim response, 206 or 304, or an unknown status with `must-understand` (§3, §5.2.2.3).
+    /// One that the rules exclude, an interim response, 206 or 304, one about the request and not about the resource, or an unknown status with
+    /// `must-understand` (§3, §5.2.2.3).
     Status,
     /// `no-store` (§5.2.2.5), or a `Cache-Control` that is broken.
     NoStore,
@@ -61,6 +62,16 @@ fn is_understood(status: StatusCode) -> bool {
     matches!(code, 200..=205 | 300..=303 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 428 | 429 | 431 | 451 | 500..=505)
 }
 
+/// The status codes that are about one request: its size, syntax, credentials, conditions, range or connection, which
+/// are not part of the key. Whoever provokes one must not choose what others get. RFC 6585 forbids storing 428, 429, 431
+/// and 511.
+pub fn is_about_request(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        400 | 401 | 407 | 408 | 411..=413 | 416 | 417 | 421 | 425 | 426 | 428 | 429 | 431 | 511
+    )
+}
+
 /// Decides whether the response to a GET is stored, and with which fields.
 ///
 /// `request` are the fields of the request as the server has received it, as far as `Vary` may name them. The length
@@ -75,9 +86,16 @@ pub fn storable(
     let targeted = targeted::directives(headers, &rules.targets);
     let is_targeted = targeted.is_some();
     let directives = targeted.unwrap_or_else(|| ResponseDirectives::from_headers(headers));
+    if rules.excluded.iter().any(|statuses| statuses.contains(&status.as_u16())) {
+        return Err(NotStored::Status);
+    }
     check_status(status, &directives)?;
     check_directives(rules, request, status, headers, &directives, is_targeted)?;
-    let names = VaryNames::from_headers(headers).ok_or(NotStored::Vary)?;
+    let mut names = VaryNames::from_headers(headers).ok_or(NotStored::Vary)?;
+    if headers.contains_key(CONTENT_ENCODING) {
+        // Servers that compress often forget `Vary`. Clients that cannot decompress must not get it.
+        names.add(ACCEPT_ENCODING);
+    }
     let variant = Variant::new(&names, request).ok_or(NotStored::Vary)?;
     let tags = tags(headers, rules.max_tags).ok_or(NotStored::Tags)?;
 
@@ -110,7 +128,7 @@ pub fn storable(
 }
 
 fn check_status(status: StatusCode, directives: &ResponseDirectives) -> Result<(), NotStored> {
-    let partial = matches!(status.as_u16(), 206 | 304);
+    let partial = matches!(status.as_u16(), 206 | 304) || is_about_request(status);
     let unknown = directives.must_understand && !is_understood(status);
     if status.is_informational() || partial || unknown { Err(NotStored::Status) } else { Ok(()) }
 }
@@ -209,12 +227,17 @@ mod tests {
     fn statuses_decide() {
         let cache = [("cache-control", "max-age=5")];
         for status in
-            [200, 203, 204, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499, 500, 502, 503, 504, 599]
+            [200, 203, 204, 299, 301, 302, 303, 307, 308, 403, 404, 410, 499, 500, 502, 503, 504, 599]
         {
             assert_eq!(reason(&[], status, &cache), None, "{status}");
         }
         for status in [100, 103, 206, 304] {
             assert_eq!(reason(&[], status, &cache), Some(NotStored::Status), "{status}");
+        }
+        for status in [400, 401, 412, 416, 429, 431] {
+            let lifetimes = vec![(400..=499, std::time::Duration::from_secs(5))];
+            let rules = Rules { lifetimes, ..Rules::default() };
+            assert_eq!(store_with(&rules, &[], status, &cache), Err(NotStored::Status), "{status}");
         }
         let understand = [("cache-control", "max-age=5, must-understand, no-store")];
         assert_eq!(reason(&[], 599, &understand), Some(NotStored::Status));

@@ -1,18 +1,21 @@
 //! Responses that are made of stored ones.
 
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue};
-use http::{Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use tidegate_cache::cache_status::{CACHE_STATUS, CacheStatus};
 use tidegate_cache::rules::{self, range};
 use tidegate_cache::{Head, Timestamp};
 use tidegate_core::{Body, Reason, Response, reply};
 
 use super::body::{FromDisk, Pieces};
+use super::counters::Outcome;
 use super::shared::Shared;
 use super::tiers::StoredBody;
 
 /// The name of the cache in `Cache-Status`.
 pub(super) const NAME: &str = "tidegate";
+
+const X_CACHE_STATUS: HeaderName = HeaderName::from_static("x-cache-status");
 
 /// The response to a request with `request` as its fields, from a stored body and a head, which may be newer.
 pub(super) fn from_store(
@@ -69,9 +72,13 @@ fn response(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
     response
 }
 
-/// Counts what became of a request, and appends `Cache-Status`.
+/// Counts what became of a request, and adds `Cache-Status` and `X-Cache-Status`.
 pub(super) fn mark(response: &mut Response, shared: &Shared, status: &CacheStatus<'_>) {
     shared.counters.count(status);
+    if shared.x_cache_status {
+        let word = HeaderValue::from_static(Outcome::of(status).word());
+        response.headers_mut().insert(X_CACHE_STATUS, word);
+    }
     if shared.status_header {
         response.headers_mut().append(CACHE_STATUS, status.to_value());
     }

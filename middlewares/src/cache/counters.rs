@@ -10,7 +10,7 @@ const CELLS: usize = 16;
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     /// A fresh response from the store.
     Hit,
     /// A stale one.
@@ -32,8 +32,17 @@ impl Outcome {
         (Self::Stale, "stale"),
     ];
 
+    /// The word for it in `X-Cache-Status`: where the response comes from.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Hit | Self::Stale => "HIT",
+            Self::Revalidated | Self::Miss => "MISS",
+            Self::Bypass => "BYPASS",
+        }
+    }
+
     /// The outcome that a response with this status has.
-    fn of(status: &CacheStatus<'_>) -> Self {
+    pub(super) fn of(status: &CacheStatus<'_>) -> Self {
         let is_stale = status.ttl.is_some_and(|ttl| ttl < 0);
         match status.forwarded {
             None if is_stale => Self::Stale,

@@ -1,5 +1,7 @@
 //! Requests to the server, and what their responses change in the store.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, Method, StatusCode};
 use tidegate_cache::cache_status::{CacheStatus, Forwarded};
 use tidegate_cache::collapse::Leader;
@@ -181,16 +183,20 @@ impl Job {
                 times,
             )
             .map_err(NotStored::as_str)
+            .and_then(|head| if self.is_identified_later() { Err("identity") } else { Ok(head) })
             .and_then(|head| if self.is_used_enough() { Ok(head) } else { Err("min-uses") }),
             Some(reason) => Err(reason.name()),
         };
         match storable {
             Ok(head) => self.store(sent, head, leader, response),
             Err(detail) => {
-                if let Some(stored) = stored.filter(|_| !rules::is_error(response.status())) {
+                // Neither an error nor a refusal of this one request says anything about what is stored.
+                let unrelated =
+                    rules::is_error(response.status()) || rules::is_about_request(response.status());
+                if let Some(stored) = stored.filter(|_| !unrelated) {
                     self.shared.tiers.remove(&stored);
                 }
-                let failed = response.reason.is_some() || rules::is_error(response.status());
+                let failed = response.reason.is_some() || unrelated;
                 match leader {
                     Some(leader) if failed => leader.failed(),
                     Some(leader) => leader.not_storable(now),
@@ -202,6 +208,17 @@ impl Job {
                 response
             }
         }
+    }
+
+    /// Whether a middleware behind the cache has found out who the client is: it may have decided by this, and others
+    /// would not be asked.
+    fn is_identified_later(&self) -> bool {
+        let context = &self.request.context;
+        let known = |identity| {
+            let before = [&context.identity, &context.connection().identity];
+            before.into_iter().flatten().any(|before| Arc::ptr_eq(before, identity))
+        };
+        context.exchange.identity().is_some_and(|identity| !known(identity))
     }
 
     /// Counts a use, and returns whether there were as many as a response needs to be stored.

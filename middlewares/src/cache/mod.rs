@@ -66,6 +66,12 @@ pub struct Cache {
     /// Lifetimes by status, such as `404` or `200-299`, that replace those of responses.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub ttl: BTreeMap<String, Duration>,
+    /// Maximum lifetime of responses, whoever has set it.
+    #[serde(rename = "maxTTL", skip_serializing_if = "Option::is_none")]
+    pub max_ttl: Option<Duration>,
+    /// Status codes and ranges of them, such as `500-599`, that are not stored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub excluded_status_codes: Vec<String>,
     /// Response headers that replace `Cache-Control` for this cache, the first one first (RFC 9213).
     pub targeted_fields: Vec<String>,
     /// Maximum lifetime of responses that have a `Last-Modified` and no lifetime; 0 stores none of them.
@@ -75,6 +81,9 @@ pub struct Cache {
     pub stale_while_revalidate: Duration,
     /// How long a stale response replaces an error, for responses without `stale-if-error`.
     pub stale_if_error: Duration,
+    /// Maximum time for which requests can allow stale responses by `max-stale`; without it, any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_stale: Option<Duration>,
     /// Sends stale responses while the service has no usable server.
     pub stale_without_server: bool,
     /// Lets `stale-while-revalidate` and `stale-if-error` count beside `s-maxage`, which RFC 9111 forbids.
@@ -92,6 +101,9 @@ pub struct Cache {
     pub max_waiting: usize,
     /// Adds `Cache-Status` to responses.
     pub status_header: bool,
+    /// Adds `X-Cache-Status` to responses: `HIT`, `MISS` or `BYPASS`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub x_cache_status: bool,
 }
 
 /// A folder for stored responses, with the memory in front of it.
@@ -147,10 +159,13 @@ impl Default for Cache {
             min_uses: 1,
             key: KeyOptions::default(),
             ttl: BTreeMap::new(),
+            max_ttl: None,
+            excluded_status_codes: Vec::new(),
             targeted_fields: vec!["CDN-Cache-Control".to_owned()],
             max_heuristic_ttl: Duration::from_secs(24 * 60 * 60),
             stale_while_revalidate: Duration::from_secs(0),
             stale_if_error: Duration::from_secs(0),
+            max_stale: None,
             stale_without_server: true,
             stale_after_s_maxage: false,
             ignore_request_directives: false,
@@ -158,6 +173,7 @@ impl Default for Cache {
             max_wait: Duration::from_secs(5),
             max_waiting: CollapseLimits::default().waiting,
             status_header: true,
+            x_cache_status: false,
         }
     }
 }
@@ -165,7 +181,14 @@ impl Default for Cache {
 impl Build for Cache {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let mut errors = BuildErrors::default();
-        let lifetimes = errors.check(BuildErrors::collect(self.ttl.iter().map(lifetime)));
+        let lifetimes = errors.check(BuildErrors::collect(
+            self.ttl
+                .iter()
+                .map(|(codes, lifetime)| Ok((statuses("ttl", codes)?, StdDuration::from(*lifetime)))),
+        ));
+        let excluded = self.excluded_status_codes.iter();
+        let excluded =
+            errors.check(BuildErrors::collect(excluded.map(|codes| statuses("excludedStatusCodes", codes))));
         let template = errors.check(self.key.template());
         let targets = errors.check(names("targetedFields", &self.targeted_fields));
         for (option, value) in [("maxBytes", self.max_bytes), ("maxObjectBytes", self.max_object_bytes)] {
@@ -179,13 +202,17 @@ impl Build for Cache {
         if let Some(disk) = &self.disk {
             disk.check(&mut errors);
         }
-        let ((lifetimes, template), targets) = errors.made(lifetimes.zip(template).zip(targets))?;
+        let made = lifetimes.zip(excluded).zip(template.zip(targets));
+        let ((lifetimes, excluded), (template, targets)) = errors.made(made)?;
         let rules = Rules {
             targets,
             honour_requests: !self.ignore_request_directives,
             store_cookies: self.store_set_cookie,
             heuristic_limit: self.max_heuristic_ttl.into(),
             lifetimes,
+            max_lifetime: self.max_ttl.map(Into::into),
+            excluded,
+            max_stale: self.max_stale.map(Into::into),
             stale_while_revalidate: self.stale_while_revalidate.into(),
             stale_if_error: self.stale_if_error.into(),
             stale_after_s_maxage: self.stale_after_s_maxage,
@@ -208,20 +235,19 @@ impl Build for Cache {
             max_wait: self.max_wait.into(),
             stale_without_server: self.stale_without_server,
             status_header: self.status_header,
+            x_cache_status: self.x_cache_status,
         };
         Ok(Arc::new(Caching(Arc::new(shared))))
     }
 }
 
-fn lifetime(
-    (statuses, lifetime): (&String, &Duration),
-) -> Result<(RangeInclusive<u16>, StdDuration), BuildError> {
-    let (first, last) = statuses.split_once('-').unwrap_or((statuses, statuses));
+fn statuses(option: &str, codes: &str) -> Result<RangeInclusive<u16>, BuildError> {
+    let (first, last) = codes.split_once('-').unwrap_or((codes, codes));
     let code = |text: &str| text.trim().parse::<u16>().ok().filter(|code| (200..=599).contains(code));
     match (code(first), code(last)) {
-        (Some(first), Some(last)) if first <= last => Ok((first..=last, (*lifetime).into())),
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
         _ => Err(BuildError::new(format!(
-            "ttl: invalid status `{statuses}`: expected a code such as `404`, or a range such as `200-299`"
+            "{option}: invalid status `{codes}`: expected a code such as `404`, or a range such as `200-299`"
         ))),
     }
 }

@@ -30,6 +30,7 @@ pub(super) struct Shared {
     pub(super) max_wait: Duration,
     pub(super) stale_without_server: bool,
     pub(super) status_header: bool,
+    pub(super) x_cache_status: bool,
 }
 
 impl Shared {

@@ -506,6 +506,36 @@ fn what_is_stored_survives_a_change_of_options() {
 }
 
 #[test]
+fn limits_and_exclusions_count_whatever_servers_say() {
+    block_on(async {
+        let options = Cache {
+            max_ttl: Some(Duration::from_secs(10)),
+            max_stale: Some(Duration::from_secs(5)),
+            excluded_status_codes: vec!["404".to_owned(), "500-599".to_owned()],
+            x_cache_status: true,
+            status_header: false,
+            ..Cache::default()
+        };
+        let script = vec![status(404, FRESH, ""), status(502, FRESH, ""), ok(FRESH, "one"), ok(FRESH, "two")];
+        let test = Test::with(options, script, None);
+        let word = |headers: &HeaderMap| headers["x-cache-status"].to_str().unwrap().to_owned();
+        for expected in [(404, "MISS"), (502, "MISS"), (200, "MISS"), (200, "HIT")] {
+            let (status, headers, _) = test.get(&[]).await;
+            assert_eq!((status, word(&headers).as_str()), expected);
+            assert!(!headers.contains_key("cache-status"));
+        }
+        test.advance(14);
+        let lenient: Lines = &[("cache-control", "max-stale=60")];
+        let (_, headers, body) = test.get(lenient).await;
+        assert_eq!((word(&headers).as_str(), body.as_str()), ("HIT", "one"));
+        test.advance(2);
+        assert_eq!(test.get(lenient).await.2, "two", "the limit of max-stale");
+        let (_, headers, _) = test.send(request(http::Request::post("http://h.test/a"))).await;
+        assert_eq!(word(&headers), "BYPASS");
+    });
+}
+
+#[test]
 fn mistakes_in_options_are_found_together() {
     let options = Cache {
         max_bytes: 0,

@@ -1,41 +1,13 @@
-//! The tests of HTTP caches (http-tests/cache-tests) through the gateway, and the page about them.
+//! The tests of HTTP caches (http-tests/cache-tests) through the gateway.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::protocol_suites::{Program, tool};
-use crate::docs::root;
+use crate::cache_pages::{BEHAVIOUR, OPTIMAL, OPTIMAL_MISSES, REQUIRED, REQUIRED_MISSES};
 use crate::support::outside::program;
 use crate::support::{Gateway, eventually, free_port};
-
-/// Required tests that `cache: {}` fails.
-const REQUIRED_MISSES: [&str; 3] =
-    ["headers-store-Set-Cookie", "headers-store-Set-Cookie2", "headers-store-Transfer-Encoding"];
-
-/// The same of optimal tests.
-const OPTIMAL_MISSES: [&str; 12] = [
-    "conditional-lm-fresh-no-lm",
-    "freshness-expires-ansi-c",
-    "method-POST",
-    "other-set-cookie",
-    "partial-store-partial-complete",
-    "partial-store-partial-reuse-partial",
-    "partial-store-partial-reuse-partial-absent",
-    "partial-store-partial-reuse-partial-byterange",
-    "partial-store-partial-reuse-partial-suffix",
-    "vary-normalise-lang-order",
-    "vary-normalise-lang-select",
-    "vary-normalise-space",
-];
-
-/// How many tests of a kind pass, and how many there are.
-type Figures = (usize, usize);
-
-const REQUIRED: Figures = (157, 160);
-const OPTIMAL: Figures = (93, 105);
-/// Tests of what a cache may choose: passing is no merit, but what it chooses is documented.
-const BEHAVIOUR: Figures = (60, 100);
 
 /// Runs the suite through a gateway with these options of `cache`: for each kind and test the result.
 fn run(options: &str) -> BTreeMap<(String, String), String> {
@@ -87,23 +59,4 @@ fn the_cache_passes_the_tests_of_http_caches() {
         assert!(missed.keys().eq(expected), "{kind}: {missed:#?}");
     }
     assert_eq!([figures("required"), figures("optimal"), figures("check")], [REQUIRED, OPTIMAL, BEHAVIOUR]);
-}
-
-#[test]
-fn the_page_about_the_tests_has_their_results() {
-    let page = std::fs::read_to_string(root().join("docs/cache-conformance.md")).unwrap();
-    let ids = |heading: &str| -> BTreeSet<String> {
-        let section = page.split(&format!("\n## {heading}\n")).nth(1).unwrap();
-        let rows = section.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| `"));
-        rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2))
-            .map(str::to_owned)
-            .collect()
-    };
-    let expected = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
-    assert_eq!(ids("Required tests that fail"), expected(&REQUIRED_MISSES));
-    assert_eq!(ids("Optimal tests that fail"), expected(&OPTIMAL_MISSES));
-    let ours = format!("| **Tidegate** | {} | {} | {} |", REQUIRED.0, OPTIMAL.0, BEHAVIOUR.0);
-    assert!(page.contains(&ours), "{ours}");
-    let totals = format!("| tests | {} | {} | {} |", REQUIRED.1, OPTIMAL.1, BEHAVIOUR.1);
-    assert!(page.contains(&totals), "{totals}");
 }
