@@ -6,6 +6,7 @@ use std::fmt;
 use parking_lot::RwLock;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use tidegate_middlewares::crowdsec::Crowdsec;
+use tidegate_middlewares::http_cache::HttpCache;
 use tidegate_middlewares::{Kind, Options};
 
 /// The key of middlewares that are plug-ins.
@@ -34,6 +35,14 @@ const NATIVE: &[Native] = &[Native {
         other => other,
     },
 }];
+
+/// A middleware that Traefik Hub has built in, and that its documentation writes as a plug-in.
+const HUB: Native = Native {
+    module: "",
+    kind: "httpCache",
+    empty: || Options::httpCache(HttpCache::default()),
+    adapt: |options| options,
+};
 
 /// Equivalents by the name that the settings give the plug-in, in lower case.
 static DECLARED: RwLock<BTreeMap<String, Native>> = RwLock::new(BTreeMap::new());
@@ -80,6 +89,7 @@ impl<'de> Visitor<'de> for Plugin {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let Some(name) = map.next_key::<String>()? else { return Ok(None) };
         let declared = DECLARED.read().get(&name.to_ascii_lowercase()).copied();
+        let declared = declared.or_else(|| name.eq_ignore_ascii_case(HUB.kind).then_some(HUB));
         let Some(native) = declared else {
             return Err(de::Error::custom(format_args!(
                 "plugins are not supported: the settings name no plug-in `{name}` that has a native equivalent"
@@ -124,6 +134,21 @@ when: Method(`GET`)";
         assert_eq!((plugin.kind(), plugin.when.as_str()), ("crowdsec", "Method(`GET`)"));
         let shown = serde_json::to_string(&plugin).unwrap();
         assert!(!shown.contains("secret-key"), "{shown}");
+    }
+
+    #[test]
+    fn what_traefik_hub_has_built_in_needs_no_declaration() {
+        let native = read("httpCache: {maxTtl: 600, store: {memory: {limit: 3Gi}}}").unwrap();
+        assert_eq!(
+            read("plugin: {httpCache: {maxTtl: 600, store: {memory: {limit: 3Gi}}}}").unwrap(),
+            native
+        );
+        assert_eq!(
+            read("plugin: {httpcache: {maxttl: '600', store: {memory: {limit: 3Gi}}}}").unwrap(),
+            native
+        );
+        assert_eq!(read("plugin: {httpCache: }").unwrap(), read("httpCache: {}").unwrap());
+        assert!(read("plugin: {httpCaches: {}}").is_err());
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub mod forward_auth;
 pub mod grpc_web;
 pub mod headers;
 pub mod hmac;
+pub mod http_cache;
 pub mod in_flight_req;
 pub mod introspection;
 pub mod ip_allow_list;
@@ -91,6 +92,7 @@ registry! {
     grpcWeb: grpc_web::GrpcWeb,
     headers: headers::Headers,
     hmac: hmac::Hmac,
+    httpCache: http_cache::HttpCache,
     inFlightReq: in_flight_req::InFlightReq,
     ipAllowList: ip_allow_list::IpAllowList,
     ipWhiteList: ip_white_list::IpWhiteList,

@@ -181,3 +181,23 @@ fn what_is_stored_survives_a_reload() {
     assert!(is_shared(&stored, &again));
     assert_eq!((stored.header("cache-status").is_some(), again.header("cache-status")), (true, None));
 }
+
+#[test]
+fn traefik_hubs_options_are_those_of_the_cache() {
+    let backend = numbered();
+    for options in [
+        "httpCache: {maxTtl: 30, excludedResponseCodes: '400-499'}",
+        "plugin: {httpCache: {maxTtl: '30', store: {memory: {limit: 64Mi}}}}",
+    ] {
+        let routes =
+            routes(&backend.url(), "{}").replace("cache: {cache: {}}", &format!("cache: {{{options}}}"));
+        let gateway = Gateway::serve(&routes);
+        assert_eq!(gateway.problems(), Vec::<String>::new(), "{options}");
+        let ask = |fields: &str| get_with(gateway.web(), "h", "/x", fields);
+        let word = |answer: &Answer| answer.header("x-cache-status").unwrap_or_default().to_owned();
+        let (first, second) = (ask(""), ask(""));
+        assert_eq!((word(&first).as_str(), word(&second).as_str()), ("MISS", "HIT"), "{options}");
+        assert_eq!((second.header("cache-status"), is_shared(&first, &second)), (None, true), "{options}");
+        assert_eq!(word(&ask("Cache-Control: no-store\r\n")), "BYPASS", "{options}");
+    }
+}
