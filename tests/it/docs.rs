@@ -223,6 +223,28 @@ fn the_set_up_for_traefik_is_read_completely() {
 }
 
 #[test]
+fn the_setting_that_keeps_routes_is_equal_in_every_form() {
+    let page = fs::read_to_string(root().join("docs/providers/docker.md")).unwrap();
+    let section = page.split("## Keeping routes").nth(1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut read = Vec::new();
+    for (language, body) in blocks(section).into_iter().take(2) {
+        let file = folder.path().join(format!("tidegate.{language}"));
+        fs::write(&file, body).unwrap();
+        let flag = format!("--configFile={}", file.display());
+        read.push(tidegate::settings::load(&[flag], &[]).unwrap().settings.providers);
+    }
+    let flag = section.split('`').find(|text| text.starts_with("--")).unwrap().to_owned();
+    read.push(tidegate::settings::load(&[flag], &[]).unwrap().settings.providers);
+    let kept = tidegate_core::values::Duration::from_secs(30);
+    for providers in &read {
+        assert_eq!(providers.docker.as_ref().unwrap().keep_routes, kept);
+        assert_eq!(providers, &read[0]);
+    }
+    assert_eq!(read.len(), 3);
+}
+
+#[test]
 fn the_links_between_pages_lead_somewhere() {
     let mut wrong = Vec::new();
     let mut links = 0;
