@@ -244,7 +244,7 @@ impl Client {
             return Ok(Some(Event::Informational(head)));
         } else {
             // After a refused upgrade, it is not known what comes.
-            self.persists &= head.persists() && !self.asked.upgrade;
+            self.persists &= head.persists() && !self.asked.upgrade && !self.asked.connect;
             self.reading = if head.framing.has_body() {
                 Reading::Body(Decoder::new(head.framing, Sender::Server))
             } else {

@@ -218,24 +218,24 @@ fn request_line(line: &[u8], limits: &Limits) -> Result<RequestLine, Error> {
     if length > limits.target as usize {
         return Err(Error::new(ErrorKind::TargetTooLong, start));
     }
-    check_target(&line[target.clone()], method == Method::CONNECT)
-        .map_err(|(kind, at)| Error::new(kind, start + at))?;
+    check_target(&line[target.clone()], &method).map_err(|(kind, at)| Error::new(kind, start + at))?;
     Ok(RequestLine { method, target, version })
 }
 
 /// Checks that a target has one of the forms of RFC 9112 section 3.2, no control character, no fragment, and no invalid
 /// escape in its path.
-fn check_target(target: &[u8], connect: bool) -> Result<(), (ErrorKind, usize)> {
+fn check_target(target: &[u8], method: &Method) -> Result<(), (ErrorKind, usize)> {
     // No early exit, so that the loop can be vectorised.
     if target.iter().fold(false, |found, byte| found | (*byte <= b' ') | (*byte == 0x7f)) {
         return Err((ErrorKind::Target, target.iter().position(u8::is_ascii_control).unwrap_or(0)));
     }
     if let Some(first) = memchr::memchr2(b'#', b'%', target) {
-        check_escapes(target, first, connect)?;
+        check_escapes(target, first, *method == Method::CONNECT)?;
     }
     let has_form = match target {
         [] => false,
-        [b'/', ..] | b"*" => !connect,
+        [b'/', ..] => *method != Method::CONNECT,
+        b"*" => *method == Method::OPTIONS,
         _ => target.iter().take_while(|byte| **byte != b'?').any(|byte| *byte == b':'),
     };
     if has_form { Ok(()) } else { Err((ErrorKind::Target, 0)) }
@@ -268,10 +268,9 @@ fn uri(head: &Bytes, target: Range<usize>, method: &Method, limits: &Limits) -> 
             Uri::from_maybe_shared(Bytes::from(escaped)).map_err(|_| ErrorKind::Target)?
         }
     };
-    if *method == Method::CONNECT && (uri.authority().is_none() || uri.scheme().is_some()) {
-        return Err(ErrorKind::Target);
-    }
-    Ok(uri)
+    // Only CONNECT has an authority without a scheme.
+    let is_authority = uri.scheme().is_none() && uri.authority().is_some();
+    if is_authority == (*method == Method::CONNECT) { Ok(uri) } else { Err(ErrorKind::Target) }
 }
 
 /// Escapes the characters that [`Uri`] cannot hold; `None` if there are none.

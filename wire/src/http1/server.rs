@@ -262,10 +262,11 @@ impl Server {
         }
         let is_bodiless = asked.is_bodiless(status);
         let framing = self.framing(status, payload, fields.headers);
-        // Without the 100 it is not known whether the body comes, and after a request for an upgrade, whether what
-        // comes is HTTP.
+        // Without the 100 it is not known whether the body comes, and after a request for an upgrade or a tunnel, whether
+        // what comes is HTTP.
         let awaits_continue = self.exchange.awaits_continue && self.input.is_empty();
-        let ends = awaits_continue || asked.upgrade || framing == Framing::UntilClose;
+        let is_other = asked.upgrade || asked.connect;
+        let ends = awaits_continue || is_other || framing == Framing::UntilClose;
         self.exchange.persists &= !ends;
         let connection = match (switches, self.exchange.persists) {
             (true, _) if status == StatusCode::SWITCHING_PROTOCOLS => Connection::Upgrade,

@@ -63,6 +63,12 @@ pub(crate) fn verdict(bytes: &[u8], sizes: &[usize]) -> Verdict {
     Verdict { messages, end }
 }
 
+/// Returns true if an incomplete head is refused once its lines are complete. Other parsers refuse some bytes earlier.
+pub(crate) fn is_refused_later(bytes: &[u8]) -> bool {
+    let complete = [bytes, b"\r\n\r\n"].concat();
+    matches!(verdict(&complete, &[usize::MAX]).end, End::Refused(_))
+}
+
 enum Step {
     Nothing,
     Partial,

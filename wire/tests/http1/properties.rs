@@ -10,7 +10,7 @@ use tidegate_wire::http1::request::RequestParser;
 use tidegate_wire::http1::response::ResponseParser;
 use tidegate_wire::http1::{Asked, ErrorKind, Framing, Limits, Piece, Sender, Spelling};
 
-use crate::corpus::{End, Random, Verdict, buffer, connection, verdict};
+use crate::corpus::{End, Random, Verdict, buffer, connection, is_refused_later, verdict};
 
 /// Names in any spelling. Those that frame the message are left out.
 fn name() -> impl Strategy<Value = String> {
@@ -70,10 +70,7 @@ proptest! {
             // The scanner does not know when a connection ends.
             End::Closed => true,
             // Values are checked when their head is complete.
-            End::Partial if refused => {
-                let complete = [&bytes[..], b"\r\n\r\n"].concat();
-                matches!(verdict(&complete, &[usize::MAX]).end, End::Refused(_))
-            }
+            End::Partial if refused => is_refused_later(&bytes),
             End::Complete | End::Partial => !refused,
         };
         // The scanner leaves the form of a target, and values of unknown fields, to the HTTP library.

@@ -272,6 +272,11 @@ fn a_tunnel_starts_after_a_success() {
     peer.respond(200, Payload::Unknown);
     assert_eq!(peer.written(), "HTTP/1.1 200 OK\r\n\r\n");
     assert_eq!(peer.events(), ["upgraded raw"]);
+    // Without one, what follows may be for the tunnel all the same.
+    let mut peer = Peer::new(&format!("CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n{GET}"));
+    peer.events();
+    peer.respond(501, Payload::None);
+    assert!(peer.written().contains("connection: close") && peer.server.is_closed());
 }
 
 #[test]
