@@ -82,6 +82,10 @@ if ! scripts/tool.sh pyjwt; then
   echo "PyJWT cannot be had: the test of a service in Python is left out" >&2
   left_out+=(--skip programs::identity::)
 fi
+if ! scripts/tool.sh h11; then
+  echo "h11 cannot be had: the comparison with it is left out" >&2
+  left_out+=(--skip programs::http1_peers::h11)
+fi
 # They come from an index of Python packages. Where there is none, everything else is tested all the same.
 if ! scripts/suites.sh; then
   echo "gRPC's own library or the Autobahn test suite cannot be had: their tests are left out" >&2

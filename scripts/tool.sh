@@ -4,7 +4,7 @@
 # Python package that has it; `scripts/tool.sh pebble`, with its challenge server, and `scripts/tool.sh docker-compose`,
 # from Debian forky's packages; `scripts/tool.sh named`, with its libraries, from the machine's own; `scripts/tool.sh
 # cargo-deb`, from the registry of crates; `scripts/tool.sh oidc-provider`, a library for Node, from its registry;
-# `scripts/tool.sh pyjwt`, an environment with PyJWT, from the index of Python packages.
+# `scripts/tool.sh pyjwt` and `scripts/tool.sh h11`, environments with PyJWT and h11, from the index of Python packages.
 #
 # Debian 12 has no Consul, a Pebble that is too old, and Compose v1 only. The address and the key are those of the
 # machine's own apt sources, with another suite. The packages of etcd and BIND are not installed, as they would
@@ -34,6 +34,7 @@ fits() {
   cargo-deb) at_least "$1" 3 --version ;;
   named) at_least "$1" 9.16 -v ;;
   pyjwt) "$1/bin/python" -c 'import jwt, cryptography' 2>/dev/null ;;
+  h11) "$1/bin/python" -c 'import h11; assert h11.__version__ == "0.16.0"' 2>/dev/null ;;
   # The comparison is with this version, newer ones answer in other ways.
   traefik) "$1" version 2>/dev/null | grep -qE "^Version: +v?${traefik//./\\.}\$" ;;
   # Debian's does not know its own version: 2.6 is the first that reads profiles and shows renewal information.
@@ -68,6 +69,12 @@ pyjwt)
   rm -rf "$tools/pyjwt"
   python3 -m venv "$tools/pyjwt"
   "$tools/pyjwt/bin/pip" install --quiet --disable-pip-version-check --retries 5 'PyJWT[crypto]==2.10.1'
+  exit 0
+  ;;
+h11)
+  rm -rf "$tools/h11"
+  python3 -m venv "$tools/h11"
+  "$tools/h11/bin/pip" install --quiet --disable-pip-version-check --retries 5 h11==0.16.0
   exit 0
   ;;
 pebble | docker-compose)

@@ -25,6 +25,7 @@ mod docs;
 mod dpop;
 mod etcd;
 mod hmac;
+mod http1_peers;
 mod hung_disk;
 mod identity;
 mod ldap;

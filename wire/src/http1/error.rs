@@ -44,7 +44,7 @@ pub enum ErrorKind {
     #[error("invalid request line: expected method, target and version")]
     RequestLine,
     /// A target in none of the forms of RFC 9112 section 3.2.
-    #[error("invalid target: expected a path, a URL, or a host and a port")]
+    #[error("invalid target: expected a path, an HTTP URL, or a host and a port")]
     Target,
     /// A target with a fragment.
     #[error("invalid target: expected no fragment")]

@@ -269,8 +269,14 @@ fn uri(head: &Bytes, target: Range<usize>, method: &Method, limits: &Limits) -> 
         }
     };
     // Only CONNECT has an authority without a scheme.
-    let is_authority = uri.scheme().is_none() && uri.authority().is_some();
-    if is_authority == (*method == Method::CONNECT) { Ok(uri) } else { Err(ErrorKind::Target) }
+    let has_form = match uri.scheme_str() {
+        Some(scheme) => {
+            let is_known = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+            is_known && *method != Method::CONNECT
+        }
+        None => uri.authority().is_some() == (*method == Method::CONNECT),
+    };
+    if has_form { Ok(uri) } else { Err(ErrorKind::Target) }
 }
 
 /// Escapes the characters that [`Uri`] cannot hold; `None` if there are none.

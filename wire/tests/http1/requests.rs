@@ -146,6 +146,7 @@ fn violations_say_what_and_where() {
         ("GET /a\x7f HTTP/1.1\r\n".to_owned(), Target, 6),
         ("GET /a?b#c HTTP/1.1\r\n".to_owned(), Fragment, 8),
         ("GET * HTTP/1.1\r\n".to_owned(), Target, 4),
+        ("GET ftp://h/ HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Target, 4),
         ("GET h:80 HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Target, 4),
         ("CONNECT * HTTP/1.1\r\n".to_owned(), Target, 8),
         ("CONNECT /x HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Target, 8),
