@@ -198,6 +198,7 @@ impl Chunked {
             }
             let field = fields.push(input, line, limits.fields).map_err(wrong)?;
             if field.role != Role::Other {
+                field.check_value().map_err(wrong)?;
                 fields.pop();
             }
         }

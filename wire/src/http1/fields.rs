@@ -41,6 +41,14 @@ pub(super) struct Field<'a> {
     pub(super) at: usize,
 }
 
+impl Field<'_> {
+    /// Checks a value that does not become part of a map, which would check it.
+    pub(super) fn check_value(&self) -> Result<(), Error> {
+        let wrong = |at| Error::new(ErrorKind::FieldValue, self.at + at);
+        self.value.iter().position(is_control).map_or(Ok(()), |at| Err(wrong(at)))
+    }
+}
+
 /// The number of names that are not known.
 const UNKNOWN: u8 = u8::MAX;
 
@@ -168,6 +176,9 @@ fn wrong_name(line: &[u8], length: usize) -> ErrorKind {
 
 /// Returns the place of the first byte that no value may have.
 fn first_control(section: &[u8], value: Range<usize>) -> usize {
-    let is_control = |byte: &u8| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f;
     value.start + section[value].iter().position(is_control).unwrap_or(0)
+}
+
+fn is_control(byte: &u8) -> bool {
+    (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f
 }

@@ -131,6 +131,7 @@ fn malformed_chunks_are_refused() {
         ("0\r\nX : y\r\n\r\n", Trailer, 4),
         ("0\r\nX: y\n\r\n", Trailer, 7),
         ("0\r\nX: \0\r\n\r\n", Trailer, 6),
+        ("0\r\nHost: a\rb\r\n\r\n", Trailer, 10),
         ("0\n\n", ChunkSize, 1),
         ("0\r\n\n", Trailer, 3),
         ("0\r\n\rX\r\n\r\n", Trailer, 3),
