@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-mkdir -p fuzz/corpus/{rule,labels,route_file,preface,http3,stream,template,settings}
+mkdir -p fuzz/corpus/{rule,labels,route_file,preface,http1_server,http1_client,http1_body,http3,stream,template,settings}
 python3 - <<'PYTHON'
 import pathlib, re, hashlib
 
@@ -57,6 +57,23 @@ http = [
     "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", "GET / HTTP/1.0\r\n\r\n", "GET /\r\n",
     "GET / HTTP/1.1\r\nHost: a\r\n folded\r\nX : y\r\n\r\n",
 ]
+responses = [
+    "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.0 200 OK\nServer: x\n\nok", "HTTP/1.1 204\r\n\r\n",
+    "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \r\nok\r\n0\r\nX: y\r\n\r\n",
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\nraw",
+]
+bodies = [
+    "3\r\nabc\r\n0\r\n\r\n", "3;a=b\r\nabc\r\n00\r\n\r\nGET", "3  \r\nabc\r\n0\r\nX: y\r\nContent-Length: 1\r\n\r\n", "fffffffffffffff\r\nabc",
+]
+for size in (1, 7, 255):
+    for text in http:
+        seed("http1_server", bytes([size]) + text.encode("latin-1"))
+    for text in responses:
+        for asked in (0, 1, 2, 129):
+            seed("http1_client", bytes([size, asked]) + text.encode())
+    for text in bodies:
+        seed("http1_body", bytes([size]) + text.encode())
+
 v2 = b"\r\n\r\n\0\r\nQUIT\n"
 h2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 frame = lambda kind, flags, body: len(body).to_bytes(3, "big") + bytes([kind, flags]) + b"\0\0\0\1" + body

@@ -10,7 +10,7 @@ export RUSTC_BOOTSTRAP=1
 seconds=${FUZZ_SECONDS:-600}
 sanitizer=${FUZZ_SANITIZER:-none}
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(rule labels route_file preface http3 stream template settings)
+[ ${#targets[@]} -gt 0 ] || targets=(rule labels route_file preface http1_server http1_client http1_body http3 stream template settings)
 
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 
