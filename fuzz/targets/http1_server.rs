@@ -59,7 +59,8 @@ fn same_when_written(head: &RequestHead) {
     // HTTP/1.0 needs no host.
     if head.headers.contains_key("host") && out.len() < 1 << 20 {
         let mut parser = RequestParser::default();
-        let parsed = parser.parse(&mut out[..].into(), &Limits::default()).expect("what was written is valid");
+        let parsed =
+            parser.parse(&mut out[..].into(), &Limits::default()).expect("what was written is valid");
         let parsed = parsed.expect("what was written is complete");
         assert_eq!((&parsed.method, parsed.framing), (&head.method, head.framing));
     }

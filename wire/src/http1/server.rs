@@ -151,7 +151,6 @@ impl Server {
     /// Returns what the next bytes belong to.
     pub fn phase(&self) -> Phase {
         match self.reading {
-            Reading::Head if self.writing != Writing::Nothing => Phase::Responding,
             Reading::Head if self.input.is_empty() && self.parser.is_at_start() => Phase::Idle,
             Reading::Head => Phase::Head,
             Reading::Body(_) => Phase::Body,
@@ -177,14 +176,14 @@ impl Server {
     /// closed.
     pub fn poll(&mut self) -> Result<Option<Event>, Error> {
         let polled = match &mut self.reading {
-            Reading::Head if self.writing == Writing::Nothing => self.poll_head(),
+            Reading::Head => self.poll_head(),
             Reading::Body(_) => self.poll_body(),
             Reading::Complete if self.writing == Writing::Switching => {
                 let rest = std::mem::take(&mut self.input);
                 self.close();
                 Ok(Some(Event::Upgraded(rest)))
             }
-            Reading::Head | Reading::Complete | Reading::Closed => Ok(None),
+            Reading::Complete | Reading::Closed => Ok(None),
         };
         if polled.is_err() {
             self.close();
@@ -313,7 +312,7 @@ impl Server {
     pub fn is_closed(&self) -> bool {
         match self.reading {
             Reading::Closed => true,
-            Reading::Head => self.ended && self.writing == Writing::Nothing && self.input.is_empty(),
+            Reading::Head => self.ended && self.input.is_empty(),
             Reading::Body(_) => self.writing == Writing::Complete && !self.exchange.persists,
             Reading::Complete => false,
         }
