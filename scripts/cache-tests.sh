@@ -11,7 +11,7 @@ cache_tests=b55b8bda3dbb8c927c04e85bd8d496a8caa3e4ba
 if ! [ -f "$tools/cache-tests/$cache_tests" ]; then
   rm -rf "$tools/cache-tests"
   git init --quiet "$tools/cache-tests"
-  git -C "$tools/cache-tests" fetch --quiet --depth 1 "${CACHE_TESTS:-https://github.com/http-tests/cache-tests}" "$cache_tests"
+  GIT_TERMINAL_PROMPT=0 timeout 120 git -C "$tools/cache-tests" fetch --quiet --depth 1 "${CACHE_TESTS:-https://github.com/http-tests/cache-tests}" "$cache_tests"
   git -C "$tools/cache-tests" checkout --quiet FETCH_HEAD
   # What its tests of interim responses use.
   (cd "$tools" && npm pack --silent undici@7.16.0 >/dev/null)

@@ -4,6 +4,7 @@
 # grpc: gRPC's own Python library, in an environment of its own.
 # autobahn: the Autobahn test suite of WebSocket. It needs Python 2.7, which Debian had last in bullseye, and packages of
 # its time; nothing is installed outside of target/tools.
+# cache-tests-npm: the tests of HTTP caches as they were in 2021, which npm has; scripts/cache-tests.sh fetches newer ones.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=$PWD/target/tools
@@ -13,6 +14,13 @@ if ! "$tools/grpc/bin/python" -c 'import grpc' 2>/dev/null; then
   rm -rf "$tools/grpc"
   python3 -m venv "$tools/grpc"
   "$tools/grpc/bin/pip" install -q --disable-pip-version-check grpcio==1.85.3
+fi
+
+if ! [ -f "$tools/cache-tests-npm/package/server/server.mjs" ]; then
+  rm -rf "$tools/cache-tests-npm"
+  mkdir -p "$tools/cache-tests-npm"
+  (cd "$tools/cache-tests-npm" && npm pack --silent http-cache-tests@0.4.5 >/dev/null && tar --extract --gzip --file ./*.tgz)
+  npm install --prefix "$tools/cache-tests-npm" --no-save --no-audit --no-fund --ignore-scripts --loglevel error node-fetch@2.7.0
 fi
 
 [ -x "$tools/autobahn/wstest" ] && exit 0

@@ -88,11 +88,11 @@ if ! scripts/tool.sh h11; then
 fi
 # They come from an index of Python packages. Where there is none, everything else is tested all the same.
 if ! scripts/suites.sh; then
-  echo "gRPC's own library or the Autobahn test suite cannot be had: their tests are left out" >&2
-  left_out+=(--skip programs::protocol_suites::)
+  echo "gRPC's own library, the Autobahn test suite or npm's tests of HTTP caches cannot be had: their tests are left out" >&2
+  left_out+=(--skip programs::protocol_suites:: --skip programs::cache_suite::those_in_npm)
 fi
 if ! scripts/cache-tests.sh; then
-  echo "The tests of HTTP caches cannot be had from GitHub: they are left out" >&2
+  echo "The tests of HTTP caches cannot be had from GitHub: only those in npm run" >&2
   left_out+=(--skip programs::cache_suite::the_cache)
 fi
 # Tests need no optimised image, and it is built much sooner without.

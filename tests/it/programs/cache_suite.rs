@@ -9,14 +9,14 @@ use crate::cache_pages::{BEHAVIOUR, OPTIMAL, OPTIMAL_MISSES, REQUIRED, REQUIRED_
 use crate::support::outside::program;
 use crate::support::{Gateway, eventually, free_port};
 
-/// Runs the suite through a gateway with these options of `cache`: for each kind and test the result.
-fn run(options: &str) -> BTreeMap<(String, String), String> {
-    let server = tool("cache-tests/test-engine/server/server.mjs");
-    let suite = server.ancestors().nth(3).unwrap();
+/// Runs a suite through a gateway with these options of `cache`: for each kind and test the result.
+fn run(suite: &str, server: &str, options: &str) -> BTreeMap<(String, String), String> {
+    let server = tool(&format!("{suite}/{server}"));
+    let suite = &tool(suite);
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let mut command = Command::new(program("node"));
-    command.arg(&server).current_dir(suite).env("npm_config_protocol", "http");
+    command.arg(&server).current_dir(server.ancestors().nth(2).unwrap()).env("npm_config_protocol", "http");
     command.env("npm_config_port", port.to_string()).env("npm_config_pidfile", folder.path().join("pid"));
     let _server = Program(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     eventually("the server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
@@ -42,14 +42,30 @@ fn run(options: &str) -> BTreeMap<(String, String), String> {
     results
 }
 
+/// The tests of a kind that fail, and why.
+fn missed<'a>(results: &'a BTreeMap<(String, String), String>, kind: &str) -> BTreeMap<&'a str, &'a str> {
+    let failed = results.iter().filter(|((of, _), result)| of == kind && *result != "passed");
+    failed.map(|((_, id), why)| (id.as_str(), why.as_str())).collect()
+}
+
+/// Required tests of 2021 that `cache: {}` fails, since RFC 9111 of 2022 asks for something else, or for the reasons in
+/// docs/cache-conformance.md.
+const MISSES_OF_2021: [&str; 0] = [];
+
+#[test]
+#[ignore = "needs the tests of HTTP caches in npm"]
+fn those_in_npm_fail_only_where_they_are_outdated() {
+    let results = run("cache-tests-npm", "package/server/server.mjs", "{}");
+    let missed = missed(&results, "required");
+    assert!(missed.keys().eq(&MISSES_OF_2021), "{missed:#?}");
+}
+
 #[test]
 #[ignore = "needs the tests of HTTP caches"]
 fn the_cache_passes_the_tests_of_http_caches() {
-    let results = run("{}");
+    let results = run("cache-tests", "test-engine/server/server.mjs", "{}");
     let of = |kind: &'static str| results.iter().filter(move |((of, _), _)| of == kind);
-    let missed = |kind| -> BTreeMap<&str, &str> {
-        of(kind).filter(|(_, result)| *result != "passed").map(|((_, id), why)| (&**id, &**why)).collect()
-    };
+    let missed = |kind| missed(&results, kind);
     let figures = |kind| (of(kind).count() - missed(kind).len(), of(kind).count());
     for kind in ["required", "optimal", "check"] {
         println!("{kind}: {:?}", figures(kind));

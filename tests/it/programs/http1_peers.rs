@@ -160,7 +160,6 @@ fn compare(command: &mut Command) {
     );
     // Otherwise the connections would show nothing.
     assert!(by_rule["same"] > COUNT as usize / 2 && by_rule.len() > 10, "{by_rule:#?}");
-    println!("{by_rule:#?}");
 }
 
 fn script(name: &str) -> std::path::PathBuf {
