@@ -69,7 +69,12 @@ fn same_when_written(head: &RequestHead) {
 fuzz_target!(|input: &[u8]| {
     let Some((&size, stream)) = input.split_first() else { return };
     let whole = read(stream, usize::MAX);
-    assert_eq!(read(stream, usize::from(size).max(1)), whole);
+    let pieces = read(stream, usize::from(size).max(1));
+    // A bare carriage return is refused before its line is complete, and so before what else is wrong.
+    if pieces.2 != Some(ErrorKind::LineEnd) {
+        assert_eq!(pieces, whole);
+    }
+    assert!(!whole.3 || pieces == whole);
     // What is complete here, the scanner does not refuse.
     if whole.3 {
         assert!(Scanner::default().scan(stream).is_ok());

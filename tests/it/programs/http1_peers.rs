@@ -51,7 +51,7 @@ fn hex(bytes: &[u8]) -> String {
 fn why_refused(kind: ErrorKind) -> Option<&'static str> {
     use ErrorKind::*;
     Some(match kind {
-        LineEnd => "a bare line feed is no line end",
+        LineEnd => "a line ends with CR LF, which stand nowhere else",
         RequestLine => "one space, and only one, is between the parts of a request line",
         NoHost => "HTTP/1.1 requires Host",
         RepeatedHost => "two hosts can be routed in two ways",
@@ -139,7 +139,7 @@ fn is_connect(theirs: &Other) -> bool {
     theirs.messages.last().is_some_and(|(method, ..)| method == "CONNECT")
 }
 
-/// Compares with a parser, and shows how often each rule was needed.
+/// Compares with a parser.
 fn compare(command: &mut Command) {
     let connections: Vec<_> = (0..COUNT).map(|seed| connection(&mut Random::new(seed))).collect();
     let mut by_rule = BTreeMap::new();

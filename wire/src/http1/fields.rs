@@ -115,7 +115,7 @@ impl Fields {
                 spelling.keep(section.slice(name.clone()));
             }
             let value = HeaderValue::from_maybe_shared(section.slice(value.clone()))
-                .map_err(|_| Error::new(ErrorKind::FieldValue, first_control(section, value)))?;
+                .map_err(|_| wrong_value(section, value))?;
             let fits = match names::known(place.known) {
                 Some(known) => headers.try_append(&known.name, value),
                 None => {
@@ -174,9 +174,11 @@ fn wrong_name(line: &[u8], length: usize) -> ErrorKind {
     }
 }
 
-/// Returns the place of the first byte that no value may have.
-fn first_control(section: &[u8], value: Range<usize>) -> usize {
-    value.start + section[value].iter().position(is_control).unwrap_or(0)
+/// Returns what is wrong with a value: the first byte that none may have.
+fn wrong_value(section: &[u8], value: Range<usize>) -> Error {
+    let at = value.start + section[value].iter().position(is_control).unwrap_or(0);
+    let kind = if section.get(at) == Some(&b'\r') { ErrorKind::LineEnd } else { ErrorKind::FieldValue };
+    Error::new(kind, at)
 }
 
 fn is_control(byte: &u8) -> bool {

@@ -23,15 +23,27 @@ pub(super) struct Lines {
     searched: usize,
 }
 
+/// Returns the error of a line, which is its first bare carriage return if it has one. So it does not depend on the
+/// pieces in which the line arrives.
+#[cold]
+pub(super) fn blame(error: Error, bytes: &[u8], line: Range<usize>) -> Error {
+    let start = line.start;
+    let at = memchr::memchr(b'\r', &bytes[line]);
+    at.map_or(error, |at| Error::new(ErrorKind::LineEnd, start + at))
+}
+
 impl Lines {
     /// Returns the next line without its end; `None` if it is incomplete. `bytes` are those of the last call, with more
     /// after them.
+    ///
+    /// # Errors
+    /// For a line feed without a carriage return, and in an incomplete line also for the reverse, as its peer may wait
+    /// for a response.
     #[inline(always)]
     pub(super) fn next(&mut self, bytes: &[u8], ends: LineEnds) -> Result<Option<Range<usize>>, Error> {
         let rest = bytes.get(self.searched..).unwrap_or_default();
         let Some(at) = find(b'\n', rest) else {
-            self.searched = bytes.len();
-            return Ok(None);
+            return self.check_incomplete(bytes).map(|()| None);
         };
         let (start, end) = (self.start, self.searched + at);
         self.start = end + 1;
@@ -42,6 +54,17 @@ impl Lines {
         match ends {
             LineEnds::AlsoLf => Ok(Some(start..end)),
             LineEnds::Strict => Err(Error::new(ErrorKind::LineEnd, end)),
+        }
+    }
+
+    fn check_incomplete(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        // The last byte of the last call may have been a carriage return.
+        let from = self.searched.saturating_sub(1).max(self.start);
+        self.searched = bytes.len();
+        let rest = bytes.get(from..).unwrap_or_default();
+        match memchr::memchr(b'\r', rest).map(|at| from + at) {
+            Some(at) if at + 1 < bytes.len() => Err(Error::new(ErrorKind::LineEnd, at)),
+            _ => Ok(()),
         }
     }
 

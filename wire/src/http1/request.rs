@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Uri, Version};
 use super::error::{Error, ErrorKind};
 use super::fields::{Field, Fields};
 use super::limits::Limits;
-use super::lines::{LineEnds, Lines};
+use super::lines::{LineEnds, Lines, blame};
 use super::message::{Framing, Options, decimal};
 use super::names::{self, Role};
 use super::spelling::Spelling;
@@ -90,13 +90,15 @@ impl RequestParser {
             }
             match &self.line {
                 None if line.is_empty() => self.skip_empty_line(input)?,
-                None => self.line = Some(request_line(&input[line], limits)?),
+                None => {
+                    let parsed = request_line(&input[line.clone()], limits);
+                    self.line = Some(parsed.map_err(|error| blame(error, input, line))?);
+                }
                 Some(_) if line.is_empty() => return self.finish(input, limits).map(Some),
                 Some(request) => {
-                    let field = self.fields.push(input, line, limits.fields)?;
-                    if field.role != Role::Other {
-                        self.seen.note(&field, request.version)?;
-                    }
+                    let pushed = self.fields.push(input, line.clone(), limits.fields);
+                    let noted = pushed.and_then(|field| self.seen.note(&field, request.version));
+                    noted.map_err(|error| blame(error, input, line))?;
                 }
             }
         }
@@ -165,6 +167,9 @@ impl RequestParser {
 impl Seen {
     /// Notes a field that the codec understands.
     fn note(&mut self, field: &Field<'_>, version: Version) -> Result<(), Error> {
+        if field.role == Role::Other {
+            return Ok(());
+        }
         let wrong = |kind| Err(Error::new(kind, field.at));
         let value = field.value;
         match field.role {
@@ -276,7 +281,9 @@ fn uri(head: &Bytes, target: Range<usize>, method: &Method, limits: &Limits) -> 
         }
         None => uri.authority().is_some() == (*method == Method::CONNECT),
     };
-    if has_form { Ok(uri) } else { Err(ErrorKind::Target) }
+    // Without user information.
+    let is_plain = uri.authority().is_none_or(|authority| is_host(authority.as_str().as_bytes()));
+    if has_form && is_plain { Ok(uri) } else { Err(ErrorKind::Target) }
 }
 
 /// Escapes the characters that [`Uri`] cannot hold; `None` if there are none.

@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode, Version};
 use super::error::{Error, ErrorKind};
 use super::fields::{Field, Fields};
 use super::limits::Limits;
-use super::lines::{LineEnds, Lines};
+use super::lines::{LineEnds, Lines, blame};
 use super::message::{Asked, Framing, Options, decimal, trim};
 use super::names::Role;
 use super::spelling::Spelling;
@@ -106,13 +106,15 @@ impl ResponseParser {
                 return Err(too_large(limits));
             }
             match &self.line {
-                None => self.line = Some(status_line(&input[line], asked)?),
+                None => {
+                    let parsed = status_line(&input[line.clone()], asked);
+                    self.line = Some(parsed.map_err(|error| blame(error, input, line))?);
+                }
                 Some(_) if line.is_empty() => return self.finish(input).map(Some),
                 Some(status) => {
-                    let field = self.fields.push(input, line, limits.fields)?;
-                    if field.role != Role::Other {
-                        self.seen.note(&field, status)?;
-                    }
+                    let pushed = self.fields.push(input, line.clone(), limits.fields);
+                    let noted = pushed.and_then(|field| self.seen.note(&field, status));
+                    noted.map_err(|error| blame(error, input, line))?;
                 }
             }
         }

@@ -40,8 +40,16 @@ proptest! {
     fn any_pieces_come_to_the_same(seed: u64, sizes in proptest::collection::vec(1usize..40, 1..6)) {
         let bytes = connection(&mut Random::new(seed));
         let whole = verdict(&bytes, &[usize::MAX]);
-        prop_assert_eq!(verdict(&bytes, &sizes), whole.clone(), "{}", bytes.escape_ascii());
-        prop_assert_eq!(verdict(&bytes, &[1]), whole, "{}", bytes.escape_ascii());
+        for sizes in [&sizes[..], &[1]] {
+            let mut pieces = verdict(&bytes, sizes);
+            // A bare carriage return is refused before its line is complete, and so before what else is wrong.
+            let is_refused = whole.end == End::Partial && is_refused_later(&bytes);
+            let is_refused = is_refused || matches!(whole.end, End::Refused(_));
+            if pieces.end == End::Refused(Some(ErrorKind::LineEnd)) && is_refused {
+                pieces.end = whole.end.clone();
+            }
+            prop_assert_eq!(&pieces, &whole, "{}", bytes.escape_ascii());
+        }
     }
 
     #[test]
@@ -66,7 +74,8 @@ proptest! {
         let Verdict { end, .. } = verdict(&bytes, &[usize::MAX]);
         let (refused, _) = scanned(&bytes);
         let agrees = match &end {
-            End::Refused(_) => refused,
+            // Some bytes are refused here before their line is complete.
+            End::Refused(_) => refused || scanned(&[&bytes[..], b"\r\n\r\n"].concat()).0,
             // The scanner does not know when a connection ends.
             End::Closed => true,
             // Values are checked when their head is complete.

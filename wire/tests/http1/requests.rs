@@ -158,7 +158,12 @@ fn violations_say_what_and_where() {
         (format!("{start}: y\r\n"), FieldName, 16),
         (format!("{start}no\r\n"), FieldName, 18),
         (format!("{start}Cookie\r\n"), FieldName, 22),
-        (format!("{start}Host: h\r\nX: a\rb\r\n\r\n"), FieldValue, 29),
+        (format!("{start}Host: h\r\nX: a\rb\r\n\r\n"), LineEnd, 29),
+        (format!("{start}Host: h\r\nX: a\rb"), LineEnd, 29),
+        ("GET /p HTTP/1.1\rHost: h\r\r".to_owned(), LineEnd, 15),
+        (format!("{start}Content-Length: 5\rX: y\r\n"), LineEnd, 33),
+        ("GET http://u@h/ HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Target, 4),
+        ("GET http://h:x/ HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Target, 4),
         (format!("{start}Host: h\r\nX: \0\r\n\r\n"), FieldValue, 28),
         (format!("{start}\r\n"), NoHost, 18),
         (format!("{start}Host: h\r\nhost: h\r\n"), RepeatedHost, 31),
@@ -178,12 +183,12 @@ fn violations_say_what_and_where() {
     ] {
         assert_eq!(parse(&bytes).map(|_| ()), Err(Error { kind, at }), "{bytes:?}");
     }
-    let error = Error { kind: FieldName, at: 7 };
-    assert_eq!(error.to_string(), "invalid field name: expected a token and a colon, at byte 7 of the head");
 }
 
 #[test]
 fn every_violation_has_its_status() {
+    let error = Error { kind: ErrorKind::FieldName, at: 7 };
+    assert_eq!(error.to_string(), "invalid field name: expected a token and a colon, at byte 7 of the head");
     for (bytes, status) in [
         ("GET / HTTP/2.0\r\n", 505),
         ("GET / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n", 501),

@@ -117,7 +117,7 @@ fn malformed_heads_are_refused() {
         ("HTTP/1.1 2000 OK\r\n", StatusLine),
         ("HTTP/1.1 200 O\0K\r\n\r\n", StatusLine),
         ("HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n", FieldValue),
-        ("HTTP/1.1 200 OK\r\nX: a\r\r\n\r\n", FieldValue),
+        ("HTTP/1.1 200 OK\r\nX: a\r\r\n\r\n", LineEnd),
         ("HTTP/1.1 200 OK\r\nX y: a\r\n\r\n", FieldName),
         ("HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", Folded),
         ("HTTP/1.1 200 OK\r\n: a\r\n\r\n", FieldName),
