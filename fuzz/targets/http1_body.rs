@@ -31,7 +31,9 @@ fn decode(stream: &[u8], size: usize, sender: Sender) -> Result<(Vec<u8>, String
 fuzz_target!(|input: &[u8]| {
     let Some((&size, stream)) = input.split_first() else { return };
     for sender in [Sender::Client, Sender::Server] {
-        assert_eq!(decode(stream, usize::from(size).max(1), sender), decode(stream, usize::MAX, sender));
+        // Of several violations in a line, the pieces decide which is found first.
+        let found = |size| decode(stream, size, sender).map_err(|error| error.kind);
+        assert_eq!(found(usize::from(size).max(1)), found(usize::MAX));
     }
     // A server may send all that a client may.
     if let Ok(body) = decode(stream, usize::MAX, Sender::Client) {

@@ -197,8 +197,8 @@ impl Chunked {
                 break;
             }
             let field = fields.push(input, line, limits.fields).map_err(wrong)?;
+            field.check_value().map_err(wrong)?;
             if field.role != Role::Other {
-                field.check_value().map_err(wrong)?;
                 fields.pop();
             }
         }

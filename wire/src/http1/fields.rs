@@ -42,7 +42,7 @@ pub(super) struct Field<'a> {
 }
 
 impl Field<'_> {
-    /// Checks a value that does not become part of a map, which would check it.
+    /// Checks the value before the section is complete, and one that does not become part of the map, which checks all.
     pub(super) fn check_value(&self) -> Result<(), Error> {
         let wrong = |at| Error::new(ErrorKind::FieldValue, self.at + at);
         self.value.iter().position(is_control).map_or(Ok(()), |at| Err(wrong(at)))
