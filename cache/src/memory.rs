@@ -176,14 +176,14 @@ impl MemoryStore {
         let fixed = (head.size() + 2 * key.as_bytes().len() + OVERHEAD) as u64;
         let mut reserved = Reserved { store: self.clone(), bytes: 0 };
         reserved.add(fixed)?;
-        let (chunks, open) = (Vec::new(), BytesMut::new());
+        let (chunks, open, head) = (Vec::new(), BytesMut::new(), head.compact());
         Ok(Writer { key, head, epoch, chunks, open, received: 0, expected, reserved })
     }
 
     /// Replaces the head of a stored response, after a 304 or a response to HEAD. False if it is not stored any
     /// longer, or was purged since `epoch`.
     pub fn update(&self, stored: &Stored, head: Head, epoch: Epoch) -> bool {
-        let object = stored.object();
+        let (object, head) = (stored.object(), head.compact());
         let weight = (head.size() + 2 * stored.0.key.as_bytes().len() + OVERHEAD) as u64 + object.length;
         let entry = Entry {
             key: stored.0.key.clone(),
