@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::acme::{self, Acme, Leadership};
 use crate::announcements::Announcements;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Member};
 use crate::configuration::{Compiler, FirstStates, LastStates, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
 use crate::identity::{Announcer, KeyError};
@@ -299,7 +299,9 @@ fn surroundings(
     // The threads of HTTP/3 count as one more worker.
     let requests = Requests::new(settings, workers + 1);
     let audit = settings.audit_log.as_ref().map(AuditLog::open).transpose().map_err(StartError::AuditLog)?;
-    let (switches, unreadable) = Switches::load(settings);
+    let member = settings.cluster.as_ref().map(|options| Member::this(Some(options)).id);
+    let (switches, unreadable) = Switches::load(settings, member);
+    let switches = Arc::new(switches);
     let around = Surroundings {
         settings: settings.clone(),
         snapshots: Arc::new(OnceLock::new()),
@@ -310,14 +312,14 @@ fn surroundings(
         acme: Acme::default(),
         cluster: Cluster::default(),
         announcer: Announcer::new(settings)?,
-        announcements: Announcements::new(settings, audit.clone()),
+        announcements: Announcements::new(settings, audit.clone(), switches.clone()),
         audit,
         metrics: Metrics::new(settings, workers + 1),
         live: requests.clone().map(Live::new),
         requests,
         statistics: Statistics::new(settings, workers + 1),
         runtimes: Arc::default(),
-        maintenance: Arc::new(switches),
+        maintenance: switches,
     };
     Ok((around, unreadable))
 }

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 use tidegate_core::announced::{Announced, Numbered};
 
+use super::maintenance::SwitchMaintenance;
 use super::purge::PurgeCache;
 
 /// Announcements that are kept for members that are away.
@@ -42,6 +43,8 @@ pub(super) struct Announcement {
 pub(crate) enum Command {
     /// Responses are removed from caches.
     PurgeCache(PurgeCache),
+    /// A router has been switched to maintenance, or back.
+    SwitchMaintenance(SwitchMaintenance),
     /// Something that only newer members know.
     #[serde(other)]
     Unknown,
@@ -56,6 +59,8 @@ pub(super) struct Listing {
     pub(super) number: u64,
     /// Number and text of those that are left, in any order.
     pub(super) texts: Vec<(u64, Vec<u8>)>,
+    /// The switches of routers to maintenance beside the list.
+    pub(super) switches: Option<Vec<u8>>,
 }
 
 impl Announcement {
@@ -88,6 +93,7 @@ impl Announcement {
             && names.iter().all(|name| name.chars().count() <= MAX_NAME)
             && match &one.command {
                 Command::PurgeCache(purge) => purge.which().is_some(),
+                Command::SwitchMaintenance(switch) => switch.is_valid(),
                 Command::Unknown => true,
             };
         is_valid.then_some(one)
@@ -158,10 +164,23 @@ mod tests {
     }
 
     #[test]
+    fn announced_switches_name_their_router() {
+        let switch = SwitchMaintenance { router: "r@file".into(), version: 7 };
+        let command = Command::SwitchMaintenance(switch);
+        let one = Announcement::new("i1".into(), "gw-1", "2026-01-01T00:00:00Z".into(), "ann", command);
+        let text = one.encode().unwrap();
+        assert!(text.contains(r#"{"kind":"switchMaintenance","router":"r@file","version":7}"#), "{text}");
+        assert_eq!(Announcement::decode(text.as_bytes()), Some(one));
+        for name in [String::new(), "x".repeat(2000)] {
+            assert_eq!(Announcement::decode(text.replace("r@file", &name).as_bytes()), None);
+        }
+    }
+
+    #[test]
     fn an_unreadable_announcement_is_a_gap() {
         let text = |tag: &str| purge(tag).encode().unwrap().into_bytes();
         let texts = vec![(3, text("c")), (1, text("a")), (2, b"odd".to_vec())];
-        let list = Listing { series: "s".into(), number: 3, texts }.decode();
+        let list = Listing { series: "s".into(), number: 3, texts, switches: None }.decode();
         assert_eq!(list.first, 3);
         assert!(matches!(list.since(None), Since::Unknown));
     }
@@ -169,7 +188,7 @@ mod tests {
     #[test]
     fn no_bytes_cause_a_panic() {
         proptest::proptest!(|(bytes: Vec<u8>, number: u64, last: u64)| {
-            let listing = Listing { series: "s".into(), number: last, texts: vec![(number, bytes)] };
+            let listing = Listing { series: "s".into(), number: last, texts: vec![(number, bytes)], switches: None };
             let list = listing.decode();
             let _ = list.since(Some(&list.last));
         });

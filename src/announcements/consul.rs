@@ -1,5 +1,5 @@
 //! Announcements in Consul: a key for each, whose last segment is its number, and `head` with the series and the
-//! highest number, which is written in the same transaction.
+//! highest number, which is written in the same transaction. `maintenance` has the switches of routers.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tidegate_core::announced::Mark;
 
 use super::announcement::{Listing, MAX_KEPT, is_id};
 use super::error::ChannelError;
+use crate::maintenance::Replica;
 use crate::settings::{Cluster as Options, ClusterConsul};
 
 /// Attempts to add an announcement while others do so, too.
@@ -64,27 +65,24 @@ impl Consul {
         }
     }
 
-    /// Adds an announcement, and returns its number.
-    pub(super) async fn append(&mut self, known: &Mark, text: &str) -> Result<u64, ChannelError> {
+    /// Adds an announcement, if there is one, merges the switches into those of the store, and returns the highest
+    /// number.
+    pub(super) async fn append(
+        &mut self,
+        known: &Mark,
+        text: &str,
+        switches: Option<&Replica>,
+    ) -> Result<u64, ChannelError> {
         for attempt in 1.. {
             let keys = self.store.read(&self.prefix, true).await?;
-            let (head, index) = self.head(&keys, known)?;
-            let Head { series, number } =
-                head.unwrap_or_else(|| Head { series: known.series.clone(), number: known.number });
-            let number = number.saturating_add(1);
-            let mut operations = vec![
-                Operation::Swap {
-                    key: format!("{}head", self.prefix),
-                    value: encode_head(&series, number),
-                    index,
-                },
-                Operation::Set { key: format!("{}{number:020}", self.prefix), value: text.into() },
-            ];
-            let old = keys.entries.into_iter().map(|entry| entry.key);
-            let old = old.filter(|key| {
-                self.number(key).is_some_and(|old| old.saturating_add(MAX_KEPT as u64) <= number)
-            });
-            operations.extend(old.take(MAX_OPERATIONS - 2).map(|key| Operation::Delete { key }));
+            let mut operations = Vec::new();
+            if let Some(switches) = switches {
+                operations.extend(self.replace(&keys, switches)?);
+            }
+            let number = self.add(keys, known, text, &mut operations)?;
+            if operations.is_empty() {
+                return Ok(number);
+            }
             match self.store.apply(&operations).await {
                 Ok(_) => return Ok(number),
                 Err(Refusal::Condition(_)) if attempt < MAX_ATTEMPTS => {
@@ -94,6 +92,46 @@ impl Consul {
             }
         }
         Err(ChannelError::Unexpected)
+    }
+
+    /// Returns what merges switches into those of the store, if it lacks some.
+    fn replace(&self, keys: &Keys, switches: &Replica) -> Result<Option<Operation>, ChannelError> {
+        let key = self.switches_key();
+        let stored = keys.entries.iter().find(|entry| entry.key == key);
+        let text = switches.merged_into(stored.map(|entry| &*entry.value))?;
+        let index = stored.map_or(0, |entry| entry.index);
+        Ok(text.map(|text| Operation::Swap { key, value: text.into(), index }))
+    }
+
+    /// Appends what adds an announcement, if there is one, and returns the highest number then.
+    fn add(
+        &self,
+        keys: Keys,
+        known: &Mark,
+        text: &str,
+        operations: &mut Vec<Operation>,
+    ) -> Result<u64, ChannelError> {
+        let (head, index) = self.head(&keys, known)?;
+        let Head { series, number } =
+            head.unwrap_or_else(|| Head { series: known.series.clone(), number: known.number });
+        if text.is_empty() {
+            return Ok(number);
+        }
+        let number = number.saturating_add(1);
+        let key = format!("{}head", self.prefix);
+        operations.push(Operation::Swap { key, value: encode_head(&series, number), index });
+        let key = format!("{}{number:020}", self.prefix);
+        operations.push(Operation::Set { key, value: text.into() });
+        let old = keys.entries.into_iter().map(|entry| entry.key);
+        let old = old
+            .filter(|key| self.number(key).is_some_and(|old| old.saturating_add(MAX_KEPT as u64) <= number));
+        let room = MAX_OPERATIONS - operations.len();
+        operations.extend(old.take(room).map(|key| Operation::Delete { key }));
+        Ok(number)
+    }
+
+    fn switches_key(&self) -> String {
+        format!("{}maintenance", self.prefix)
     }
 
     /// Returns the head, unless there is none, or it is from before something that this gateway knows; and its index.
@@ -112,10 +150,13 @@ impl Consul {
         key.strip_prefix(&self.prefix)?.parse().ok()
     }
 
-    fn listing(&self, Head { series, number }: Head, keys: Keys) -> Listing {
+    fn listing(&self, Head { series, number }: Head, mut keys: Keys) -> Listing {
+        let key = self.switches_key();
+        let switches = keys.entries.iter_mut().find(|entry| entry.key == key);
+        let switches = switches.map(|entry| std::mem::take(&mut entry.value));
         let texts =
             keys.entries.into_iter().filter_map(|entry| Some((self.number(&entry.key)?, entry.value)));
-        Listing { series, number, texts: texts.collect() }
+        Listing { series, number, texts: texts.collect(), switches }
     }
 }
 

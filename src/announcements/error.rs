@@ -5,6 +5,8 @@ use std::time::Duration;
 use tidegate_clients::consul::store::{Refusal, StoreError};
 use tidegate_clients::redis::{MasterError, RedisError};
 
+use crate::maintenance::ReplicaError;
+
 /// Why the store of announcements cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ChannelError {
@@ -20,6 +22,9 @@ pub(super) enum ChannelError {
     /// The connection to Redis failed, or Redis rejected the script.
     #[error(transparent)]
     Redis(#[from] RedisError),
+    /// The switches of routers beside the list cannot be read or replaced.
+    #[error(transparent)]
+    Switches(#[from] ReplicaError),
     /// What is stored is not what a gateway has written.
     #[error("unexpected content of the store")]
     Unexpected,
@@ -49,6 +54,9 @@ pub(crate) enum AnnounceError {
     /// The announcement is too long.
     #[error("the announcement is longer than {0} bytes")]
     TooLong(usize),
+    /// The switches of routers in the store cannot be read or replaced.
+    #[error(transparent)]
+    Switches(ReplicaError),
 }
 
 impl AnnounceError {

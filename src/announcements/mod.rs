@@ -1,4 +1,5 @@
-//! Small commands of operators that all members of a cluster carry out, such as purges of caches.
+//! Small commands of operators that all members of a cluster carry out: purges of caches, and switches of routers to
+//! maintenance.
 //!
 //! The cluster's store holds a bounded, numbered list of them. Members watch it, carry out each announcement once and
 //! in order, and learn when they have missed some ([`Announced`]). Request handling does not depend on it.
@@ -6,6 +7,7 @@
 mod announcement;
 mod consul;
 mod error;
+mod maintenance;
 mod purge;
 mod redis;
 
@@ -20,13 +22,16 @@ use time::format_description::well_known::Rfc3339;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::maintenance::{Replica, Switches};
 use crate::observability::AuditLog;
 use crate::settings::Settings;
 use announcement::{Announcement, Listing, MAX_LEN, random_id};
 use error::ChannelError;
+use maintenance::Follower;
 
 pub(crate) use announcement::Command;
 pub(crate) use error::AnnounceError;
+pub(crate) use maintenance::SwitchMaintenance;
 pub(crate) use purge::{PurgeCache, describe};
 
 /// Announcements that wait for the store.
@@ -40,6 +45,7 @@ const MAX_DELAY: Duration = Duration::from_secs(5);
 /// What carries out announcements. There is a field for each kind.
 struct Handlers {
     purges: PurgesHandle,
+    maintenance: Follower,
 }
 
 impl Handlers {
@@ -47,7 +53,8 @@ impl Handlers {
     fn handle(&self, list: &Announced<Announcement>) {
         self.purges.publish(list.map(|one| match &one.command {
             Command::PurgeCache(purge) => purge.announced(&one.origin, &one.operator),
-            Command::Unknown => None,
+            // All switches are read with the list.
+            Command::SwitchMaintenance(_) | Command::Unknown => None,
         }));
     }
 }
@@ -68,11 +75,15 @@ struct State {
     known: Mark,
     /// Why the store cannot be read; empty if it can.
     error: String,
+    /// Why the switches of routers in it cannot be read or replaced; empty if they can.
+    switches_error: String,
 }
 
 /// An announcement that waits for the store.
 struct Request {
     text: String,
+    /// Whether the switches of this gateway are written with it.
+    has_switches: bool,
     reply: oneshot::Sender<Result<u64, AnnounceError>>,
 }
 
@@ -99,10 +110,17 @@ impl Store {
         }
     }
 
-    async fn append(&mut self, known: &Mark, text: &str) -> Result<u64, ChannelError> {
+    /// Adds an announcement, if there is one, and merges the switches, if they are given, into those of the store. Both
+    /// are one change. Returns the number of the announcement.
+    async fn append(
+        &mut self,
+        known: &Mark,
+        text: &str,
+        switches: Option<&Replica>,
+    ) -> Result<u64, ChannelError> {
         match self {
-            Self::Consul(consul) => consul.append(known, text).await,
-            Self::Redis(redis) => redis.append(known, text).await,
+            Self::Consul(consul) => consul.append(known, text, switches).await,
+            Self::Redis(redis) => redis.append(known, text, switches).await,
         }
     }
 
@@ -116,13 +134,16 @@ impl Store {
 
 impl Announcements {
     /// Returns those of the cluster in the settings, if there is one.
-    pub(crate) fn new(settings: &Settings, audit: Option<Arc<AuditLog>>) -> Self {
+    pub(crate) fn new(settings: &Settings, audit: Option<Arc<AuditLog>>, switches: Arc<Switches>) -> Self {
         if settings.cluster.is_none() {
             return Self(None);
         }
-        let handlers = Handlers { purges: PurgesHandle::new(purge::report(audit)) };
+        let handlers = Handlers {
+            purges: PurgesHandle::new(purge::report(audit.clone())),
+            maintenance: Follower { switches, audit },
+        };
         let known = Mark { series: random_id(), ..Mark::default() };
-        let state = Mutex::new(State { known, error: String::new() });
+        let state = Mutex::new(State { known, error: String::new(), switches_error: String::new() });
         Self(Some(Arc::new(Inner { handlers, state, running: OnceLock::new() })))
     }
 
@@ -168,9 +189,11 @@ impl Announcements {
         self.0.as_ref().map_or(0, |inner| inner.state.lock().known.number)
     }
 
-    /// Returns why announcements cannot be read; empty if they can.
+    /// Returns why announcements, or the switches beside them, cannot be read; empty if they can.
     pub(crate) fn error(&self) -> String {
-        self.0.as_ref().map(|inner| inner.state.lock().error.clone()).unwrap_or_default()
+        let Some(inner) = &self.0 else { return String::new() };
+        let state = inner.state.lock();
+        if state.error.is_empty() { state.switches_error.clone() } else { state.error.clone() }
     }
 }
 
@@ -180,10 +203,11 @@ impl Inner {
             return Err(AnnounceError::Store(self.state.lock().error.clone()));
         };
         let time = OffsetDateTime::from(SystemTime::now()).format(&Rfc3339).unwrap_or_default();
+        let has_switches = matches!(command, Command::SwitchMaintenance(_));
         let announcement = Announcement::new(id, origin, time, operator, command);
         let text = announcement.encode().ok_or(AnnounceError::TooLong(MAX_LEN))?;
         let (reply, answer) = oneshot::channel();
-        requests.try_send(Request { text, reply }).map_err(|_| AnnounceError::TooMany)?;
+        requests.try_send(Request { text, has_switches, reply }).map_err(|_| AnnounceError::TooMany)?;
         let answer = tokio::time::timeout(TIMEOUT, answer).await;
         answer.ok().and_then(Result::ok).unwrap_or(Err(AnnounceError::TimedOut(TIMEOUT)))
     }
@@ -192,8 +216,9 @@ impl Inner {
         self.state.lock().known.clone()
     }
 
-    /// Hands a list to the handlers.
-    fn listed(&self, listing: Listing) {
+    /// Hands a list to the handlers. Returns true if the store lacks some switches.
+    fn listed(&self, mut listing: Listing) -> bool {
+        let switches = listing.switches.take();
         let list = listing.decode();
         let mut state = self.state.lock();
         if !state.error.is_empty() {
@@ -206,6 +231,31 @@ impl Inner {
         // Before the first list, the series is a new one.
         if is_new || self.handlers.purges.current().is_none() {
             self.handlers.handle(&list);
+        }
+        let followed = self.handlers.maintenance.follow(switches.as_deref(), &list);
+        let error = followed.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        let mut state = self.state.lock();
+        if state.switches_error != error {
+            if !error.is_empty() {
+                tracing::warn!("maintenance: {error}");
+            }
+            state.switches_error = error;
+        }
+        followed.unwrap_or(false)
+    }
+
+    /// Hands the next list to the handlers, and completes the switches in the store: it may have lost its data, or a
+    /// gateway has switched something and was restarted before it could announce it.
+    async fn follow(&self, store: &mut Store) -> Result<(), ChannelError> {
+        let listing = store.next(&self.known()).await?;
+        if !self.listed(listing) {
+            return Ok(());
+        }
+        let switches = self.handlers.maintenance.switches.replica();
+        match store.append(&self.known(), "", Some(&switches)).await {
+            // Others have completed them, or it is tried again with the next list.
+            Ok(_) | Err(ChannelError::Contended(_) | ChannelError::Switches(_)) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -223,11 +273,8 @@ impl Inner {
 async fn watch(inner: Arc<Inner>, mut store: Store) {
     let mut failures = 0;
     loop {
-        match store.next(&inner.known()).await {
-            Ok(listing) => {
-                failures = 0;
-                inner.listed(listing);
-            }
+        match inner.follow(&mut store).await {
+            Ok(()) => failures = 0,
             Err(error) => {
                 inner.failed(&format!("{}: {error}", store.endpoint()));
                 failures += 1;
@@ -238,18 +285,23 @@ async fn watch(inner: Arc<Inner>, mut store: Store) {
     }
 }
 
-/// Writes announcements in order, each until it is written.
+/// Writes announcements in order, each until it is written, or can never be.
 async fn write(inner: std::sync::Weak<Inner>, mut store: Store, mut waiting: mpsc::Receiver<Request>) {
-    while let Some(Request { text, reply }) = waiting.recv().await {
+    while let Some(Request { text, has_switches, reply }) = waiting.recv().await {
         let (mut reply, mut failures) = (Some(reply), 0);
         loop {
-            let Some(known) = inner.upgrade().map(|inner| inner.known()) else { return };
-            let outcome = match store.append(&known, &text).await {
+            let Some(inner) = inner.upgrade() else { return };
+            let switches = has_switches.then(|| inner.handlers.maintenance.switches.replica());
+            let known = inner.known();
+            drop(inner);
+            let outcome = match store.append(&known, &text, switches.as_ref()).await {
                 Ok(number) => Ok(number),
+                Err(ChannelError::Switches(error)) => Err(AnnounceError::Switches(error)),
                 Err(error) => Err(AnnounceError::Store(format!("{}: {error}", store.endpoint()))),
             };
-            let is_written = outcome.is_ok();
+            let is_done = outcome.as_ref().map_or_else(|error| !error.is_pending(), |_| true);
             if let Err(error) = &outcome
+                && !is_done
                 && failures == 0
             {
                 tracing::warn!(%error, "an announcement waits for the cluster's store");
@@ -258,7 +310,7 @@ async fn write(inner: std::sync::Weak<Inner>, mut store: Store, mut waiting: mps
                 // Nobody may wait any longer.
                 let _ = reply.send(outcome);
             }
-            if is_written {
+            if is_done {
                 break;
             }
             failures += 1;

@@ -121,6 +121,9 @@ fn switched_text(switched: &Value) -> String {
     if switched["active"] == false {
         text.push_str("\nnot active yet: the configuration is being compiled");
     }
+    if let Some(members) = switched["cluster"]["members"].as_u64() {
+        text.push_str(&format!("\nannounced to {members} other members of the cluster"));
+    }
     match switched["problem"].as_str() {
         Some(problem) => text.push_str(&format!("\n{}", printable(problem))),
         None if is_on && switched["durable"] == false => {

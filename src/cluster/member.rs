@@ -49,7 +49,7 @@ pub struct Leader {
 
 impl Member {
     /// Returns this process, with the fields that never change.
-    pub(super) fn this(options: Option<&Options>) -> Self {
+    pub(crate) fn this(options: Option<&Options>) -> Self {
         let id = options.map(|options| options.id.clone()).filter(|id| !id.is_empty());
         Self {
             id: id.unwrap_or_else(host_name),

@@ -107,6 +107,23 @@ impl AuditLog {
         line.write(&self.writer);
     }
 
+    /// Records that a router was switched because another member has announced it: its name, operator and number.
+    pub(crate) fn announced_switch(
+        &self,
+        event: AuditEvent,
+        router: &str,
+        (origin, operator, announcement): (&str, &str, u64),
+    ) {
+        let mut line = Line::new(event.name(), SystemTime::now());
+        line.add("subject", &lossy(router.as_bytes()));
+        line.add("identity", &lossy(operator.as_bytes()));
+        line.add("origin", &lossy(origin.as_bytes()));
+        if announcement > 0 {
+            line.put("announcement", announcement);
+        }
+        line.write(&self.writer);
+    }
+
     fn key_event(&self, event: &str, key: &ApiKey) {
         let mut line = Line::new(event, SystemTime::now());
         line.add("keyId", &key.id);

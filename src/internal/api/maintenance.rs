@@ -19,10 +19,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::operator::{self, Refused};
-use crate::internal::PROVIDER;
-use crate::maintenance::{Switch, Switches};
+use crate::announcements::{Command, SwitchMaintenance};
+use crate::internal::{PROVIDER, Surroundings};
+use crate::maintenance::{MAX_ALLOWED, Replaced, Switch, Switches};
 use crate::snapshot::{InMaintenance, Snapshot};
-use refusal::{MAX_ALLOWED, Refusal};
+use refusal::Refusal;
 
 /// Maximum number of candidates that a message names.
 const MAX_NAMED: usize = 5;
@@ -63,7 +64,7 @@ impl From<Written> for Duration {
 /// Answers a request below `/api/maintenance`; `path` is the rest.
 pub(super) async fn answer(
     snapshot: Arc<Snapshot>,
-    switches: Arc<Switches>,
+    around: Surroundings,
     path: String,
     request: Request,
 ) -> Response {
@@ -71,9 +72,9 @@ pub(super) async fn answer(
     let name = name.map(|name| percent_decode_str(name).decode_utf8_lossy().into_owned());
     let is_on = request.head.method == Method::PUT;
     let answered = match (path.as_str(), name, &request.head.method) {
-        ("" | "/", _, &Method::GET) => Ok(list(&snapshot, &switches)),
+        ("" | "/", _, &Method::GET) => Ok(list(&snapshot, &around.maintenance)),
         (_, Some(name), &Method::PUT | &Method::DELETE) => {
-            switch(&snapshot, switches, &name, is_on, request).await
+            switch(&snapshot, &around, &name, is_on, request).await
         }
         ("" | "/", ..) | (_, Some(_), _) => Err(Refused::Method),
         _ => Err(Refused::UnknownPath),
@@ -140,15 +141,16 @@ pub(super) fn state(one: &InMaintenance) -> Value {
     shown
 }
 
-/// Switches a router, and waits until that is active.
+/// Switches a router here and in the rest of the cluster, and waits until that is active here.
 async fn switch(
     snapshot: &Snapshot,
-    switches: Arc<Switches>,
+    around: &Surroundings,
     name: &str,
     is_on: bool,
     request: Request,
 ) -> Result<Value, Refused> {
     let (wanted, operator) = operator::read_json::<SwitchRequest>(request, "switching maintenance").await?;
+    let switches = around.maintenance.clone();
     let router = find(snapshot, &switches, name, is_on)?;
     let configured = configured(snapshot, &router);
     let next = if is_on {
@@ -161,7 +163,7 @@ async fn switch(
     } else {
         None
     };
-    let before = switches.set(&router, next).map_err(Refusal::from)?;
+    let Replaced { before, version } = switches.set(&router, next, operator.name()).map_err(Refusal::from)?;
     if is_on || before.is_some() {
         let event = if is_on { AuditEvent::MaintenanceOn } else { AuditEvent::MaintenanceOff };
         operator.note(event, &router);
@@ -169,16 +171,29 @@ async fn switch(
         let operator = operator.name();
         tracing::info!(router, operator, "maintenance: switched {state} by an operator");
     }
-    let is_durable = switches.is_durable();
+    let is_saved = switches.is_durable();
     // A client that leaves does not keep the switch from being saved.
     let settled = tokio::spawn(async move { switches.settled().await });
-    let settled = tokio::time::timeout(PATIENCE, settled).await;
+    let command = Command::SwitchMaintenance(SwitchMaintenance { router: router.clone(), version });
+    let (settled, announced) = tokio::join!(
+        tokio::time::timeout(PATIENCE, settled),
+        around.announcements.announce(around.announcements.next_id(), operator.name(), command)
+    );
     let mut shown = json!({"router": router, "switched": is_on, "changed": is_on || before.is_some()});
     shown["active"] = settled.is_ok().into();
-    shown["durable"] = is_durable.into();
+    shown["durable"] = is_saved.into();
     if let Ok(Ok(Some(problem))) = settled {
         shown["durable"] = false.into();
         shown["problem"] = format!("not saved: {problem}").into();
+    }
+    match announced {
+        None => {}
+        Some(Ok(announcement)) => {
+            shown["durable"] = true.into();
+            let members = around.cluster.view().members.len().saturating_sub(1);
+            shown["cluster"] = json!({"announcement": announcement, "members": members});
+        }
+        Some(Err(error)) => return Err(Refused::OnlyHere { action: "switched the router", shown, error }),
     }
     Ok(shown)
 }

@@ -275,7 +275,7 @@ fn operated(path: &str) -> Option<(Operated, &str)> {
             boxed(move || caches::answer(snapshot, around, rest, request))
         }),
         ("/api/maintenance", |snapshot, around, rest, request| {
-            boxed(move || maintenance::answer(snapshot, around.maintenance, rest, request))
+            boxed(move || maintenance::answer(snapshot, around, rest, request))
         }),
         ("/api/sessions", |snapshot, _, rest, request| {
             boxed(move || sessions::answer(snapshot, rest, request))

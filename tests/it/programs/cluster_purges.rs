@@ -7,54 +7,14 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::members::{Store, meet, number, shown};
 use crate::cache_operated::{JSON, OPERATOR, disk_is_ready, is_hit, numbered, purge, routes, with_disk};
-use crate::support::outside::{Consul, Redis};
+use crate::support::outside::Redis;
 use crate::support::{Backend, Gateway, eventually, get, get_with};
 
 /// A purge is visible everywhere within this time.
 const LIMIT: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 10;
-
-/// Where members meet.
-enum Store {
-    Consul(Consul),
-    Redis(Redis),
-}
-
-impl Store {
-    fn consul() -> Self {
-        Self::Consul(Consul::start("").ready())
-    }
-
-    /// What it has survives a restart, as it does in Consul.
-    fn redis() -> Self {
-        Self::Redis(Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]))
-    }
-
-    fn flag(&self) -> String {
-        match self {
-            Self::Consul(consul) => format!("--cluster.consul.address={}", consul.address),
-            Self::Redis(redis) => format!("--cluster.redis.endpoints={}", redis.address),
-        }
-    }
-
-    fn kill(&mut self) {
-        match self {
-            Self::Consul(consul) => consul.kill(),
-            Self::Redis(redis) => redis.kill(),
-        }
-    }
-
-    fn run(&mut self) {
-        match self {
-            Self::Consul(consul) => {
-                consul.run();
-                consul.wait();
-            }
-            Self::Redis(redis) => redis.run(),
-        }
-    }
-}
 
 /// Three members with caches on disk, in front of one server.
 struct Members {
@@ -92,19 +52,6 @@ impl Members {
         meet(&all);
         all
     }
-}
-
-fn meet(gateways: &[Gateway]) {
-    for gateway in gateways {
-        eventually("all see all", || {
-            shown(gateway)["members"].as_array().is_some_and(|all| all.len() == gateways.len())
-        });
-    }
-}
-
-fn shown(gateway: &Gateway) -> Value {
-    let answer = get_with(gateway.address("traefik"), "gw", "/api/cluster", OPERATOR);
-    serde_json::from_str(&answer.text()).unwrap()
 }
 
 /// Whether something is stored, without storing it.
@@ -273,17 +220,11 @@ fn an_outage_is_told_and_made_up_for(store: Store) {
     }
     disk_is_ready(gateways[2].address("traefik"));
     assert!(has(&gateways[2], "/b/1"), "what is on disk is used again");
-    let number = cluster_number(&gateways[0]);
+    let before = number(&gateways[0]);
     announced(&gateways[1], &json!({"tag": "b"}));
     for gateway in &gateways {
-        eventually("purges work again", || !has(gateway, "/b/1") && cluster_number(gateway) > number);
+        eventually("purges work again", || !has(gateway, "/b/1") && number(gateway) > before);
     }
-}
-
-fn cluster_number(gateway: &Gateway) -> u64 {
-    let shown = shown(gateway);
-    let own = shown["members"].as_array().unwrap().iter().find(|one| one["self"] == true).unwrap();
-    own["announcement"].as_u64().unwrap()
 }
 
 #[test]
@@ -306,7 +247,7 @@ fn a_redis_that_loses_its_data_costs_no_cache_that_is_up_to_date() {
     fill(&gateways, &["/a/1", "/b/1"]);
     announced(&gateways[0], &json!({"tag": "a"}));
     for gateway in &gateways {
-        eventually("it has purged", || !has(gateway, "/a/1") && cluster_number(gateway) == 1);
+        eventually("it has purged", || !has(gateway, "/a/1") && number(gateway) == 1);
     }
     members.store.kill();
     eventually("it is missed", || {
@@ -316,9 +257,9 @@ fn a_redis_that_loses_its_data_costs_no_cache_that_is_up_to_date() {
     eventually("it is found", || {
         gateways.iter().all(|gateway| shown(gateway)["announcementsError"].is_null())
     });
-    assert!(gateways.iter().all(|gateway| has(gateway, "/b/1") && cluster_number(gateway) == 1));
+    assert!(gateways.iter().all(|gateway| has(gateway, "/b/1") && number(gateway) == 1));
     assert_eq!(announced(&gateways[1], &json!({"tag": "b"}))["cluster"]["announcement"], 2);
     for gateway in &gateways {
-        eventually("numbers go on", || !has(gateway, "/b/1") && cluster_number(gateway) == 2);
+        eventually("numbers go on", || !has(gateway, "/b/1") && number(gateway) == 2);
     }
 }

@@ -5,10 +5,7 @@ use tidegate_config::Origin;
 use tidegate_core::BuildError;
 use tidegate_core::values::Duration;
 
-use crate::maintenance::SwitchError;
-
-/// Maximum number of addresses in `allow`.
-pub(super) const MAX_ALLOWED: usize = 100;
+use crate::maintenance::{MAX_ALLOWED, SwitchError};
 
 /// Why a router is not switched.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +33,7 @@ pub(in crate::internal::api) enum Refusal {
     #[error("{0} is in maintenance by its configuration ({1}): change it there")]
     Configured(String, Origin),
     #[error(transparent)]
-    TooMany(#[from] SwitchError),
+    NotSet(#[from] SwitchError),
 }
 
 impl Refusal {
@@ -44,7 +41,7 @@ impl Refusal {
     pub(in crate::internal::api) fn status(&self) -> StatusCode {
         match self {
             Self::Unknown(..) => StatusCode::NOT_FOUND,
-            Self::Ambiguous(..) | Self::Own(_) | Self::Configured(..) | Self::TooMany(_) => {
+            Self::Ambiguous(..) | Self::Own(_) | Self::Configured(..) | Self::NotSet(_) => {
                 StatusCode::CONFLICT
             }
             _ => StatusCode::BAD_REQUEST,
