@@ -52,6 +52,8 @@ pub enum Outcome {
     NotStorable,
     /// The server has failed: send a stale response if that is allowed, or the request.
     Failed,
+    /// No server can be reached: the same, for stale responses of any age.
+    Disconnected,
     /// The client has left: look it up, and lead or wait again.
     Abandoned,
     /// The time to wait is over: send the request.
@@ -177,6 +179,11 @@ impl Leader {
         self.end(Outcome::Failed);
     }
 
+    /// No server can be reached. The next request may lead again.
+    pub fn disconnected(mut self) {
+        self.end(Outcome::Disconnected);
+    }
+
     fn end(&mut self, outcome: Outcome) {
         if let Some(sender) = self.sender.take() {
             // From here on, the next request leads.
@@ -258,6 +265,7 @@ mod tests {
             (Leader::stored as fn(Leader), Outcome::Stored),
             (|leader| leader.not_storable(NOW), Outcome::NotStorable),
             (Leader::failed, Outcome::Failed),
+            (Leader::disconnected, Outcome::Disconnected),
             (drop, Outcome::Abandoned),
         ] {
             let collapser = Collapser::new(LIMITS);

@@ -164,6 +164,9 @@ pub struct Context {
     /// Whether `X-Forwarded-For` was removed on purpose (`headers` with an empty value), so that nothing is
     /// appended.
     pub omit_forwarded_for: bool,
+    /// Whether a middleware has another response if no server takes the request. Nothing behind it waits for a server
+    /// (`loadBalancer.hold`) or replaces the failure.
+    pub has_substitute: bool,
 }
 
 /// Forwards informational responses (1xx, RFC 9110 section 15.2) of a server to the client.
@@ -187,6 +190,7 @@ impl Context {
             original_target: None,
             upgrade: None,
             omit_forwarded_for: false,
+            has_substitute: false,
         }
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::reference::{Reference, Target};
 use tidegate_core::{
     Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Context, Handler, Middleware, Next,
-    Prediction, Reason, Request, Response, boxed, reply,
+    Prediction, Reason, Request, Response, UpstreamError, boxed, reply,
 };
 
 use crate::status_ranges::StatusRanges;
@@ -94,6 +94,10 @@ impl Middleware for Pages {
         boxed(move || async move {
             let response = response.await;
             let status = response.status();
+            let is_unsent = response.failure.as_deref().is_some_and(UpstreamError::is_unsent);
+            if is_unsent && original.context.has_substitute {
+                return response;
+            }
             // A response that switches protocols has no body to replace.
             if status == StatusCode::SWITCHING_PROTOCOLS || !self.status.contains(status) {
                 return response;
@@ -194,7 +198,9 @@ impl Pages {
         head.uri = target.parse().ok()?;
         head.version = original.version;
         head.headers = original.headers;
-        Some(Request::new(head, Body::empty(), original.context))
+        // The page has none.
+        let context = Context { has_substitute: false, ..original.context };
+        Some(Request::new(head, Body::empty(), context))
     }
 }
 
@@ -274,6 +280,33 @@ mod tests {
     fn other_responses_pass() {
         let response = ask(options("500-599", "/e"), post(), 404);
         assert_eq!((response.status().as_u16(), text(response).as_str()), (404, "from the service"));
+    }
+
+    #[test]
+    fn a_failure_that_has_a_substitute_passes() {
+        let mut world = World::default();
+        let pages = Service(|request: Request| {
+            assert!(!request.context.has_substitute);
+            Response::new(Body::full("page"))
+        });
+        world.services.insert("pages@file".into(), Arc::new(pages));
+        let options = Errors { service: "pages".into(), ..options("500-599", "/") };
+        let middleware = build_in(&world, options).unwrap();
+        for (failure, expected) in [
+            (Some(UpstreamError::NoServer), "no available server\n"),
+            (Some(UpstreamError::ResponseTimeout { server: "a:80".into() }), "page"),
+            (None, "page"),
+        ] {
+            let service = Service(move |_| match &failure {
+                Some(failure) => reply::upstream_failure(failure.clone()),
+                None => reply::status_text(StatusCode::BAD_GATEWAY, Reason::ErrorPage),
+            });
+            for (has_substitute, expected) in [(true, expected), (false, "page")] {
+                let mut request = post();
+                request.context.has_substitute = has_substitute;
+                assert_eq!(text(block_on(testing::run(&middleware, request, &service))), expected);
+            }
+        }
     }
 
     #[test]

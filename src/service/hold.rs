@@ -85,8 +85,12 @@ impl Hold {
     }
 
     /// Waits until a server takes the request, and returns its response. After `maxWait`, or if too many wait already,
-    /// no server is available, whatever has kept the last attempt from one.
+    /// no server is available, whatever has kept the last attempt from one. Requests with another response do
+    /// not wait ([`Context::has_substitute`](tidegate_core::Context::has_substitute)).
     pub(super) async fn wait(&self, mut request: Request) -> Response {
+        if request.context.has_substitute {
+            return self.in_vain();
+        }
         let Some(place) = self.queue.enter(self.options.max_queue) else {
             return self.in_vain();
         };

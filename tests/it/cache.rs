@@ -2,11 +2,12 @@
 //! survives a reload.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
-use crate::support::backend::Seen;
+use crate::support::backend::{Seen, unused_address};
 use crate::support::client::Answer;
 use crate::support::{Backend, Gateway, eventually, get, get_with, raw};
 
@@ -27,6 +28,8 @@ fn respond(seen: &Seen, stream: &mut TcpStream, number: usize) -> bool {
         "/vary-all" => "Cache-Control: max-age=60\r\nVary: *\r\n",
         "/vary" => "Cache-Control: max-age=60\r\nVary: X-Variant\r\n",
         "/account/style.css" => "",
+        "/stale" => "Cache-Control: max-age=60\r\nAge: 100\r\nETag: \"1\"\r\n",
+        "/strict" => "Cache-Control: max-age=60, must-revalidate\r\nAge: 100\r\nETag: \"1\"\r\n",
         "/public" => "Cache-Control: public, max-age=60\r\n",
         _ => "Cache-Control: max-age=60\r\n",
     };
@@ -121,6 +124,53 @@ fn case_35_what_belongs_to_one_client_is_not_stored() {
     let authorization = "authorization: Bearer x\r\n";
     assert!(!is_shared(&ask("/x", authorization), &ask("/x", "")));
     assert!(is_shared(&ask("/public", authorization), &ask("/public", "")), "the server permits it");
+}
+
+#[test]
+fn stale_responses_are_sent_while_servers_cannot_be_reached() {
+    let backend = numbered();
+    let gateway = start(&backend);
+    let ask = |target: &str| get_with(gateway.web(), "h", target, "");
+    let first = ["/stale", "/strict"].map(|target| ask(target).text());
+    assert_ne!(ask("/stale").text(), first[0], "while the server responds, nothing stale is sent");
+    let stored = ask("/stale").text();
+    let refusing = format!("http://{}", unused_address());
+    // It has no TLS.
+    let plain_text = TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain = format!("https://{}", plain_text.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in plain_text.incoming() {
+            let _ = stream.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    // The queue of its connections is full.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let full = format!("http://{address}");
+    let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+    let _queue: Vec<_> = std::iter::from_fn(connect).collect();
+    for (url, dial, status) in [
+        (refusing.as_str(), "30s", 502),
+        ("http://name.invalid", "30s", 502),
+        (plain.as_str(), "30s", 500),
+        (full.as_str(), "300ms", 504),
+    ] {
+        let transport = format!(
+            "    a: {{loadBalancer: {{serversTransport: t, servers: [{{url: '{url}'}}]}}}}
+  serversTransports:
+    t: {{insecureSkipVerify: true, forwardingTimeouts: {{dialTimeout: {dial}}}}}
+"
+        );
+        let before = routes(url, "{}");
+        let service = before.find("    a: {loadBalancer").unwrap();
+        gateway.write("routes.yml", &(before[..service].to_owned() + &transport));
+        eventually(&format!("{url} cannot be reached"), || ask("/strict").status == status);
+        let answer = ask("/stale");
+        assert_eq!((answer.status, answer.text()), (200, stored.clone()), "{url}");
+        let cache_status = answer.header("cache-status").unwrap();
+        assert!(cache_status.contains(&format!("fwd=stale; fwd-status={status}; ttl=-")), "{cache_status}");
+    }
+    assert_eq!(gateway.problems(), [""; 0]);
 }
 
 #[test]

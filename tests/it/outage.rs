@@ -15,18 +15,21 @@ pub enum Against {
     Nothing,
     Hold,
     Stale,
+    StaleAndHold,
     Page,
 }
 
 impl Against {
-    pub const ALL: [Self; 4] = [Self::Nothing, Self::Hold, Self::Stale, Self::Page];
+    pub const ALL: [Self; 5] = [Self::Nothing, Self::Hold, Self::Stale, Self::StaleAndHold, Self::Page];
 
     /// Returns routes to these servers. `page` is a file.
     pub fn routes(self, servers: &str, page: &Path) -> String {
         let (middleware, hold) = match self {
             Self::Nothing => ("", ""),
             Self::Hold => ("", "hold: {maxWait: 10s, maxQueue: 10000}, "),
-            Self::Stale => ("cache: {cache: {staleIfError: 1h}}", ""),
+            Self::Stale => ("cache: {cache: {}}", ""),
+            // If a request with a stale response waited, it would do so longer than any test.
+            Self::StaleAndHold => ("cache: {cache: {}}", "hold: {maxWait: 10m, maxQueue: 10000}, "),
             Self::Page => ("PAGE", "hold: {maxWait: 1s, maxQueue: 10000}, "),
         };
         let page = format!("page: {{errorPages: {{pages: {{503: ['{}']}}}}}}", page.display());
@@ -99,8 +102,13 @@ fn with_hold_no_client_notices() {
 
 #[test]
 fn a_cache_answers_for_servers_that_are_down() {
-    for how in [Stop::Graceful, Stop::Abrupt] {
-        let mut outage = Outage::new(Against::Stale);
+    for (against, how) in [
+        (Against::Stale, Stop::Graceful),
+        (Against::Stale, Stop::Abrupt),
+        (Against::StaleAndHold, Stop::Graceful),
+        (Against::StaleAndHold, Stop::Abrupt),
+    ] {
+        let mut outage = Outage::new(against);
         let hits = |sights: &Sights| sights.count(|sight| sight.cache.starts_with("hit"));
         outage.seen("all is stored", hits);
         outage.servers.stop(how);
@@ -109,7 +117,7 @@ fn a_cache_answers_for_servers_that_are_down() {
         outage.servers.start_again();
         outage.seen("fresh ones are sent again", hits);
         let sights = outage.load.finish();
-        assert_eq!(from_server(&sights), all(&sights), "{how:?}\n{}", sights.table());
+        assert_eq!(from_server(&sights), all(&sights), "{against:?}, {how:?}\n{}", sights.table());
     }
 }
 

@@ -68,7 +68,7 @@ pub fn reuse(policy: &Policy, request: &RequestDirectives, now: Timestamp) -> Re
 
 /// Whether a stored response replaces an error of the server, or its absence: `stale-if-error` of the response, of
 /// the request, or of the rules (RFC 5861 §4). `without_limit`: the cache is disconnected from the server, since no
-/// server of the service is healthy (RFC 9111 §4.2.4).
+/// server of the service can be reached (RFC 9111 §4.2.4).
 pub fn usable_on_error(
     policy: &Policy,
     request: &RequestDirectives,

@@ -7,7 +7,7 @@ use tidegate_cache::cache_status::{CacheStatus, Forwarded};
 use tidegate_cache::collapse::Leader;
 use tidegate_cache::rules::{self, Freshened, HeadUpdate, NotStored, Times};
 use tidegate_cache::{Head, Timestamp};
-use tidegate_core::{Body, Next, Reason, Request, Response};
+use tidegate_core::{Body, Next, Reason, Request, Response, UpstreamError};
 
 use super::answer::{self, NAME};
 use super::body::Storing;
@@ -68,14 +68,19 @@ impl Job {
             may_wait,
         };
         let again = validates.then(|| (self.request.head.clone(), self.request.context.clone()));
-        let request = std::mem::replace(&mut self.request.body, Body::empty());
-        let request = Request::new(self.request.head.clone(), request, self.request.context.clone());
+        let body = std::mem::replace(&mut self.request.body, Body::empty());
+        let mut request = Request::new(self.request.head.clone(), body, self.request.context.clone());
+        // What is stored can be sent at once, so the request does not wait for a server.
+        request.context.has_substitute |= self.is_usable_on_error(stored.as_ref(), true);
         let mut response = next.run(request).await;
+        let disconnected = is_disconnected(&response);
         if let Some(stored) = &stored
-            && let Some(response) = self.instead_of_error(&sent, stored, &response)
+            && let Some(response) = self.instead_of_error(&sent, stored, &response, disconnected)
         {
-            if let Some(leader) = leader {
-                leader.failed();
+            match leader {
+                Some(leader) if disconnected => leader.disconnected(),
+                Some(leader) => leader.failed(),
+                None => {}
             }
             return response;
         }
@@ -96,15 +101,21 @@ impl Job {
         }
     }
 
-    /// A stored response in place of an error (RFC 5861 §4), or of no server at all (RFC 9111 §4.2.4).
-    fn instead_of_error(&self, sent: &Sent, stored: &Stored, response: &Response) -> Option<Response> {
+    /// A stored response in place of an error (RFC 5861 §4), or while no server can be reached (RFC 9111 §4.2.4). If
+    /// the stored response forbids that, the client gets the error, which says more than 504 (§5.2.2.2).
+    fn instead_of_error(
+        &self,
+        sent: &Sent,
+        stored: &Stored,
+        response: &Response,
+        disconnected: bool,
+    ) -> Option<Response> {
         let failed = response.failure.is_some() || rules::is_error(response.status());
-        let disconnected = self.shared.stale_without_server && response.reason == Some(Reason::NoServer);
-        let (head, now) = (stored.head(), self.shared.now());
-        let policy = &head.policy;
-        if !failed || !rules::usable_on_error(policy, &self.lookup.directives, now, disconnected) {
+        if !failed || !self.is_usable_on_error(Some(stored), disconnected) {
             return None;
         }
+        let (head, now) = (stored.head(), self.shared.now());
+        let policy = &head.policy;
         let mut instead = answer::from_store(&sent.method, &sent.client, head, &stored.body(), now);
         let forwarded_status = Some(response.status().as_u16());
         let ttl = Some(policy.time_to_live(now));
@@ -260,4 +271,12 @@ impl Job {
         self.mark(&mut response, &status);
         response
     }
+}
+
+/// Whether a response says that no server has taken the request: none is usable, or connecting failed. Servers that
+/// have taken it and fail are left to `staleIfError`.
+fn is_disconnected(response: &Response) -> bool {
+    // `failover` without a usable service is no failure to reach a server.
+    response.reason == Some(Reason::NoServer)
+        || response.failure.as_deref().is_some_and(UpstreamError::is_unsent)
 }

@@ -165,11 +165,13 @@ async fn respond(shared: &Arc<Shared>, mut request: Request, next: &Next) -> Res
             Role::Pass(_) => return job.fetch(found.matching, None, forwarded, next).await,
             Role::Wait(waiter) => match waiter.wait(tokio::time::sleep(shared.max_wait)).await {
                 Outcome::Stored => job.collapsed = true,
-                Outcome::Failed if job.is_usable_on_error(found.matching.as_ref()) => {
+                outcome @ (Outcome::Failed | Outcome::Disconnected)
+                    if job.is_usable_on_error(found.matching.as_ref(), outcome == Outcome::Disconnected) =>
+                {
                     return job.hit(found.matching, shared.now());
                 }
                 Outcome::Abandoned => {}
-                Outcome::NotStorable | Outcome::Failed | Outcome::TimedOut => {
+                Outcome::NotStorable | Outcome::Failed | Outcome::Disconnected | Outcome::TimedOut => {
                     return job.fetch(found.matching, None, forwarded, next).await;
                 }
             },
@@ -204,9 +206,13 @@ impl Job {
         rules::reuse(&stored.head().policy, &self.lookup.directives, now)
     }
 
-    fn is_usable_on_error(&self, stored: Option<&Stored>) -> bool {
+    /// Whether a stored response replaces an error. `disconnected`: no server can be reached.
+    pub(super) fn is_usable_on_error(&self, stored: Option<&Stored>, disconnected: bool) -> bool {
         let (now, directives) = (self.shared.now(), &self.lookup.directives);
-        stored.is_some_and(|stored| rules::usable_on_error(&stored.head().policy, directives, now, false))
+        let without_limit = disconnected && self.shared.stale_without_server;
+        stored.is_some_and(|stored| {
+            rules::usable_on_error(&stored.head().policy, directives, now, without_limit)
+        })
     }
 
     /// Whether others can use the response to this request, and it theirs.

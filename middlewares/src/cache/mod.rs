@@ -84,7 +84,7 @@ pub struct Cache {
     /// Maximum time for which requests can allow stale responses by `max-stale`; without it, any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_stale: Option<Duration>,
-    /// Sends stale responses while the service has no usable server.
+    /// Sends stale responses while no server can be reached: none is usable, or connecting fails.
     pub stale_without_server: bool,
     /// Lets `stale-while-revalidate` and `stale-if-error` count beside `s-maxage`, which RFC 9111 forbids.
     #[serde(skip_serializing_if = "is_default")]

@@ -1,5 +1,7 @@
 //! The middleware in front of a service whose responses the tests choose.
 
+mod disconnected;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -198,18 +200,11 @@ fn errors_and_missing_servers_are_replaced() {
         assert_eq!(cache_status(&headers), "tidegate; fwd=stale; fwd-status=503; ttl=-10");
         test.advance(60);
         assert_eq!(test.get(&[]).await.0, 503);
-
-        let gone = || -> Answer { Box::new(|_| reply::upstream_failure(UpstreamError::NoServer)) };
-        let test = Test::new(vec![ok(FRESH, "one"), gone()]);
-        test.get(&[]).await;
-        test.advance(100_000);
-        assert_eq!(test.get(&[]).await.2, "one", "no server at all");
-        let strict: Lines = &[("cache-control", "max-age=60, must-revalidate")];
-        let test = Test::new(vec![ok(strict, "one"), gone()]);
-        test.get(&[]).await;
-        test.advance(100);
-        assert_eq!(test.get(&[]).await.0, 503);
     });
+}
+
+fn failure(failure: UpstreamError) -> Answer {
+    Box::new(move |_| reply::upstream_failure(failure.clone()))
 }
 
 #[test]
@@ -265,12 +260,17 @@ fn waiting_ends_when_the_response_cannot_be_stored() {
 
 #[test]
 fn when_the_server_fails_all_who_wait_get_the_stale_response() {
+    let lines: Lines = &[("cache-control", "max-age=10, stale-if-error=60")];
+    all_who_wait_get_what_is_stored(lines, status(503, &[], "error"));
+    all_who_wait_get_what_is_stored(FRESH, failure(UpstreamError::NoServer));
+}
+
+fn all_who_wait_get_what_is_stored(lines: Lines, failure: Answer) {
     block_on(async {
-        let lines: Lines = &[("cache-control", "max-age=10, stale-if-error=60")];
-        let script = vec![ok(lines, "one"), status(503, &[], "error")];
+        let script = vec![ok(lines, "one"), failure];
         let test = Arc::new(Test::with(Cache::default(), script, Some(Semaphore::new(1))));
         test.get(&[]).await;
-        test.advance(20);
+        test.advance(if lines == FRESH { 100 } else { 20 });
         let clients: Vec<_> = (0..8)
             .map(|_| {
                 let test = test.clone();

@@ -33,7 +33,7 @@ fn all_servers_stop_under_load() {
             println!("\n{against:?}, {how:?}, {seconds} s without servers:\n\n{}", sights.table());
             let unexpected = sights.count(|sight| match against {
                 Against::Nothing => sight.status.is_err(),
-                Against::Hold | Against::Stale => sight.status != Ok(200),
+                Against::Hold | Against::Stale | Against::StaleAndHold => sight.status != Ok(200),
                 Against::Page => sight.status != Ok(200) && sight.body != "the page",
             });
             assert_eq!(unexpected, 0, "{against:?}, {how:?}\n{}", sights.table());
