@@ -49,6 +49,7 @@ const MODULES: &[(&str, &str, &str)] = modules![
     "limits.js"
     "lists.js"
     "main.js"
+    "maintenance.js"
     "object.js"
     "operator.js"
     "options.js"

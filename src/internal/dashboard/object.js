@@ -2,6 +2,7 @@
 import { get, maybe } from "./api.js";
 import { element } from "./dom.js";
 import { priority } from "./lists.js";
+import { maintenance } from "./maintenance.js";
 import { options } from "./options.js";
 import { errors, heading, link, named, pairs, qualified, quiet, split, status, title } from "./parts.js";
 import { picture } from "./picture.js";
@@ -110,12 +111,6 @@ function question({ rule = "", tls, using }) {
   return { url: `${tls ? "https" : "http"}://${first("Host") ?? "localhost"}${path}`, entryPoint: using?.[0] };
 }
 
-/** Returns what is known about the maintenance of a router. */
-function maintenance({ source, by, since, until, allow = [] }) {
-  const who = source === "switch" ? `switched by ${by || "an operator"} at ${since}` : "by its configuration";
-  return [status("maintenance"), quiet([who, until && `until ${until}`, allow.length && `except for ${allow.join(", ")}`].filter(Boolean).join(", "))];
-}
-
 /** Shows one object. */
 export async function object(family, group, name) {
   const counted = family === "http" && group !== "middlewares";
@@ -130,7 +125,7 @@ export async function object(family, group, name) {
     content: [
       pairs(
         ["Status", [status(shown.status), ...errors(shown)]],
-        ["Maintenance", shown.inMaintenance && maintenance(shown.inMaintenance)],
+        ["Maintenance", family === "http" && group === "routers" ? maintenance(shown) : undefined],
         ["Problem at", own.map((problem) => element("div", {}, element("code", {}, problem.origin)))],
         ["Defined in", origin && element("code", {}, origin.origin)],
         ["Provider", shown.provider && shown.provider !== "internal" ? link(["providers", shown.provider], shown.provider) : shown.provider],

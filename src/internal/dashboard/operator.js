@@ -10,15 +10,16 @@ export const button = (text, act, label) => {
 };
 
 /**
- * Asks whether to do something, and does: `body` goes to the API at `path`. `told` returns what to say about the answer, if anything.
+ * Asks whether to do something, and does: `body`, or what it returns then, goes to the API at `path`. `fields` are shown below the question.
+ * `told` returns what to say about the answer, if anything.
  * The dialog is not part of the page, which is loaded again while it is open.
  */
-export function confirm({ title, question, verb, path, body, told }) {
+export function confirm({ title, question, verb, path, method = "POST", fields, body, told }) {
   const failed = element("p", { class: "bad", role: "alert" });
   const act = async () => {
     let text;
     try {
-      const answer = await ask(path, {}, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+      const answer = await ask(path, {}, { method, headers: { "Content-Type": "application/json" }, body: JSON.stringify(typeof body === "function" ? body() : body) });
       text = told?.(await answer.json());
     } catch (error) {
       failed.replaceChildren(`✕ ${error.reason ?? error.message}`);
@@ -32,7 +33,7 @@ export function confirm({ title, question, verb, path, body, told }) {
     }
     dispatchEvent(new Event("refined"));
   };
-  const content = element("div", {}, element("p", {}, question), failed, element("div", { class: "filters" }, button(verb, act), button("Cancel", () => dialog.close())));
+  const content = element("div", {}, element("p", {}, question), fields, failed, element("div", { class: "filters" }, button(verb, act), button("Cancel", () => dialog.close())));
   const dialog = element("dialog", { id: "confirm", "aria-labelledby": "confirm-title" }, element("h2", { id: "confirm-title" }, title), content);
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);

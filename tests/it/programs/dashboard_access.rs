@@ -341,6 +341,56 @@ fn a_cache_is_shown_and_purged_once_it_is_confirmed() {
 
 #[test]
 #[ignore = "needs Chromium"]
+fn maintenance_of_a_router_is_switched_once_it_is_confirmed() {
+    let guarded = Guarded::new(&["--api.middlewares=login@file"]);
+    let seen = || {
+        let answer = get_with(guarded.gateway.web(), "site.example", "/logos/5000", "");
+        (answer.status, answer.header("retry-after").map(str::to_owned))
+    };
+    let page = "/http/routers/site@file";
+    let mut browser = operator();
+    open(&mut browser, &guarded.base(), page);
+    accessible(&mut browser, page);
+    press(&mut browser, "main", "Switch on");
+    press(&mut browser, "#confirm", "Cancel");
+    browser.until("document.getElementById('confirm') === null");
+    assert_eq!(seen().0, 200);
+    press(&mut browser, "main", "Switch on");
+    accessible(&mut browser, page);
+    let fill =
+        |id: &str, value: &str| format!("document.getElementById('maintenance-{id}').value = '{value}'");
+    browser.evaluate(&fill("allow", "10.0.0.0/33"));
+    press(&mut browser, "#confirm", "Switch on");
+    browser.until("document.querySelector('#confirm [role=alert]').innerText.includes('10.0.0.0/33')");
+    assert_eq!(seen().0, 200);
+    browser.evaluate(&fill("allow", "192.0.2.7, 10.0.0.0/8"));
+    browser.evaluate(&fill("retry-after", "1m"));
+    press(&mut browser, "#confirm", "Switch on");
+    let told = "document.querySelector('#confirm [role=status]')?.textContent ?? ''";
+    browser.until(&format!("({told}).startsWith('site@file is in maintenance. A restart')"));
+    assert_eq!(seen(), (503, Some("60".to_owned())));
+    press(&mut browser, "#confirm", "Close");
+    browser.until(&says("switched by a at"));
+    browser.until(&says("except for 192.0.2.7, 10.0.0.0/8"));
+    accessible(&mut browser, page);
+    press(&mut browser, "main", "Switch off");
+    press(&mut browser, "#confirm", "Switch off");
+    browser.until("document.getElementById('confirm') === null");
+    browser.until(&format!("!{}", says("switched by a at")));
+    assert_eq!(seen(), (200, None));
+    // The refused switch is the only complaint of the browser.
+    let complaints = browser.complaints();
+    assert!(complaints.iter().all(|one| one.contains("400")), "{complaints:?}");
+    // The gateway's own routers, and those of other protocols, have no button.
+    for page in ["/http/routers/dashboard@internal", "/http/services/a@file", "/http/middlewares/few@file"] {
+        open(&mut browser, &guarded.base(), page);
+        let buttons = "[...document.querySelectorAll('main button')].some((one) => one.textContent.startsWith('Switch'))";
+        assert_eq!(browser.evaluate(buttons), false, "{page}");
+    }
+}
+
+#[test]
+#[ignore = "needs Chromium"]
 fn without_a_login_in_front_the_button_says_what_is_missing() {
     let guarded = Guarded::new(&[]);
     let signed_in = guarded.signed_in();
