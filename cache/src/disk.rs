@@ -35,7 +35,8 @@ use crate::head::Head;
 use crate::key::{Key, Variant};
 use crate::not_kept::NotKept;
 use crate::purge::{Epoch, Purge};
-use inner::{DiskObject, Inner};
+use inner::Inner;
+use opened::DiskObject;
 use writing::{Message, Reserved, Update};
 
 pub use limits::{DiskLimits, DiskProblem, DiskUsage, Report};

@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use super::early::EarlyRemovals;
 use super::limits::{AtomicLimits, DiskLimits, DiskProblem, Report};
 use super::names::Folder;
-use super::opened::OpenFiles;
+use super::opened::{DiskObject, OpenFiles};
 use crate::catalog::{Catalog, Entry, Inserted, Limits};
 use crate::key::{Key, Variant};
 use crate::not_kept::NotKept;
@@ -22,15 +22,6 @@ use crate::purge::{Epoch, Purge};
 const PAUSE: Duration = Duration::from_secs(2);
 /// File systems give whole blocks, and a file has an inode.
 const FILE_SYSTEM_BLOCK: u64 = 4096;
-
-/// An object on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct DiskObject {
-    /// Its name. A newer object has a larger one.
-    pub(super) id: u64,
-    /// Bytes of its body.
-    pub(super) length: u64,
-}
 
 #[derive(Default)]
 pub(super) struct Counters {

@@ -1,18 +1,24 @@
 //! Files that stay open: a response that is asked for often costs one read, and none of its requests opens it again.
 
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
 
-use super::inner::{DiskObject, Inner};
-use super::reading::ReadError;
 use crate::catalog::Entry;
 use crate::head::Head;
 
 /// Files that a store keeps open.
 const MAX_OPEN: usize = 256;
+
+/// An object on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DiskObject {
+    /// Its name. A newer object has a larger one.
+    pub(super) id: u64,
+    /// Bytes of its body.
+    pub(super) length: u64,
+}
 
 /// A response whose file is open.
 pub(super) struct Opened {
@@ -36,42 +42,13 @@ impl OpenFiles {
         self.0.get(&entry.value.id).filter(|opened| Arc::ptr_eq(&opened.entry, entry))
     }
 
+    /// Keeps a file open.
+    pub(super) fn insert(&self, opened: Arc<Opened>) {
+        self.0.insert(opened.entry.value.id, opened);
+    }
+
     /// Closes a file that is removed: until then, the disk keeps its bytes.
     pub(super) fn close(&self, id: u64) {
         self.0.remove(&id);
-    }
-}
-
-impl Opened {
-    /// Opens an entry, and reads its head. Waits for the disk.
-    pub(super) fn open(inner: &Inner, entry: &Arc<Entry<DiskObject>>) -> Result<Arc<Self>, ReadError> {
-        let DiskObject { id, length } = entry.value;
-        let (file, end) = match inner.folder.open(id) {
-            Ok(Some(opened)) => opened,
-            Ok(None) => {
-                inner.discard(entry, true);
-                return Err(ReadError::Corrupt);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                inner.discard(entry, false);
-                return Err(ReadError::Gone);
-            }
-            Err(error) => return Err(ReadError::Io(error)),
-        };
-        if end.key != entry.key || end.length != length {
-            inner.discard(entry, true);
-            return Err(ReadError::Corrupt);
-        }
-        if end.head.variant != entry.variant {
-            // Its head was replaced after it was found.
-            return Err(ReadError::Gone);
-        }
-        let opened = Arc::new(Self { entry: entry.clone(), file, nonce: end.nonce, head: end.head });
-        inner.opened.0.insert(id, opened.clone());
-        if !inner.catalog.contains(entry) {
-            // It was removed meanwhile.
-            inner.opened.close(id);
-        }
-        Ok(opened)
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::file::{self, BLOCK};
-use super::inner::{DiskObject, Inner};
-use super::opened::Opened;
+use super::inner::Inner;
+use super::opened::{DiskObject, Opened};
 use crate::catalog::Entry;
 use crate::head::Head;
 
@@ -41,7 +41,7 @@ impl OpenObject {
     pub(super) fn new(inner: &Arc<Inner>, entry: &Arc<Entry<DiskObject>>) -> Result<Self, ReadError> {
         match Self::opened(inner, entry) {
             Some(object) => Ok(object),
-            None => Ok(Self::of(inner, Opened::open(inner, entry)?)),
+            None => Ok(Self::of(inner, open(inner, entry)?)),
         }
     }
 
@@ -114,4 +114,36 @@ impl OpenObject {
         self.next = stop;
         piece
     }
+}
+
+/// Opens an entry, and reads its head. Waits for the disk.
+fn open(inner: &Inner, entry: &Arc<Entry<DiskObject>>) -> Result<Arc<Opened>, ReadError> {
+    let DiskObject { id, length } = entry.value;
+    let (file, end) = match inner.folder.open(id) {
+        Ok(Some(opened)) => opened,
+        Ok(None) => {
+            inner.discard(entry, true);
+            return Err(ReadError::Corrupt);
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            inner.discard(entry, false);
+            return Err(ReadError::Gone);
+        }
+        Err(error) => return Err(ReadError::Io(error)),
+    };
+    if end.key != entry.key || end.length != length {
+        inner.discard(entry, true);
+        return Err(ReadError::Corrupt);
+    }
+    if end.head.variant != entry.variant {
+        // Its head was replaced after it was found.
+        return Err(ReadError::Gone);
+    }
+    let opened = Arc::new(Opened { entry: entry.clone(), file, nonce: end.nonce, head: end.head });
+    inner.opened.insert(opened.clone());
+    if !inner.catalog.contains(entry) {
+        // It was removed meanwhile.
+        inner.opened.close(id);
+    }
+    Ok(opened)
 }

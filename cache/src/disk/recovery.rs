@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::file;
-use super::inner::{DiskObject, Inner};
+use super::inner::Inner;
 use super::limits::DiskProblem;
 use super::names;
+use super::opened::DiskObject;
 use crate::catalog::Entry;
 use crate::purge::Epoch;
 

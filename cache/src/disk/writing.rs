@@ -14,7 +14,8 @@ use http::header::CONTENT_LENGTH;
 use tokio::sync::oneshot;
 
 use super::file::{self, BLOCK};
-use super::inner::{DiskObject, Inner};
+use super::inner::Inner;
+use super::opened::DiskObject;
 use crate::catalog::Entry;
 use crate::head::Head;
 use crate::key::Key;
