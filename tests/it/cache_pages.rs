@@ -32,7 +32,7 @@ pub type Figures = (usize, usize);
 pub const REQUIRED: Figures = (157, 160);
 pub const OPTIMAL: Figures = (92, 105);
 /// Tests of what a cache may choose: passing is no merit, but what it chooses is documented.
-pub const BEHAVIOUR: Figures = (60, 100);
+pub const BEHAVIOUR: Figures = (61, 100);
 
 #[test]
 fn the_page_about_the_tests_has_their_results() {

@@ -273,8 +273,8 @@ impl Job {
     }
 }
 
-/// Whether a response says that no server has taken the request: none is usable, or connecting failed. Servers that
-/// have taken it and fail are left to `staleIfError`.
+/// Whether a response says that no server has taken the request: none is usable, connecting failed, or each connection
+/// was closed without a response. Servers that have taken it and fail are left to `staleIfError`.
 fn is_disconnected(response: &Response) -> bool {
     // `failover` without a usable service is no failure to reach a server.
     response.reason == Some(Reason::NoServer)
