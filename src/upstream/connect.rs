@@ -5,7 +5,6 @@ use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
 use std::net::IpAddr;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,6 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
 use super::Transport;
-use super::interim::Tap;
 use super::window::Window;
 
 /// Timeout for a TLS handshake (Traefik's fixed `TLSHandshakeTimeout`).
@@ -255,18 +253,20 @@ fn handshake_error(target: &Target, error: &io::Error) -> UpstreamError {
 pub(super) struct Stream {
     kind: Kind,
     window: Window,
-    tap: Arc<Tap>,
-    /// The start of an incomplete informational response.
-    kept: Vec<u8>,
     /// Whether a write failed because the server closed the connection. Its last data may still be unread.
     failed: bool,
     on_failure: OnFailure,
 }
 
 impl Stream {
-    /// Returns the tap for informational responses.
-    pub(super) fn tap(&self) -> &Arc<Tap> {
-        &self.tap
+    /// Returns the size of the next read in bytes.
+    pub(super) fn read_size(&self) -> usize {
+        self.window.limit()
+    }
+
+    /// Returns true for TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self.kind, Kind::Tls(_))
     }
 }
 
@@ -278,14 +278,7 @@ enum Kind {
 
 impl From<Kind> for Stream {
     fn from(kind: Kind) -> Self {
-        Self {
-            kind,
-            window: Window::default(),
-            tap: Arc::default(),
-            kept: Vec::new(),
-            failed: false,
-            on_failure: OnFailure::Hold,
-        }
+        Self { kind, window: Window::default(), failed: false, on_failure: OnFailure::Hold }
     }
 }
 
@@ -295,7 +288,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { kind, window, tap, kept, .. } = self.get_mut();
+        let Self { kind, window, .. } = self.get_mut();
         let start = buffer.filled().len();
         let limit = window.limit() as u64;
         let polled = match kind {
@@ -305,19 +298,8 @@ impl AsyncRead for Stream {
         };
         if polled.is_ready() {
             window.record_read(buffer.filled().len() - start);
-            if tap.is_armed() {
-                tap.scan(kept, &buffer.filled()[start..]);
-            }
         }
-        match polled {
-            // A server that closes with unread request data resets the connection, which ends its response.
-            Poll::Ready(Err(error))
-                if error.kind() == ConnectionReset && tap.is_sending() && !matches!(kind, Kind::Tls(_)) =>
-            {
-                Poll::Ready(Ok(()))
-            }
-            polled => polled,
-        }
+        polled
     }
 }
 

@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use hyper::client::conn::http2;
 use tidegate_core::{Body, Opened};
 
-use super::pool::{Own, Shared, Streams};
+use super::http1::Http1;
+use super::pool::{Shared, Streams};
 
 /// An exclusive connection, or a stream of a shared one.
 pub(super) enum Lease {
-    Own { own: Own, opened: Option<Opened> },
+    Own { connection: Box<Http1>, opened: Option<Opened> },
     Stream { sender: http2::SendRequest<Body>, count: StreamCount, opened: Option<Opened> },
 }
 

@@ -3,15 +3,15 @@
 //! A [`Transport`] has the connection options of servers, an [`Endpoint`] is one server with a transport and
 //! its connections, and a [`Client`] sends requests of the gateway itself.
 
-mod casing;
 mod client;
 mod connect;
 mod fields;
 mod finish;
-mod interim;
+mod http1;
 mod lease;
 mod peers;
 mod pool;
+mod repeat;
 mod send;
 #[cfg(test)]
 mod tests;
@@ -30,6 +30,7 @@ use tidegate_core::{BuildError, Request, Response, UpstreamError};
 pub use client::Client;
 use connect::Target;
 pub(crate) use connect::{Host, connect_tcp};
+use http1::Http1;
 use peers::Peers;
 use pool::Pool;
 pub(crate) use send::Outgoing;
@@ -133,6 +134,13 @@ impl Endpoint {
     /// Returns the maximum number of idle HTTP/1 connections per worker.
     fn idle_limit(&self) -> usize {
         self.transport.max_idle().div_ceil(self.pools.len())
+    }
+
+    /// Keeps an idle connection.
+    fn keep(&self, worker: usize, connection: Box<Http1>) {
+        if self.idle_limit() > 0 {
+            self.pool(worker).lock().put(connection, self.transport.idle_timeout());
+        }
     }
 
     fn pool(&self, worker: usize) -> &Mutex<Pool> {

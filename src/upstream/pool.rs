@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use tidegate_core::{Body, UpstreamError};
 
-use super::interim::Tap;
+use super::http1::Http1;
 
 /// Held while opening a connection that several requests will share; has the last failure and its time.
 pub(super) type Opening = Arc<tokio::sync::Mutex<Option<(Instant, UpstreamError)>>>;
@@ -29,18 +29,9 @@ pub(super) struct Pool {
     addresses: Option<Arc<[IpAddr]>>,
 }
 
-/// An HTTP/1 connection.
-pub(super) struct Own {
-    pub(super) sender: http1::SendRequest<Body>,
-    /// The address of the peer, if the server has a host name.
-    pub(super) peer: Option<IpAddr>,
-    pub(super) tap: Arc<Tap>,
-    /// Aborts the connection.
-    pub(super) task: tokio::task::AbortHandle,
-}
-
+/// An idle HTTP/1 connection.
 struct Idle {
-    own: Own,
+    connection: Box<Http1>,
     expires: Option<Instant>,
 }
 
@@ -74,16 +65,11 @@ impl Shared {
 
 impl Pool {
     /// Takes an idle HTTP/1 connection.
-    pub(super) fn take(&mut self) -> Option<Own> {
+    pub(super) fn take(&mut self) -> Option<Box<Http1>> {
         let now = Instant::now();
-        let mut index = self.idle.len();
-        while index > 0 {
-            index -= 1;
-            let idle = &self.idle[index];
-            if idle.own.sender.is_closed() || idle.expires.is_some_and(|at| at <= now) {
-                self.idle.remove(index);
-            } else if idle.own.sender.is_ready() {
-                return Some(self.idle.remove(index).own);
+        while let Some(Idle { mut connection, expires }) = self.idle.pop() {
+            if expires.is_none_or(|at| at > now) && connection.is_usable() {
+                return Some(connection);
             }
         }
         None
@@ -95,11 +81,11 @@ impl Pool {
     /// idle only for a moment, and closing and reopening them would cost more than the requests.
     ///
     /// Drops the connection if the server's name has lost its address.
-    pub(super) fn put(&mut self, own: Own, idle: Duration) {
-        if !self.keeps(own.peer) {
+    pub(super) fn put(&mut self, connection: Box<Http1>, idle: Duration) {
+        if !self.keeps(connection.peer) {
             return;
         }
-        self.idle.push(Idle { own, expires: expiry(idle) });
+        self.idle.push(Idle { connection, expires: expiry(idle) });
     }
 
     /// Returns the HTTP/2 connection with the fewest streams, if one is below its limit. Counts the stream.
@@ -141,7 +127,7 @@ impl Pool {
         if self.addresses.as_ref() != Some(addresses) {
             self.addresses = Some(addresses.clone());
             let is_gone = |peer: Option<IpAddr>| peer.is_some_and(|peer| !addresses.contains(&peer));
-            gone.0.extend(self.idle.extract_if(.., |idle| is_gone(idle.own.peer)));
+            gone.0.extend(self.idle.extract_if(.., |idle| is_gone(idle.connection.peer)));
             gone.1.extend(self.shared.extract_if(.., |shared| is_gone(shared.peer)));
         }
         gone
@@ -157,7 +143,7 @@ impl Pool {
     pub(super) fn expired(&mut self, now: Instant, limit: usize) -> impl Sized + use<> {
         let over = |expires: Option<Instant>| expires.is_some_and(|at| at <= now);
         let mut idle: Vec<_> =
-            self.idle.extract_if(.., |idle| idle.own.sender.is_closed() || over(idle.expires)).collect();
+            self.idle.extract_if(.., |idle| over(idle.expires) || !idle.connection.is_usable()).collect();
         idle.extend(self.idle.drain(..self.idle.len().saturating_sub(limit)));
         let shared: Vec<_> = self
             .shared

@@ -6,25 +6,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HOST, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
-use http::{Method, Request, StatusCode, Uri, Version, request};
+use http::{Request, StatusCode, Uri, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tidegate_core::{
-    Attempt, Body, BodyError, ConnectCause, End, Exchange, Guard, Interim, Opened, Response, UpstreamError,
+    Attempt, Body, BodyError, ConnectCause, End, Exchange, Guard, Interim, Response, UpstreamError,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tidegate_wire::http1::response::ResponseHead;
 use tokio::sync::oneshot;
 
-use super::casing::WebSocketCase;
 use super::connect::{Connected, Scheme, Stream, connect};
 use super::finish::Finish;
-use super::interim::Tap;
+use super::http1::{Http1, Http1Error, Release, response_body};
 use super::lease::{Lease, stream_of};
-use super::pool::{Opening, Own, Shared, Streams};
+use super::pool::{Opening, Shared, Streams};
+use super::repeat::Repeatable;
 use super::upgrade::Change;
 use super::{Endpoint, InFlight, fields, upgrade};
 
@@ -32,8 +32,6 @@ use super::{Endpoint, InFlight, fields, upgrade};
 const MAX_STALE: usize = 3;
 /// Maximum size of a response head in bytes.
 const MAX_HEAD: usize = 1024 * 1024;
-/// Maximum number of header fields of a response.
-const MAX_FIELDS: usize = 1024;
 /// Fixed HTTP/2 windows, because an adaptive window shrinks h2's budget for small frames.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
@@ -87,15 +85,15 @@ impl Endpoint {
             };
             let reused = lease.opened().is_none();
             note_connection(exchange.as_deref(), &lease);
-            let spare = spare(&outgoing);
-            match self.exchange(&mut lease, &mut outgoing, interim).await {
-                Ok(response) => return self.answer(response, lease, change, (in_flight, exchange)),
+            let repeatable = Repeatable::new(&outgoing, &lease);
+            match self.exchange(&mut lease, &mut outgoing, interim, change.is_some()).await {
+                Ok(answer) => return self.answer(answer, lease, change, (in_flight, exchange)),
                 Err(Lost { unsent: Some(request), .. }) if reused && stale < MAX_STALE => {
                     outgoing = *request;
                     stale += 1;
                 }
-                Err(Lost { error: Some(error), unsent: None }) if spare.is_some() && is_stale(&error) => {
-                    let Some(request) = spare.and_then(Spare::into_request) else {
+                Err(Lost { error: Some(error), unsent: None }) if error.is_closed() => {
+                    let Some(request) = repeatable.into_request(outgoing) else {
                         return Err(self.fail(&error).into());
                     };
                     if !reused {
@@ -141,9 +139,9 @@ impl Endpoint {
             let mut pool = self.pool(worker).lock();
             if !fresh
                 && self.target.scheme != Scheme::H2c
-                && let Some(own) = pool.take()
+                && let Some(connection) = pool.take()
             {
-                return Ok(Lease::Own { own, opened: None });
+                return Ok(Lease::Own { connection, opened: None });
             }
             if !fresh
                 && self.target.scheme != Scheme::Http
@@ -163,9 +161,8 @@ impl Endpoint {
 
     async fn open_for_upgrade(&self) -> Result<Lease, UpstreamError> {
         let connected = connect(&self.target, &self.transport, true).await?;
-        let tap = connected.stream.tap().clone();
-        let opened = connected.opened;
-        self.open_http1(WebSocketCase::new(connected.stream.for_tunnel()), None, tap, (true, opened)).await
+        let connection = Http1::new(connected.stream.for_tunnel(), None);
+        Ok(Lease::Own { connection, opened: Some(connected.opened) })
     }
 
     /// Opens a connection that concurrent requests share, or waits for it.
@@ -202,8 +199,7 @@ impl Endpoint {
             if self.target.scheme == Scheme::Https {
                 self.pool(worker).lock().http1 = true;
             }
-            let tap = stream.tap().clone();
-            return self.open_http1(stream, peer, tap, (false, opened)).await;
+            return Ok(Lease::Own { connection: Http1::new(stream, peer), opened: Some(opened) });
         }
         let shared = self.open_http2(stream, peer).await?;
         shared.streams.open.fetch_add(1, Ordering::Relaxed);
@@ -211,33 +207,6 @@ impl Endpoint {
         pool.http1 = false;
         pool.add(shared.clone());
         Ok(stream_of(shared, Some(opened)))
-    }
-
-    async fn open_http1<S>(
-        &self,
-        stream: S,
-        peer: Option<IpAddr>,
-        tap: Arc<Tap>,
-        (upgrade, opened): (bool, Opened),
-    ) -> Result<Lease, UpstreamError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (sender, connection) = http1::Builder::new()
-            .writev(true)
-            .max_headers(MAX_FIELDS)
-            .max_buf_size(MAX_HEAD)
-            // As in Go: some old servers require this case.
-            .title_case_headers(true)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| self.not_connected(&e))?;
-        let task = tokio::spawn(async move {
-            // The request in flight reports the error; the end of an idle connection is irrelevant.
-            let _ = if upgrade { connection.with_upgrades().await } else { connection.await };
-        });
-        let own = Own { sender, peer, tap, task: task.abort_handle() };
-        Ok(Lease::Own { own, opened: Some(opened) })
     }
 
     async fn open_http2(&self, stream: Stream, peer: Option<IpAddr>) -> Result<Shared, UpstreamError> {
@@ -272,37 +241,31 @@ impl Endpoint {
         lease: &mut Lease,
         outgoing: &mut Request<Body>,
         interim: Option<&dyn Interim>,
-    ) -> Result<http::Response<Incoming>, Lost> {
+        is_upgrade: bool,
+    ) -> Result<Answer, Lost> {
         let limit = self.transport.response_header_timeout();
         let sent = if limit.is_zero() { None } else { watch_end(outgoing) };
         let answer = async {
             match lease {
-                Lease::Own { own: Own { sender, tap, .. }, .. } => {
+                Lease::Own { connection, .. } => {
                     origin_form(outgoing);
-                    if interim.is_some() {
-                        tap.arm();
-                    }
-                    tap.sends(outgoing);
-                    let mut answer = std::pin::pin!(sender.try_send_request(take(outgoing)));
-                    let relaying = std::future::poll_fn(|cx| {
-                        let polled = answer.as_mut().poll(cx);
-                        if let Some(client) = interim {
-                            tap.relay(client, cx);
-                        }
-                        polled
-                    });
-                    relaying.await.map_err(Lost::from)
+                    let body = std::mem::take(outgoing.body_mut());
+                    let head = match connection.begin(outgoing, body, is_upgrade) {
+                        Ok(()) => connection.exchange(interim).await,
+                        Err(error) => Err(error),
+                    };
+                    head.map(|head| Answer::Http1(Box::new(head))).map_err(|error| Error::Http1(error).into())
                 }
                 Lease::Stream { sender, .. } => {
                     absolute_form(outgoing, self.target.scheme);
-                    sender.try_send_request(take(outgoing)).await.map_err(Lost::from)
+                    sender.try_send_request(take(outgoing)).await.map(Answer::Http2).map_err(Lost::from)
                 }
             }
         };
         let answer = if limit.is_zero() { answer.await } else { Box::pin(within(limit, sent, answer)).await };
         if let Err(Lost { error: Some(error), .. }) = &answer
             && let Lease::Stream { count, .. } = lease
-            && is_stale(error)
+            && error.is_closed()
         {
             self.pool(crate::worker::index()).lock().forget(&count.0);
         }
@@ -311,22 +274,35 @@ impl Endpoint {
 
     fn answer(
         self: &Arc<Self>,
-        mut response: http::Response<Incoming>,
+        answer: Answer,
         lease: Lease,
         change: Option<Change>,
         (in_flight, exchange): (InFlight, Option<Arc<Exchange>>),
     ) -> Result<Response, Failure> {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return upgrade::accept(response, change, in_flight)
-                .map_err(|error| self.malformed(error.to_string()).into());
-        }
+        let (mut response, stream) = match (answer, lease) {
+            (Answer::Http1(head), Lease::Own { connection, .. }) => {
+                if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                    return upgrade::accept(*head, connection, change, in_flight)
+                        .map_err(|error| self.malformed(error.to_string()).into());
+                }
+                // After a rejected upgrade, the state of the connection is unreliable.
+                let reuse = change.is_none();
+                let release = Release { endpoint: self.clone(), worker: crate::worker::index(), reuse };
+                let mut response = http::Response::new(response_body(connection, head.framing, release));
+                (*response.status_mut(), *response.version_mut()) = (head.status, head.version);
+                *response.headers_mut() = head.headers;
+                (response, None)
+            }
+            (Answer::Http2(response), Lease::Stream { count, .. }) => {
+                (response.map(Body::incoming), Some(count))
+            }
+            _ => return Err(UpstreamError::Internal("response of another protocol".into()).into()),
+        };
         if !fields::clean_response(response.headers_mut()) {
             return Err(self.malformed("its transfer coding is not chunked".into()).into());
         }
-        // After a rejected upgrade, the state of the connection is unreliable.
-        let reuse = change.is_none();
-        let guard = Box::new(Finish { in_flight, worker: crate::worker::index(), lease, reuse, exchange });
-        Ok(response.map(|body| Body::incoming(body).with_guard(guard)).into())
+        let guard = Box::new(Finish { _in_flight: in_flight, _stream: stream, exchange });
+        Ok(response.map(|body| body.with_guard(guard)).into())
     }
 
     fn not_connected(&self, error: &hyper::Error) -> UpstreamError {
@@ -338,8 +314,8 @@ impl Endpoint {
         UpstreamError::Malformed { server: self.target.address.clone(), reason }
     }
 
-    fn fail(&self, error: &hyper::Error) -> UpstreamError {
-        if let Some(body) = cause::<BodyError>(error) {
+    fn fail(&self, error: &Error) -> UpstreamError {
+        if let Some(body) = error.of_body() {
             return match body {
                 BodyError::TooLarge { .. } => UpstreamError::TooLarge,
                 BodyError::TimedOut => UpstreamError::ClientTimeout,
@@ -347,26 +323,70 @@ impl Endpoint {
                 BodyError::Http(_) | BodyError::Gone(_) => UpstreamError::ClientGone,
             };
         }
-        if error.is_parse() {
-            return self.malformed(describe(error));
+        match error {
+            Error::Http1(Http1Error::Malformed(error)) => self.malformed(error.to_string()),
+            Error::Http2(error) if error.is_parse() => self.malformed(describe(error)),
+            Error::Http1(Http1Error::Request(error)) => UpstreamError::Internal(error.to_string()),
+            Error::Http2(error) if error.is_user() => UpstreamError::Internal(describe(error)),
+            _ => UpstreamError::Lost {
+                server: self.target.address.clone(),
+                reason: error.to_string(),
+                sent: true,
+            },
         }
-        if error.is_user() {
-            return UpstreamError::Internal(describe(error));
+    }
+}
+
+/// The head of a response, and of HTTP/2 also its body.
+enum Answer {
+    Http1(Box<ResponseHead>),
+    Http2(http::Response<Incoming>),
+}
+
+/// Why an exchange failed.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{0}")]
+    Http1(Http1Error),
+    #[error("{}", describe(.0))]
+    Http2(hyper::Error),
+}
+
+impl Error {
+    /// Returns true if the server has closed the connection.
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(error) => error.is_closed(),
+            Self::Http2(error) => is_closed(error),
         }
-        UpstreamError::Lost { server: self.target.address.clone(), reason: describe(error), sent: true }
+    }
+
+    /// Returns the error of the request's body.
+    fn of_body(&self) -> Option<&BodyError> {
+        match self {
+            Self::Http1(Http1Error::Body(error)) => Some(error),
+            Self::Http1(_) => None,
+            Self::Http2(error) => cause(error),
+        }
     }
 }
 
 /// Why there is no response: an error, or `None` for a timeout; with the request if it was not sent.
 struct Lost {
-    error: Option<Arc<hyper::Error>>,
+    error: Option<Error>,
     unsent: Option<Box<Request<Body>>>,
 }
 
 impl From<hyper::client::conn::TrySendError<Request<Body>>> for Lost {
     fn from(mut failed: hyper::client::conn::TrySendError<Request<Body>>) -> Self {
         let unsent = failed.take_message().map(Box::new);
-        Self { error: Some(Arc::new(failed.into_error())), unsent }
+        Self { error: Some(Error::Http2(failed.into_error())), unsent }
+    }
+}
+
+impl From<Error> for Lost {
+    fn from(error: Error) -> Self {
+        Self { error: Some(error), unsent: None }
     }
 }
 
@@ -412,57 +432,8 @@ fn unsent(
     Failure { error, unsent: Some(Box::new(Outgoing { head, body, upgrade, exchange })) }
 }
 
-/// A copy of a request as a plain list, because it is made for nearly every request and rarely used.
-struct Spare {
-    method: Method,
-    uri: Uri,
-    /// Each field with a `:` behind its name and a line feed behind its value, which cannot have one.
-    fields: Vec<u8>,
-}
-
-impl Spare {
-    /// Most copies fit in.
-    const USUAL: usize = 512;
-
-    fn of_fields(headers: &HeaderMap) -> Vec<u8> {
-        let mut fields = Vec::with_capacity(Self::USUAL);
-        for (name, value) in headers {
-            fields.extend_from_slice(name.as_str().as_bytes());
-            fields.push(b':');
-            fields.extend_from_slice(value.as_bytes());
-            fields.push(b'\n');
-        }
-        fields
-    }
-
-    /// The request. `None` if a field cannot be read back, so that none goes missing.
-    fn into_request(self) -> Option<Request<Body>> {
-        let mut request = Request::new(Body::empty());
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        for field in self.fields.strip_suffix(b"\n").into_iter().flat_map(|all| all.split(|&b| b == b'\n')) {
-            let colon = memchr::memchr(b':', field)?;
-            let name = HeaderName::from_bytes(&field[..colon]).ok()?;
-            let value = HeaderValue::from_bytes(&field[colon + 1..]).ok()?;
-            request.headers_mut().append(name, value);
-        }
-        Some(request)
-    }
-}
-
-/// Returns a copy of a request that may be repeated: one with a safe method and no body. Go's transport
-/// repeats the same requests if a kept connection closes.
-fn spare(request: &Request<Body>) -> Option<Spare> {
-    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
-    if !safe || !request.body().is_end_stream() {
-        return None;
-    }
-    let fields = Spare::of_fields(request.headers());
-    Some(Spare { method: request.method().clone(), uri: request.uri().clone(), fields })
-}
-
-/// Returns true if the server has closed a kept connection.
-fn is_stale(error: &hyper::Error) -> bool {
+/// Returns true if the server has closed the connection.
+fn is_closed(error: &hyper::Error) -> bool {
     if error.is_canceled() || error.is_closed() || error.is_incomplete_message() {
         return true;
     }
@@ -565,32 +536,5 @@ async fn within<T>(
     tokio::select! {
         answer = answer => answer,
         () = over => Err(Lost { error: None, unsent: None }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_spare_request_is_the_same() {
-        let request = |method| {
-            Request::builder()
-                .method(method)
-                .uri("/p?q")
-                .header("host", "a.test:80")
-                .header("x-a", "1: 2")
-                .header("x-a", HeaderValue::from_bytes(b"\t\xff").unwrap())
-                .header("x-empty", "")
-                .body(Body::empty())
-                .unwrap()
-        };
-        let original = request("GET");
-        let copy = spare(&original).and_then(Spare::into_request).unwrap();
-        assert_eq!((copy.method(), copy.uri()), (original.method(), original.uri()));
-        assert_eq!(copy.headers(), original.headers());
-        let bare = Request::new(Body::empty());
-        assert!(spare(&bare).and_then(Spare::into_request).unwrap().headers().is_empty());
-        assert!(spare(&request("POST")).is_none());
     }
 }

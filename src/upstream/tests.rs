@@ -301,6 +301,57 @@ async fn request_and_response_can_stream_concurrently() {
     assert!(std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_none());
 }
 
+#[tokio::test]
+async fn a_request_is_sent_to_its_end_though_nobody_reads_the_response() {
+    let (done, mut was_done) = tokio::sync::mpsc::unbounded_channel();
+    let address = server(move |_, mut stream| {
+        let done = done.clone();
+        async move {
+            head(&mut stream).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await.unwrap();
+            let mut all = Vec::new();
+            while !all.ends_with(b"\r\n0\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut all).await.unwrap(), 0);
+            }
+            stream.write_all(b"late").await.unwrap();
+            done.send(all.len()).unwrap();
+            assert!(head(&mut stream).await.is_none());
+        }
+    })
+    .await;
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
+    let endpoint = endpoint("http", address);
+    let response = endpoint.send(request("POST", "/", Body::boxed(Channel(receiver)))).await.unwrap();
+    for _ in 0..100 {
+        sender.send(Bytes::from_static(&[b'x'; 10_000])).unwrap();
+    }
+    drop(sender);
+    // Each piece is a chunk: four digits, and a line end on both sides.
+    assert_eq!(was_done.recv().await, Some(100 * (10_000 + 4 + 4) + 5));
+    assert_eq!(text(response).await, "late");
+    until(|| endpoint.connections() == 1).await;
+    assert_eq!(endpoint.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_idle_is_not_used() {
+    let address = server(|_, mut stream| async move {
+        head(&mut stream).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+    })
+    .await;
+    let endpoint = endpoint("http", address);
+    for _ in 0..3 {
+        let post = request("POST", "/", Body::full("x"));
+        assert_eq!(text(endpoint.send(post).await.unwrap()).await, "ok");
+        until(|| {
+            endpoint.sweep();
+            endpoint.connections() == 0
+        })
+        .await;
+    }
+}
+
 struct Channel(tokio::sync::mpsc::UnboundedReceiver<Bytes>);
 
 impl http_body::Body for Channel {

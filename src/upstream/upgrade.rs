@@ -1,13 +1,13 @@
 //! Copies bytes of upgraded connections (such as WebSocket) between client and server.
 
 use http::header::{HeaderValue, UPGRADE};
-use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use tidegate_core::{Body, Response, Upgrade};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tidegate_wire::http1::response::ResponseHead;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::InFlight;
+use super::connect::Stream;
+use super::http1::Http1;
 
 /// Buffer size per direction.
 const BUFFER_SIZE: usize = 16 * 1024;
@@ -37,40 +37,44 @@ pub(super) enum UpgradeError {
 /// Converts the 101 of a server, and starts copying in both directions once both sides have upgraded: no data
 /// of the client is read before. Returns an error if the server chose a protocol that was not requested.
 pub(super) fn accept(
-    mut response: http::Response<Incoming>,
+    mut head: ResponseHead,
+    connection: Box<Http1>,
     wanted: Option<Change>,
     in_flight: InFlight,
 ) -> Result<Response, UpgradeError> {
     let Some(change) = wanted else {
         return Err(UpgradeError::NotAsked);
     };
-    let chosen = response.headers().get(UPGRADE);
+    let chosen = head.headers.get(UPGRADE);
     if !chosen.is_some_and(|chosen| chosen.as_bytes().eq_ignore_ascii_case(change.protocol.as_bytes())) {
         return Err(UpgradeError::OtherProtocol { chosen: chosen.cloned(), wanted: change.protocol });
     }
-    let server = hyper::upgrade::on(&mut response);
-    tokio::spawn(copy_when_upgraded(change.client, server, in_flight));
-    let (mut head, _) = response.into_parts();
+    tokio::spawn(copy_when_upgraded(change.client, connection, in_flight));
     // There is no body, so the transfer coding does not matter.
     let _ = super::fields::clean_response(&mut head.headers);
     head.headers.insert(http::header::CONNECTION, HeaderValue::from_static("Upgrade"));
     head.headers.insert(UPGRADE, change.protocol);
-    Ok(Response::from_parts(head, Body::empty()))
+    let mut response = http::Response::new(Body::empty());
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    Ok(response.into())
 }
 
-async fn copy_when_upgraded(client: Box<Upgrade>, server: OnUpgrade, in_flight: InFlight) {
-    let failed =
-        |error: &dyn std::fmt::Display| tracing::debug!(server = %in_flight.0.url(), "upgrade: {error}");
-    match futures_util::future::join(client.side.changed(), server).await {
-        (Ok(client), Ok(server)) => copy(client, server).await,
-        (_, Err(error)) => failed(&error),
-        (Err(error), _) => failed(&error),
+async fn copy_when_upgraded(client: Box<Upgrade>, connection: Box<Http1>, in_flight: InFlight) {
+    match client.side.changed().await {
+        Ok(client) => {
+            let (server, first) = connection.into_tunnel();
+            copy(client, server, &first).await;
+        }
+        Err(error) => tracing::debug!(server = %in_flight.0.url(), "upgrade: {error}"),
     }
 }
 
-async fn copy(mut client: impl AsyncRead + AsyncWrite + Unpin, server: Upgraded) {
-    let mut server = TokioIo::new(server);
+/// `first`: what the server has sent already.
+async fn copy(mut client: impl AsyncRead + AsyncWrite + Unpin, mut server: Stream, first: &[u8]) {
     // Errors are ignored, as both sides see the connection close.
-    let _ =
-        tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER_SIZE, BUFFER_SIZE).await;
+    if client.write_all(first).await.is_ok() {
+        let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER_SIZE, BUFFER_SIZE)
+            .await;
+    }
 }

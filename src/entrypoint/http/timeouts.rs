@@ -85,14 +85,18 @@ impl TimedRequest {
         let over = async {
             match self.deadline {
                 None => std::future::pending().await,
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                Some(deadline) => {
+                    tokio::time::sleep_until(deadline).await;
+                    // Before the request is dropped, which ends its body.
+                    self.body.is_set()
+                }
             }
         };
         let response = tokio::select! {
             biased;
             response = next.run(request) => response,
             () = late => return reply::status_text(StatusCode::GATEWAY_TIMEOUT, Reason::RouterTimeout),
-            () = over => return self.deadline_response(),
+            is_sent = over => return deadline_response(is_sent),
         };
         let plain =
             response.body().as_bytes().is_some() || response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -107,13 +111,14 @@ impl TimedRequest {
             )
         })
     }
+}
 
-    /// Returns the response to a request past its deadline: 504, or the client's timeout if its body is incomplete.
-    fn deadline_response(&self) -> Response {
-        match self.body.is_set() {
-            true => reply::status_text(StatusCode::GATEWAY_TIMEOUT, Reason::RouterTimeout),
-            false => reply::upstream_failure(UpstreamError::ClientTimeout),
-        }
+/// Returns the response to a request past its deadline: 504, or the client's timeout if its body is incomplete.
+fn deadline_response(is_sent: bool) -> Response {
+    if is_sent {
+        reply::status_text(StatusCode::GATEWAY_TIMEOUT, Reason::RouterTimeout)
+    } else {
+        reply::upstream_failure(UpstreamError::ClientTimeout)
     }
 }
 

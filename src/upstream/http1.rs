@@ -1,0 +1,287 @@
+//! A connection of HTTP/1 to a server. It has no task: whoever sends a request on it, or reads the response, polls it.
+
+mod body;
+mod error;
+mod release;
+mod upload;
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Buf;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, StatusCode};
+use http_body::Body as _;
+use tidegate_core::{Body, Interim};
+use tidegate_wire::http1::client::{Client, Event, Request};
+use tidegate_wire::http1::encode::{Fields, Frame};
+use tidegate_wire::http1::response::ResponseHead;
+use tidegate_wire::http1::{Limits, Payload, Spelling};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+use super::connect::Stream;
+use super::fields;
+
+pub(super) use body::response_body;
+pub(super) use error::Http1Error;
+pub(super) use release::Release;
+
+/// Limits of what servers may send.
+const LIMITS: Limits =
+    Limits { head: 1 << 20, target: 0, fields: 1024, trailers: 64 << 10, extensions: 64 << 10 };
+/// Maximum size of a forwarded informational response in bytes.
+const MAX_INTERIM: usize = 16 * 1024;
+/// Space for the head of a request.
+const USUAL_HEAD: usize = 1024;
+
+/// A connection, and the exchange on it.
+pub(super) struct Http1 {
+    stream: Stream,
+    codec: Client,
+    /// A head, or the end of a chunked body.
+    out: Vec<u8>,
+    /// Bytes of `out` that are written.
+    written: usize,
+    /// Data that follow `out`.
+    frame: Frame,
+    /// The rest of the request's body.
+    body: Option<Body>,
+    /// What was written may be held back by TLS.
+    unflushed: bool,
+    /// The address of the peer, if the server has a host name.
+    pub(super) peer: Option<IpAddr>,
+}
+
+impl Http1 {
+    /// Wraps a new stream.
+    pub(super) fn new(stream: Stream, peer: Option<IpAddr>) -> Box<Self> {
+        Box::new(Self {
+            stream,
+            codec: Client::new(LIMITS),
+            out: Vec::new(),
+            written: 0,
+            frame: Frame::default(),
+            body: None,
+            unflushed: false,
+            peer,
+        })
+    }
+
+    /// Returns true if a request can be sent. Notices that the server has closed the connection, or has sent what it was
+    /// not asked for. Does not wait.
+    pub(super) fn is_usable(&mut self) -> bool {
+        if !self.codec.is_reusable() {
+            return false;
+        }
+        let mut byte = [0];
+        let mut room = ReadBuf::new(&mut byte);
+        Pin::new(&mut self.stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut room).is_pending()
+    }
+
+    /// Begins a request: what is sent first is written into the buffer.
+    ///
+    /// # Errors
+    /// If the connection is not [usable](Self::is_usable).
+    pub(super) fn begin(
+        &mut self,
+        request: &http::Request<Body>,
+        body: Body,
+        is_upgrade: bool,
+    ) -> Result<(), Http1Error> {
+        let payload = payload(request.headers(), &body);
+        self.out.clear();
+        self.out.reserve(USUAL_HEAD);
+        self.written = 0;
+        let fields = Fields { headers: request.headers(), spelling: &Spelling::USUAL };
+        let (method, uri) = (request.method(), request.uri());
+        self.codec.request(Request { method, uri, fields, payload, upgrade: is_upgrade }, &mut self.out)?;
+        // A body without an announced end has nothing to write.
+        self.body = self.codec.is_sending().then_some(body);
+        Ok(())
+    }
+
+    /// Sends the request, and waits for the head of its response. Informational responses before it are passed to
+    /// `interim`. The body may still be on its way afterwards: [`Self::is_sending`].
+    ///
+    /// # Errors
+    /// If the connection or the body fails. It cannot be used any more then.
+    pub(super) async fn exchange(
+        &mut self,
+        interim: Option<&dyn Interim>,
+    ) -> Result<ResponseHead, Http1Error> {
+        poll_fn(|cx| {
+            if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+                return Poll::Ready(Err(error));
+            }
+            loop {
+                match ready!(self.poll_event(cx))? {
+                    Event::Head(head) => return Poll::Ready(Ok(head)),
+                    Event::Informational(head) => relay(head, interim),
+                    Event::Data(_) | Event::Trailers(_) | Event::End | Event::Upgraded(_) => {
+                        return Poll::Ready(Err(Http1Error::Closed));
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Returns true while the request is incomplete.
+    pub(super) fn is_sending(&self) -> bool {
+        self.body.is_some() || self.has_output() || self.unflushed
+    }
+
+    /// After a response with status 101: the stream, and what the server has sent on it.
+    pub(super) fn into_tunnel(mut self) -> (Stream, bytes::BytesMut) {
+        let rest = match self.codec.poll() {
+            Ok(Some(Event::Upgraded(rest))) => rest,
+            _ => bytes::BytesMut::new(),
+        };
+        (self.stream, rest)
+    }
+
+    fn has_output(&self) -> bool {
+        self.written < self.out.len() || self.frame.has_remaining()
+    }
+
+    /// Writes as much of the request as there is. Ready when it is complete.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Http1Error>> {
+        loop {
+            let mut is_waiting = false;
+            if let Some(body) = &mut self.body
+                && !self.frame.has_remaining()
+            {
+                let buffers = (&mut self.out, &mut self.frame);
+                match Self::poll_body(&mut self.codec, buffers, Pin::new(body), cx) {
+                    // The guards of the body learn that it was read to the end.
+                    Poll::Ready(Ok(true)) => self.body = None,
+                    Poll::Ready(Ok(false)) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => is_waiting = true,
+                }
+            }
+            if self.has_output() {
+                let written = ready!(self.poll_write(cx))?;
+                self.record_written(written);
+                continue;
+            }
+            if self.unflushed {
+                ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+                self.unflushed = false;
+            }
+            if self.body.is_none() {
+                return Poll::Ready(Ok(()));
+            }
+            if is_waiting {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes the next part of a body. Ready with true when it has ended.
+    fn poll_body(
+        codec: &mut Client,
+        (out, frame): (&mut Vec<u8>, &mut Frame),
+        mut body: Pin<&mut Body>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<bool, Http1Error>> {
+        let Some(part) = ready!(body.as_mut().poll_frame(cx)) else {
+            codec.send_end(None, out)?;
+            return Poll::Ready(Ok(true));
+        };
+        let trailers = match part.map_err(Http1Error::Body)?.into_data() {
+            Ok(data) => {
+                let last = body.is_end_stream();
+                *frame = codec.send_data(data, last)?;
+                return Poll::Ready(Ok(last));
+            }
+            Err(part) => part.into_trailers().unwrap_or_default(),
+        };
+        codec.send_end(Some(Fields { headers: &trailers, spelling: &Spelling::USUAL }), out)?;
+        Poll::Ready(Ok(true))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); 4];
+        let mut count = 0;
+        if self.written < self.out.len() {
+            slices[0] = IoSlice::new(&self.out[self.written..]);
+            count = 1;
+        }
+        count += self.frame.chunks_vectored(&mut slices[count..]);
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]))?;
+        Poll::Ready(if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(written) })
+    }
+
+    fn record_written(&mut self, written: usize) {
+        self.unflushed = true;
+        let of_head = written.min(self.out.len() - self.written);
+        self.written += of_head;
+        if self.written == self.out.len() {
+            self.out.clear();
+            self.written = 0;
+        }
+        self.frame.advance(written - of_head);
+    }
+
+    /// Reads until there is a part of the response.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Http1Error>> {
+        loop {
+            if let Some(event) = self.codec.poll()? {
+                return Poll::Ready(Ok(event));
+            }
+            if !self.codec.wants_input() {
+                return Poll::Ready(Err(Http1Error::Closed));
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                self.codec.end_input();
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let is_sending = self.is_sending();
+        let size = self.stream.read_size();
+        let input = self.codec.input();
+        input.reserve(size);
+        match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, input)) {
+            // A server that closes with unread request data resets the connection, which ends its response.
+            Err(error)
+                if error.kind() == io::ErrorKind::ConnectionReset && is_sending && !self.stream.is_tls() =>
+            {
+                Poll::Ready(Ok(0))
+            }
+            outcome => Poll::Ready(outcome),
+        }
+    }
+
+    /// Frees the memory of a connection that becomes idle. Returns false if it cannot be used again.
+    fn park(&mut self) -> bool {
+        self.out = Vec::new();
+        !self.is_sending() && self.codec.is_reusable() && self.codec.release()
+    }
+}
+
+/// How the end of a body is announced: as its source knows it, or as the client has.
+fn payload(headers: &HeaderMap, body: &Body) -> Payload {
+    let announced = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+    if body.is_end_stream() {
+        return if headers.contains_key(CONTENT_LENGTH) { Payload::Length(0) } else { Payload::None };
+    }
+    body.size_hint().exact().or_else(announced).map_or(Payload::Unknown, Payload::Length)
+}
+
+/// Passes an informational response on. The client gets a 100 when its body is read.
+fn relay(mut head: ResponseHead, interim: Option<&dyn Interim>) {
+    let Some(client) = interim.filter(|_| head.status != StatusCode::CONTINUE) else { return };
+    let _ = fields::clean_response(&mut head.headers);
+    head.headers.remove(CONTENT_LENGTH);
+    let size: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if size <= MAX_INTERIM {
+        client.send(head.status, &head.headers);
+    }
+}
