@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::AuditEvent;
 use tidegate_core::announced::Announced;
 
-use super::announcement::{Announcement, Command};
 use crate::maintenance::{Change, Replica, ReplicaError, Switches};
 use crate::observability::AuditLog;
 
@@ -43,7 +42,7 @@ impl Follower {
     pub(super) fn follow(
         &self,
         stored: Option<&[u8]>,
-        list: &Announced<Announcement>,
+        list: &Announced<SwitchMaintenance>,
     ) -> Result<bool, ReplicaError> {
         let changes = self.switches.merge(&Replica::decode(stored)?);
         for change in &changes {
@@ -56,12 +55,14 @@ impl Follower {
         Ok(self.switches.replica().merged_into(stored)?.is_some())
     }
 
-    fn report(&self, Change { router, is_on, entry }: &Change, list: &Announced<Announcement>) {
+    fn report(&self, Change { router, is_on, entry }: &Change, list: &Announced<SwitchMaintenance>) {
         let (version, origin, operator) =
             entry.as_ref().map_or((0, "", ""), |one| (one.version, &*one.origin, &*one.by));
-        let is_it = |command: &Command| matches!(command, Command::SwitchMaintenance(switch) if switch.router == *router && switch.version == version);
-        let announcement = list.entries.iter().find(|one| is_it(&one.value.command));
-        let announcement = announcement.map_or(0, |one| one.number);
+        let announced = list.entries.iter().map(|one| (&one.value, one.number));
+        let announcement = announced
+            .filter(|(one, _)| one.router == *router && one.version == version)
+            .map(|(_, number)| number);
+        let announcement = announcement.min().unwrap_or(0);
         let state = if *is_on { "on" } else { "off" };
         tracing::info!(
             router,

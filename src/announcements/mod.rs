@@ -232,7 +232,11 @@ impl Inner {
         if is_new || self.handlers.purges.current().is_none() {
             self.handlers.handle(&list);
         }
-        let followed = self.handlers.maintenance.follow(switches.as_deref(), &list);
+        let switched = list.map(|one| match &one.command {
+            Command::SwitchMaintenance(switch) => Some(switch.clone()),
+            Command::PurgeCache(_) | Command::Unknown => None,
+        });
+        let followed = self.handlers.maintenance.follow(switches.as_deref(), &switched);
         let error = followed.as_ref().err().map(ToString::to_string).unwrap_or_default();
         let mut state = self.state.lock();
         if state.switches_error != error {

@@ -322,8 +322,8 @@ mod tests {
     }
 
     fn any_replica() -> impl Strategy<Value = Replica> {
-        let entry = (1_u64..6, prop::sample::select(vec!["a", "b"]), any::<bool>());
-        let entry = entry.prop_map(|(version, origin, is_on)| super::tests::entry(version, origin, is_on));
+        let parts = (1_u64..6, prop::sample::select(vec!["a", "b"]), any::<bool>());
+        let entry = parts.prop_map(|(version, origin, is_on)| entry(version, origin, is_on));
         let routers = prop::collection::btree_map("[r-t]", entry, 0..4);
         routers.prop_map(|routers| Replica { floor: 0, routers })
     }
