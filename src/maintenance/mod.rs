@@ -2,7 +2,7 @@
 //!
 //! These switches are a part of what a snapshot is compiled from, so requests of other routers pay nothing. They
 //! outlive configurations and, in the folder of `providers.lastState`, restarts. In a cluster, all members have the same:
-//! [`Switches::merge`] takes over those of the store, which also remembers what has ended.
+//! `Switches::merge` takes over those of the store, which also remembers what has ended.
 
 mod file;
 mod replica;
