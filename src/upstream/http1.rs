@@ -77,12 +77,15 @@ impl Http1 {
         if !self.codec.is_reusable() {
             return false;
         }
-        let mut byte = [0];
-        let mut room = ReadBuf::new(&mut byte);
         // Whatever the task has done before: a connection that is not looked at would seem open.
-        let looking = poll_fn(|cx| Pin::new(&mut self.stream).poll_read(cx, &mut room));
-        let looking = pin!(tokio::task::unconstrained(looking));
+        let looking = pin!(tokio::task::unconstrained(poll_fn(|cx| self.poll_unasked(cx))));
         looking.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Ready when the server closes the connection, or sends what it was not asked for.
+    fn poll_unasked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut byte = [0];
+        Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut byte)).map(|_| ())
     }
 
     /// Begins a request: what is sent first is written into the buffer.

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::Http1;
@@ -37,8 +38,11 @@ impl Release {
 fn finish_upload(mut connection: Box<Http1>, release: Release) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     runtime.spawn(async move {
-        let rest = poll_fn(|cx| connection.poll_send(cx));
-        if let Ok(Ok(())) = tokio::time::timeout(SEND_REST_TIMEOUT, rest).await {
+        let rest = poll_fn(|cx| match connection.poll_send(cx) {
+            Poll::Ready(outcome) => Poll::Ready(outcome.is_ok()),
+            Poll::Pending => connection.poll_unasked(cx).map(|()| false),
+        });
+        if let Ok(true) = tokio::time::timeout(SEND_REST_TIMEOUT, rest).await {
             release.release(connection);
         }
     });
