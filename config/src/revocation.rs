@@ -72,7 +72,7 @@ pub enum OcspMode {
     Off,
     /// If its certificate is revoked, or unknown to the responder.
     Soft,
-    /// If its certificate is that, or there is no valid response about it.
+    /// If its certificate is revoked or unknown, or no valid response can be obtained.
     Strict,
 }
 

@@ -218,7 +218,7 @@ mod tests {
         manual.advance(HOUR / 2);
         assert_eq!(left(), "1800");
         manual.advance(HOUR);
-        assert_eq!(left(), "1", "it is over, and the next configuration knows that");
+        assert_eq!(left(), "1", "the end has passed, and the next snapshot removes the switch");
         assert_eq!(retry(&wait(60), until), "60", "the option comes first");
     }
 

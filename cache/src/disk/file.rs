@@ -1,6 +1,6 @@
 //! The form of a file: blocks of the body, each with its checksum, then the head, then a footer of fixed size.
 //!
-//! The footer comes last, so a truncated file is recognized, and the length of the body need not be known in advance.
+//! Because the footer comes last, a truncated file is detected, and a body can be written before its length is known.
 //! The checksums contain a number that is chosen for each file, and the place of the block: blocks of another file, or
 //! in another order, are not accepted.
 

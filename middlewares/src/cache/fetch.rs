@@ -276,7 +276,7 @@ impl Job {
 /// Whether a response says that no server has taken the request: none is usable, connecting failed, or each connection
 /// was closed without a response. Servers that have taken it and fail are left to `staleIfError`.
 fn is_disconnected(response: &Response) -> bool {
-    // `failover` without a usable service is no failure to reach a server.
+    // When `failover` has no usable service, no connection has failed: only the reason says it.
     response.reason == Some(Reason::NoServer)
         || response.failure.as_deref().is_some_and(UpstreamError::is_unsent)
 }

@@ -243,7 +243,7 @@ impl Tiers {
         }
     }
 
-    /// Removes what a purge covers, and returns its number. It goes on if it is no longer waited for.
+    /// Removes what a purge covers, and returns the number of responses. Dropping the future does not stop the removal.
     pub(super) async fn purge(&self, purge: Purge) -> usize {
         let in_memory = self.memory.purge(&purge);
         let disk =
