@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::outage::{Load, Servers, Sights, Stop};
+use crate::support::outage::{Load, Servers, Sights, Stop, URLS};
 use crate::support::{Gateway, eventually};
 
 const PER_SECOND: u32 = 200;
@@ -110,7 +110,9 @@ fn a_cache_answers_for_servers_that_are_down() {
     ] {
         let mut outage = Outage::new(against);
         let hits = |sights: &Sights| sights.count(|sight| sight.cache.starts_with("hit"));
-        outage.seen("all is stored", hits);
+        let stored = |sights: &Sights| sights.count(|sight| sight.cache == "fwd=uri-miss; stored");
+        eventually("all is stored", || stored(&outage.load.sights()) == URLS);
+        outage.seen("stored responses are sent", hits);
         outage.servers.stop(how);
         let stale = |sights: &Sights| sights.count(|sight| sight.cache.contains("ttl<0"));
         outage.seen("stale responses are sent", stale);

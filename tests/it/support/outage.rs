@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -152,6 +151,12 @@ impl Sights {
     }
 }
 
+/// A request that is due.
+struct Due {
+    since: Instant,
+    url: usize,
+}
+
 /// A constant load: requests are due at fixed times, whether or not earlier ones are answered. An HTTP/1.1 client that
 /// waits sends those that became due meanwhile afterwards, and their time counts from when they were due.
 pub struct Load {
@@ -206,7 +211,7 @@ async fn pace(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
     for number in 0_usize.. {
         let due = tokio::select! {
-            tick = ticks.tick() => tick.into_std(),
+            tick = ticks.tick() => Due { since: tick.into_std(), url: number % URLS },
             _ = ended.changed() => break,
         };
         let (clients, number) =
@@ -219,10 +224,8 @@ async fn pace(
     }
 }
 
-fn question(gateway: SocketAddr) -> Request<Empty<Bytes>> {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed) % URLS;
-    let request = Request::get(format!("http://{gateway}/{number}")).header("Host", gateway.to_string());
+fn question(gateway: SocketAddr, url: usize) -> Request<Empty<Bytes>> {
+    let request = Request::get(format!("http://{gateway}/{url}")).header("Host", gateway.to_string());
     request.header("Accept", "text/html").body(Empty::new()).unwrap()
 }
 
@@ -265,7 +268,7 @@ async fn sight_of(answered: hyper::Result<Response<Incoming>>) -> Sight {
 
 async fn http1_client(
     gateway: SocketAddr,
-    mut dues: mpsc::UnboundedReceiver<Instant>,
+    mut dues: mpsc::UnboundedReceiver<Due>,
     sights: Arc<Mutex<Sights>>,
 ) {
     let mut kept = None;
@@ -281,7 +284,7 @@ async fn http1_client(
         };
         let answered = match sender.ready().await {
             Ok(()) => {
-                let mut request = question(gateway);
+                let mut request = question(gateway, due.url);
                 *request.uri_mut() = request.uri().path().parse().unwrap();
                 sender.send_request(request).await
             }
@@ -290,13 +293,13 @@ async fn http1_client(
         let sight = sight_of(answered).await;
         // A connection that the gateway has closed is an error that the client sees.
         kept = sight.status.is_ok().then_some(sender);
-        record(&sights, due, sight);
+        record(&sights, due.since, sight);
     }
 }
 
 async fn http2_client(
     gateway: SocketAddr,
-    mut dues: mpsc::UnboundedReceiver<Instant>,
+    mut dues: mpsc::UnboundedReceiver<Due>,
     sights: Arc<Mutex<Sights>>,
 ) {
     let stream = TcpStream::connect(gateway).await.unwrap();
@@ -306,8 +309,8 @@ async fn http2_client(
     while let Some(due) = dues.recv().await {
         let (mut sender, sights) = (sender.clone(), sights.clone());
         requests.spawn(async move {
-            let answered = sender.send_request(question(gateway)).await;
-            record(&sights, due, sight_of(answered).await);
+            let answered = sender.send_request(question(gateway, due.url)).await;
+            record(&sights, due.since, sight_of(answered).await);
         });
     }
     while let Some(ended) = requests.join_next().await {
