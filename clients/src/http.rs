@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tidegate_core::values::Secret;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::OptionError;
 use crate::connect::{ConnectError, Connector};
@@ -235,15 +235,16 @@ impl HttpClient {
         send: impl Future<Output = Result<(Sender, Response<Incoming>), HttpError>>,
         limits: Limits,
     ) -> Result<Response<Bytes>, HttpError> {
-        let work = async {
-            let sent = timeout(limits.head, send).await;
+        let (end, head) = (Instant::now() + limits.time, limits.head.min(limits.time));
+        let outcome = async {
+            let sent = timeout(head, send).await;
             let (sender, response) =
-                sent.map_err(|_| HttpError::NoAnswer { path: path.to_owned(), limit: limits.head })??;
-            self.read(path, sender, response, limits.size).await
+                sent.map_err(|_| HttpError::NoAnswer { path: path.to_owned(), limit: head })??;
+            let read = self.read(path, sender, response, limits.size);
+            let incomplete = |_| Err(HttpError::Incomplete { path: path.to_owned(), limit: limits.time });
+            timeout_at(end, read).await.unwrap_or_else(incomplete)
         };
-        let outcome = timeout(limits.time, work).await;
-        let outcome = outcome
-            .unwrap_or_else(|_| Err(HttpError::Incomplete { path: path.to_owned(), limit: limits.time }));
+        let outcome = outcome.await;
         if outcome.is_err() {
             // If one connection is dead, the others probably are too, and each would take as long to fail.
             self.close_idle();
