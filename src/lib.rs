@@ -19,6 +19,7 @@ mod live;
 pub mod maintenance;
 pub mod observability;
 pub mod opening;
+mod output;
 pub mod router;
 mod saved;
 pub mod service;

@@ -6,21 +6,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper_util::rt::TokioExecutor;
 use tidegate_core::client_ip::IpRanges;
 use tidegate_core::{BuildError, Reason};
 use tokio_util::task::TaskTracker;
 
+use super::clock::Limits;
 use super::conn_limit::{ConnectionLimit, ConnectionLimiter, OpenConnection};
 use super::http::aliases::Aliases;
 use super::http::forwarded::ForwardedRules;
 use super::http::proxy_status::ProxyStatus;
 use super::http::server_timing::ServerTiming;
 use super::http::target::TargetRules;
-use super::http1_2::clock::Limits;
 use super::http1_2::header_budget::HeaderBudget;
-use super::http1_2::header_budget::MAX_HEADER_LINES;
 use super::http1_2::linger::CONNECTION_WINDOW;
 use super::shutdown::Shutdown;
 use crate::identity::OwnHeaders;
@@ -42,8 +41,6 @@ const MAX_HANDSHAKES: usize = 8192;
 const HEADER_SLACK: usize = 4096;
 /// By how much an HTTP/2 or HTTP/3 head may exceed it, as in Go, which reserves the overhead of ten fields.
 const LIST_SLACK: usize = 320;
-/// Minimum limit of heads that the HTTP library accepts.
-const MIN_HEADER_BYTES: usize = 8192;
 /// HTTP/2: flow-control window of a request body.
 const STREAM_WINDOW: u32 = 512 * 1024;
 /// HTTP/2: maximum number of buffered bytes of a response.
@@ -68,7 +65,6 @@ pub(super) struct Listener {
     /// Timeout of TLS handshakes.
     pub(super) handshake: Duration,
     handshakes: Arc<AtomicUsize>,
-    pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<TokioExecutor>,
     /// Maximum size of a request head over HTTP/3, in bytes.
     pub(super) max_header_bytes: usize,
@@ -210,7 +206,6 @@ impl Listener {
             handshake: limits.head.unwrap_or(MAX_HEAD_TIME),
             handshakes,
             limits,
-            http1: http1_builder(options),
             http2: http2_builder(options)?,
             max_header_bytes: options.http.max_header_bytes.saturating_add(LIST_SLACK),
             max_streams: options.http2.max_concurrent_streams,
@@ -304,20 +299,6 @@ fn limits(options: &EntryPoint) -> Limits {
         idle: timeouts.idle(),
         write: timeouts.write_timeout.limit(),
     }
-}
-
-fn http1_builder(options: &EntryPoint) -> http1::Builder {
-    let head = options.http.max_header_bytes.saturating_add(HEADER_SLACK);
-    let mut builder = http1::Builder::new();
-    builder
-        .keep_alive(true)
-        .half_close(false)
-        // `Clock` has the timeouts: this timer would also close idle connections.
-        .header_read_timeout(None)
-        .max_headers(MAX_HEADER_LINES)
-        .max_header_size(head)
-        .max_buf_size(head.max(MIN_HEADER_BYTES));
-    builder
 }
 
 fn http2_builder(options: &EntryPoint) -> Result<http2::Builder<TokioExecutor>, BuildError> {

@@ -4,10 +4,12 @@
 //! protocol. `http1_2` serves HTTP over TCP, `http3` HTTP over QUIC, and `tcp` everything else. Requests of all
 //! versions of HTTP are handled in [`http`].
 
+mod clock;
 mod conn_limit;
 mod dispatch;
 mod hold;
 pub mod http;
+mod http1;
 mod http1_2;
 mod http3;
 mod listen;

@@ -6,25 +6,25 @@ mod release;
 mod upload;
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Buf;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use tidegate_core::{Body, Interim};
 use tidegate_wire::http1::client::{Client, Event, Request};
-use tidegate_wire::http1::encode::{Fields, Frame};
+use tidegate_wire::http1::encode::Fields;
 use tidegate_wire::http1::response::ResponseHead;
 use tidegate_wire::http1::{Limits, Payload, Spelling};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use super::connect::Stream;
 use super::fields;
+use crate::output::Output;
 
 pub(super) use body::response_body;
 pub(super) use error::Http1Error;
@@ -42,16 +42,9 @@ const USUAL_HEAD: usize = 1024;
 pub(super) struct Http1 {
     stream: Stream,
     codec: Client,
-    /// A head, or the end of a chunked body.
-    out: Vec<u8>,
-    /// Bytes of `out` that are written.
-    written: usize,
-    /// Data that follow `out`.
-    frame: Frame,
+    output: Output,
     /// The rest of the request's body.
     body: Option<Body>,
-    /// What was written may be held back by TLS.
-    unflushed: bool,
     /// The address of the peer, if the server has a host name.
     pub(super) peer: Option<IpAddr>,
 }
@@ -59,16 +52,7 @@ pub(super) struct Http1 {
 impl Http1 {
     /// Wraps a new stream.
     pub(super) fn new(stream: Stream, peer: Option<IpAddr>) -> Box<Self> {
-        Box::new(Self {
-            stream,
-            codec: Client::new(LIMITS),
-            out: Vec::new(),
-            written: 0,
-            frame: Frame::default(),
-            body: None,
-            unflushed: false,
-            peer,
-        })
+        Box::new(Self { stream, codec: Client::new(LIMITS), output: Output::default(), body: None, peer })
     }
 
     /// Returns true if a request can be sent. Notices that the server has closed the connection, or has sent what it was
@@ -99,12 +83,11 @@ impl Http1 {
         is_upgrade: bool,
     ) -> Result<(), Http1Error> {
         let payload = payload(request.headers(), &body);
-        self.out.clear();
-        self.out.reserve(USUAL_HEAD);
-        self.written = 0;
+        self.output.head.reserve(USUAL_HEAD);
         let fields = Fields { headers: request.headers(), spelling: &Spelling::USUAL };
         let (method, uri) = (request.method(), request.uri());
-        self.codec.request(Request { method, uri, fields, payload, upgrade: is_upgrade }, &mut self.out)?;
+        self.codec
+            .request(Request { method, uri, fields, payload, upgrade: is_upgrade }, &mut self.output.head)?;
         // A body without an announced end has nothing to write.
         self.body = self.codec.is_sending().then_some(body);
         Ok(())
@@ -138,7 +121,7 @@ impl Http1 {
 
     /// Returns true while the request is incomplete.
     pub(super) fn is_sending(&self) -> bool {
-        self.body.is_some() || self.has_output() || self.unflushed
+        self.body.is_some() || !self.output.is_empty()
     }
 
     /// After a response with status 101: the stream, and what the server has sent on it.
@@ -150,19 +133,14 @@ impl Http1 {
         (self.stream, rest)
     }
 
-    fn has_output(&self) -> bool {
-        self.written < self.out.len() || self.frame.has_remaining()
-    }
-
     /// Writes as much of the request as there is. Ready when it is complete.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Http1Error>> {
         loop {
             let mut is_waiting = false;
             if let Some(body) = &mut self.body
-                && !self.frame.has_remaining()
+                && !self.output.has_frame()
             {
-                let buffers = (&mut self.out, &mut self.frame);
-                match Self::poll_body(&mut self.codec, buffers, Pin::new(body), cx) {
+                match Self::poll_body(&mut self.codec, &mut self.output, Pin::new(body), cx) {
                     // The guards of the body learn that it was read to the end.
                     Poll::Ready(Ok(true)) => self.body = None,
                     Poll::Ready(Ok(false)) => {}
@@ -170,15 +148,7 @@ impl Http1 {
                     Poll::Pending => is_waiting = true,
                 }
             }
-            if self.has_output() {
-                let written = ready!(self.poll_write(cx))?;
-                self.record_written(written);
-                continue;
-            }
-            if self.unflushed {
-                ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-                self.unflushed = false;
-            }
+            ready!(self.output.poll_drain(&mut self.stream, cx))?;
             if self.body.is_none() {
                 return Poll::Ready(Ok(()));
             }
@@ -191,47 +161,24 @@ impl Http1 {
     /// Takes the next part of a body. Ready with true when it has ended.
     fn poll_body(
         codec: &mut Client,
-        (out, frame): (&mut Vec<u8>, &mut Frame),
+        output: &mut Output,
         mut body: Pin<&mut Body>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<bool, Http1Error>> {
         let Some(part) = ready!(body.as_mut().poll_frame(cx)) else {
-            codec.send_end(None, out)?;
+            codec.send_end(None, &mut output.head)?;
             return Poll::Ready(Ok(true));
         };
         let trailers = match part.map_err(Http1Error::Body)?.into_data() {
             Ok(data) => {
                 let last = body.is_end_stream();
-                *frame = codec.send_data(data, last)?;
+                output.set_frame(codec.send_data(data, last)?);
                 return Poll::Ready(Ok(last));
             }
             Err(part) => part.into_trailers().unwrap_or_default(),
         };
-        codec.send_end(Some(Fields { headers: &trailers, spelling: &Spelling::USUAL }), out)?;
+        codec.send_end(Some(Fields { headers: &trailers, spelling: &Spelling::USUAL }), &mut output.head)?;
         Poll::Ready(Ok(true))
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); 4];
-        let mut count = 0;
-        if self.written < self.out.len() {
-            slices[0] = IoSlice::new(&self.out[self.written..]);
-            count = 1;
-        }
-        count += self.frame.chunks_vectored(&mut slices[count..]);
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]))?;
-        Poll::Ready(if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(written) })
-    }
-
-    fn record_written(&mut self, written: usize) {
-        self.unflushed = true;
-        let of_head = written.min(self.out.len() - self.written);
-        self.written += of_head;
-        if self.written == self.out.len() {
-            self.out.clear();
-            self.written = 0;
-        }
-        self.frame.advance(written - of_head);
     }
 
     /// Reads until there is a part of the response.
@@ -267,7 +214,7 @@ impl Http1 {
 
     /// Frees the memory of a connection that becomes idle. Returns false if it cannot be used again.
     fn park(&mut self) -> bool {
-        self.out = Vec::new();
+        self.output.release();
         !self.is_sending() && self.codec.is_reusable() && self.codec.release()
     }
 }

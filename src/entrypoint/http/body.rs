@@ -1,4 +1,4 @@
-//! Bodies between the HTTP library and the gateway, which report the progress of requests and responses.
+//! Bodies between the gateway and its clients, which report the progress of requests and responses.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,12 +8,11 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tidegate_core::body::MinDataRate;
-use tidegate_core::{Body, BodyError, End};
+use tidegate_core::{Body, BodyError, End, Polled};
 use tokio::time::{Instant, Sleep};
 
 use crate::entrypoint::http::closing::Closing;
 use crate::entrypoint::http::min_rate::{self, Responding};
-use crate::entrypoint::http::protocol::Protocol;
 use crate::entrypoint::http1_2::linger::{self, Leftover};
 use crate::entrypoint::http1_2::progress::Progress;
 
@@ -46,12 +45,80 @@ impl Drop for OpenResponse {
     }
 }
 
-/// A response body as the HTTP library reads it.
-pub(in crate::entrypoint) struct ResponseBody {
+/// The body of a response to a client, whose end is that of its exchange.
+pub(in crate::entrypoint) struct SentBody {
     body: Body,
-    open: OpenResponse,
-    protocol: Protocol,
     closing: Option<Closing>,
+}
+
+impl SentBody {
+    /// Creates a body whose end completes `closing`.
+    pub(in crate::entrypoint) fn new(body: Body, closing: Option<Closing>) -> Self {
+        Self { body, closing }
+    }
+
+    /// Polls for the next frame.
+    pub(in crate::entrypoint) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let Some(closing) = &mut self.closing else { return polled };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                closing.add_sent(frame.data_ref().map_or(0, Bytes::len));
+                if let Some(trailers) = frame.trailers_ref() {
+                    closing.record_fields(trailers);
+                }
+                if self.body.is_end_stream() {
+                    closing.finish(End::Complete);
+                }
+            }
+            Poll::Ready(Some(Err(error))) => {
+                tracing::debug!(%error, "response body failed");
+                closing.finish(End::Failed(error.kind()));
+            }
+            Poll::Ready(None) => closing.finish(End::Complete),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    /// Returns true when the body is known to have ended.
+    pub(in crate::entrypoint) fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    /// Returns the known bounds of the remaining length.
+    pub(in crate::entrypoint) fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+
+    /// Ends the exchange, as there is nothing to send but the head.
+    pub(in crate::entrypoint) fn complete(&mut self) {
+        if let Some(closing) = &mut self.closing {
+            closing.finish(End::Complete);
+        }
+    }
+
+    /// Ends body and exchange because of a failure.
+    pub(in crate::entrypoint) fn fail(&mut self, error: &BodyError) {
+        self.body.fail(error);
+        if let Some(closing) = &mut self.closing {
+            closing.finish(End::Failed(error.kind()));
+        }
+    }
+}
+
+impl Drop for SentBody {
+    fn drop(&mut self) {
+        if let Some(closing) = &mut self.closing {
+            closing.finish(if self.body.is_end_stream() { End::Complete } else { End::Dropped });
+        }
+    }
+}
+
+/// A response body as the HTTP library reads it (HTTP/2).
+pub(in crate::entrypoint) struct ResponseBody {
+    body: SentBody,
+    open: OpenResponse,
     /// What few responses need; boxed, because this body is moved several times.
     framed: Option<Box<Framed>>,
 }
@@ -67,18 +134,10 @@ struct Framed {
 }
 
 impl ResponseBody {
-    /// Creates a body whose end completes `open` and `closing`. If `headless`, nothing of `body` is sent after the
-    /// head.
-    pub(in crate::entrypoint) fn new(
-        body: Body,
-        (open, closing): (OpenResponse, Option<Closing>),
-        protocol: Protocol,
-        headless: bool,
-    ) -> Self {
-        let mut this = Self { body, open, protocol, closing, framed: None };
-        if !protocol.is_framed() {
-            this.open.progress.respond();
-        } else if !this.body.is_end_stream() && !headless {
+    /// Creates a body whose end completes `open`. If `headless`, nothing of `body` is sent after the head.
+    pub(in crate::entrypoint) fn new(body: SentBody, open: OpenResponse, headless: bool) -> Self {
+        let mut this = Self { body, open, framed: None };
+        if !this.body.is_end_stream() && !headless {
             this.open.set_stalled(true);
         }
         this
@@ -102,13 +161,6 @@ impl ResponseBody {
         let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
         self.framed = Some(Box::new(Framed { responding, leftover, deadline }));
     }
-
-    fn fail(&mut self, error: &BodyError) {
-        self.body.fail(error);
-        if let Some(closing) = &mut self.closing {
-            closing.finish(End::Failed(error.kind()));
-        }
-    }
 }
 
 impl HttpBody for ResponseBody {
@@ -120,47 +172,13 @@ impl HttpBody for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if !this.protocol.is_framed() && this.open.progress.poll_unsent(cx).is_pending() {
-            return Poll::Pending;
-        }
         let deadline = this.framed.as_mut().and_then(|framed| framed.deadline.as_mut());
         if deadline.is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
-            this.fail(&BodyError::TimedOut);
+            this.body.fail(&BodyError::TimedOut);
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         }
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if this.protocol.is_framed() {
-            this.open.set_stalled(matches!(polled, Poll::Ready(Some(Ok(_)))));
-        }
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                let length = frame.data_ref().map_or(0, Bytes::len);
-                if !this.protocol.is_framed() {
-                    this.open.progress.add_unsent(length);
-                }
-                if let Some(closing) = &mut this.closing {
-                    closing.add_sent(length);
-                    if let Some(trailers) = frame.trailers_ref() {
-                        closing.record_fields(trailers);
-                    }
-                    if this.body.is_end_stream() {
-                        closing.finish(End::Complete);
-                    }
-                }
-            }
-            Poll::Ready(Some(Err(error))) => {
-                tracing::debug!(%error, "response body failed");
-                if let Some(closing) = &mut this.closing {
-                    closing.finish(End::Failed(error.kind()));
-                }
-            }
-            Poll::Ready(None) => {
-                if let Some(closing) = &mut this.closing {
-                    closing.finish(End::Complete);
-                }
-            }
-            Poll::Pending => {}
-        }
+        let polled = this.body.poll_frame(cx);
+        this.open.set_stalled(matches!(polled, Poll::Ready(Some(Ok(_)))));
         polled
     }
 
@@ -180,10 +198,7 @@ impl Drop for ResponseBody {
             responding.set(false);
         }
         if self.open.progress.is_cut() {
-            self.fail(&BodyError::TimedOut);
-        }
-        if let Some(closing) = &mut self.closing {
-            closing.finish(if self.body.is_end_stream() { End::Complete } else { End::Dropped });
+            self.body.fail(&BodyError::TimedOut);
         }
         if let Some(leftover) = framed.and_then(|framed| framed.leftover) {
             linger::drain_behind(leftover);
@@ -191,20 +206,17 @@ impl Drop for ResponseBody {
     }
 }
 
-/// Returns the body of a request. `min_rate` applies where the stream below does not enforce it (HTTP/2): the response
-/// then has to report when it is under way, and the rest of the body can be drained.
+/// Returns the body of a request of HTTP/2. The response then has to report when it is under way, and the rest of the
+/// body can be drained.
 pub(in crate::entrypoint) fn request_body(
     incoming: Incoming,
-    min_rate: Option<MinDataRate>,
+    min_rate: MinDataRate,
 ) -> (Body, Option<(Responding, Leftover)>) {
-    match min_rate {
-        _ if incoming.is_end_stream() => (Body::empty(), None),
-        None => (Body::incoming(incoming), None),
-        Some(min_rate) => {
-            let responding = Responding::stream();
-            let (body, leftover) =
-                min_rate::with_min_rate_and_leftover(Body::incoming(incoming), min_rate, responding.clone());
-            (body, Some((responding, leftover)))
-        }
+    if incoming.is_end_stream() {
+        return (Body::empty(), None);
     }
+    let responding = Responding::stream();
+    let (body, leftover) =
+        min_rate::with_min_rate_and_leftover(Body::incoming(incoming), min_rate, responding.clone());
+    (body, Some((responding, leftover)))
 }

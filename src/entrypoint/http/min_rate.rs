@@ -20,7 +20,6 @@ use tokio::time::{Instant, Sleep};
 
 use crate::entrypoint::http::timed_body::{TimedBody, Watch};
 use crate::entrypoint::http1_2::linger::Leftover;
-use crate::entrypoint::http1_2::progress::Progress;
 
 /// Limits of the time over which a rate is averaged, which is otherwise the longest permitted stall.
 const MIN_WINDOW: Duration = Duration::from_secs(5);
@@ -44,46 +43,28 @@ pub(in crate::entrypoint) fn for_request(min_rate: MinDataRate, headers: &Header
     if min_rate.rate > 0 && is_grpc() { MinDataRate { rate: 0, ..min_rate } } else { min_rate }
 }
 
-/// Whether the response to a request is being sent: from its head to its end.
-#[derive(Clone, Debug)]
-pub(in crate::entrypoint) enum Responding {
-    /// A stream of HTTP/2 or HTTP/3.
-    Stream(Arc<AtomicBool>),
-    /// An HTTP/1 connection, which handles one request at a time.
-    Connection(Arc<Progress>),
-}
+/// Whether the response to a request is being sent, from its head to its end (HTTP/2 and HTTP/3).
+#[derive(Clone, Debug, Default)]
+pub(in crate::entrypoint) struct Responding(Arc<AtomicBool>);
 
 impl Responding {
     /// Creates the state of a stream whose response has not started.
     pub(in crate::entrypoint) fn stream() -> Self {
-        Self::Stream(Arc::default())
+        Self::default()
     }
 
-    /// Records the start or the end of a stream's response.
+    /// Records the start or the end of the response.
     pub(in crate::entrypoint) fn set(&self, under_way: bool) {
-        if let Self::Stream(flag) = self {
-            flag.store(under_way, Ordering::Relaxed);
-        }
+        self.0.store(under_way, Ordering::Relaxed);
     }
 
     fn is_under_way(&self) -> bool {
-        match self {
-            Self::Stream(flag) => flag.load(Ordering::Relaxed),
-            Self::Connection(progress) => progress.is_responding(),
-        }
+        self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Returns a body that fails if it is too slow before its response starts.
-pub(in crate::entrypoint) fn with_min_rate(
-    inner: Body,
-    min_rate: MinDataRate,
-    responding: Responding,
-) -> Body {
-    TimedBody::watched(inner, RateWatch::new(min_rate, responding))
-}
-
-/// Like [`with_min_rate`], and also returns the rest of the body if it is dropped before its end.
+/// Returns a body that fails if it is too slow before its response starts, and the rest of it if it is dropped before
+/// its end.
 pub(in crate::entrypoint) fn with_min_rate_and_leftover(
     inner: Body,
     min_rate: MinDataRate,
@@ -308,7 +289,8 @@ mod tests {
         let (sender, receiver) = mpsc::channel(1);
         let responding = Responding::stream();
         let min_rate = MinDataRate { stall: Some(milliseconds(50)), rate: 1000 };
-        let mut body = with_min_rate(Body::of_frames(Sent(receiver)), min_rate, responding.clone());
+        let watch = RateWatch::new(min_rate, responding.clone());
+        let mut body = TimedBody::watched(Body::of_frames(Sent(receiver)), watch);
         responding.set(true);
         let mut next = async |limit| {
             let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));

@@ -27,8 +27,8 @@ use std::task::Poll;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::header::{ALT_SVC, CONNECTION, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -40,7 +40,7 @@ use tidegate_core::{
 use tidegate_middlewares::error_pages::Asked;
 
 use crate::entrypoint::hold::EARLY;
-use crate::entrypoint::http::body::{OpenResponse, ResponseBody, request_body};
+use crate::entrypoint::http::body::{OpenResponse, ResponseBody, SentBody, request_body};
 use crate::entrypoint::http::client_connection::ClientConnection;
 use crate::entrypoint::http::closing::Closing;
 use crate::entrypoint::http::prepare::Preparation;
@@ -66,7 +66,7 @@ pub(in crate::entrypoint) struct ReceivedRequest {
     pub(in crate::entrypoint) upgrade: Option<Box<Upgrade>>,
 }
 
-/// Handles the requests of one connection.
+/// Handles the requests of one HTTP/2 connection.
 #[derive(Clone)]
 pub(in crate::entrypoint) struct HttpService(Arc<ClientConnection>);
 
@@ -91,15 +91,10 @@ impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
         let client = self.0.clone();
         let open = OpenResponse::new(client.progress.clone());
-        let deadline = client
-            .listener
-            .limits
-            .write
-            .filter(|_| client.protocol.is_framed())
-            .map(|limit| Instant::now() + limit);
+        let deadline = client.listener.limits.write.map(|limit| Instant::now() + limit);
         boxed(move || async move {
             let mut timer = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
-            let mut serving = pin!(handle_request(&client, request, open, deadline));
+            let mut serving = pin!(handle_stream(&client, request, open, deadline));
             // Polled in one place only, so that it is inlined into this future.
             std::future::poll_fn(|cx| match (serving.as_mut().poll(cx), &mut timer) {
                 (Poll::Ready(response), _) => Poll::Ready(Ok(response)),
@@ -111,40 +106,32 @@ impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
     }
 }
 
-async fn handle_request(
+/// Handles the request of an HTTP/2 stream.
+async fn handle_stream(
     client: &ClientConnection,
     request: hyper::Request<Incoming>,
     open: OpenResponse,
     deadline: Option<Instant>,
 ) -> http::Response<ResponseBody> {
     let is_head = request.method() == Method::HEAD;
-    let is_old = request.version() == Version::HTTP_10;
     let (mut head, incoming) = request.into_parts();
-    let framed = client.protocol.is_framed();
-    let min_rate = framed.then(|| min_rate::for_request(client.listener.limits.min_rate(), &head.headers));
+    let min_rate = min_rate::for_request(client.listener.limits.min_rate(), &head.headers);
     let (body, upload) = request_body(incoming, min_rate);
     let (responding, mut leftover) = upload.unzip();
     let waits = leftover.is_some() && head.headers.contains_key(EXPECT);
     let mut upgrade = head.extensions.remove::<OnUpgrade>().map(upgrade::of_library);
-    let tunnel = framed && head.method == Method::CONNECT && begin_tunnel(&mut head);
+    let tunnel = head.method == Method::CONNECT && begin_tunnel(&mut head);
     if let Some(upgrade) = upgrade.as_mut().filter(|_| tunnel) {
         // The connection counts as busy while the tunnel is open.
         upgrade.hold(Arc::new(OpenResponse::new(client.progress.clone())));
     }
-    // The HTTP/2 library cannot send them.
-    let interim = (!framed).then(|| client.progress.clone() as Arc<dyn Interim>);
-    let (mut response, closing) = respond(client, ReceivedRequest { head, body, interim, upgrade }).await;
+    // The library cannot send informational responses.
+    let arrived = ReceivedRequest { head, body, interim: None, upgrade };
+    let (mut response, closing) = respond(client, arrived).await;
     if tunnel {
         response = tunnel::connect_response(response);
     }
-    if client.progress.has_interim() {
-        std::future::poll_fn(|cx| client.progress.poll_interim(cx)).await;
-    }
-    if let Some(alternative) =
-        client.listener.alternative.as_ref().filter(|_| client.connection.tls.is_some())
-    {
-        prepend_header(response.headers_mut(), ALT_SVC, alternative);
-    }
+    advertise(client, &mut response);
     if let Some(leftover) = &mut leftover
         && response.status().is_redirection()
         && !waits
@@ -154,16 +141,18 @@ async fn handle_request(
     // Clients continue to send after a success, and some stop reading: only a reset reaches them.
     let leftover = leftover.filter(|_| !response.status().is_success());
     let headless = is_head || response.status() == StatusCode::NOT_MODIFIED;
-    let (mut head, body) = response.into_parts();
-    // The version is ours, not the server's (RFC 9112 section 2.3). To an HTTP/1.0 client, the library announces
-    // keep-alive unless the response has that version as well.
-    let ends_by_close = is_old
-        && (head.headers.get(CONNECTION).is_some_and(|value| value == "close")
-            || !head.headers.contains_key(CONTENT_LENGTH) && body.size_hint().exact().is_none());
-    head.version = if ends_by_close { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut body = ResponseBody::new(body, (open, closing), client.protocol, headless);
+    let (head, body) = response.into_parts();
+    let mut body = ResponseBody::new(SentBody::new(body, closing), open, headless);
     body.bind(responding, leftover, deadline.map(Into::into));
     http::Response::from_parts(head, body)
+}
+
+/// Tells a client that its entry point also serves HTTP/3.
+pub(in crate::entrypoint) fn advertise(client: &ClientConnection, response: &mut Response) {
+    let alternative = client.listener.alternative.as_ref();
+    if let Some(alternative) = alternative.filter(|_| client.connection.tls.is_some()) {
+        prepend_header(response.headers_mut(), ALT_SVC, alternative);
+    }
 }
 
 /// Turns an extended CONNECT into an upgrade. Returns false for any other request.
@@ -247,9 +236,7 @@ fn finish_http1(
         closing.record_response(&response);
     }
     let is_over = is_over(client);
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        client.progress.upgrade();
-    } else if is_over || wants_upgrade {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS && (is_over || wants_upgrade) {
         // Bytes after a request for an upgrade may already belong to the new protocol.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -15,12 +15,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use crate::entrypoint::http::client_connection::ClientConnection;
-use crate::entrypoint::http::min_rate::{self, Responding};
+use crate::entrypoint::http::min_rate;
 use crate::entrypoint::http::timed_body::{TimedBody, Watch};
 use crate::snapshot::Timeouts;
-
-/// How much longer than the body its connection may stall (HTTP/1), so that the response can still be sent.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// A request whose router has timeouts.
 pub(in crate::entrypoint) struct TimedRequest {
@@ -36,12 +33,7 @@ pub(in crate::entrypoint) fn begin(
     request: &mut Request,
     timeouts: Option<&Timeouts>,
 ) -> Option<TimedRequest> {
-    let Some(timeouts) = timeouts else {
-        if !client.protocol.is_framed() {
-            client.progress.set_patience(None);
-        }
-        return None;
-    };
+    let timeouts = timeouts?;
     let body = Arc::new(BodyEnd::default());
     if request.body.is_end_stream() {
         body.set();
@@ -61,13 +53,8 @@ fn with_min_rate(client: &ClientConnection, request: &Request, mut body: Body, t
         stall: timeouts.request_body.or(general.stall),
         rate: timeouts.min_body_rate.unwrap_or(general.rate),
     };
-    if !client.protocol.is_framed() {
-        client.progress.set_patience(Some(min_rate.stall.map(|stall| stall.saturating_add(GRACE))));
-    }
-    if body.set_min_rate(min_rate) {
-        return body;
-    }
-    min_rate::with_min_rate(body, min_rate, Responding::Connection(client.progress.clone()))
+    body.set_min_rate(min_rate);
+    body
 }
 
 impl TimedRequest {

@@ -7,26 +7,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1::UpgradeableConnection;
 use hyper::server::conn::http2;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::server::Acceptor;
 use tidegate_core::{BoxFuture, Connection, TlsInfo};
 use tidegate_wire::proxy_protocol::{self, Parsed};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::entrypoint::clock::STALLED;
 use crate::entrypoint::conn_limit::{OpenConnection, SILENCE};
 use crate::entrypoint::http::HttpService;
 use crate::entrypoint::http::chosen_options::ChosenOptions;
 use crate::entrypoint::http::client_connection::ClientConnection;
 use crate::entrypoint::http::protocol::{PREFACE, Protocol, TLS_HANDSHAKE};
-use crate::entrypoint::http1_2::clock::{Clock, Due, STALLED};
+use crate::entrypoint::http1::{self, Stream};
+use crate::entrypoint::http1_2::clock::{Clock, Due};
 use crate::entrypoint::http1_2::header_budget::HeaderReservation;
-use crate::entrypoint::http1_2::linger::Wire;
 use crate::entrypoint::http1_2::prefixed::Prefixed;
 use crate::entrypoint::http1_2::progress::Progress;
 use crate::entrypoint::http1_2::watched_stream::Watched;
@@ -221,7 +221,7 @@ pub(in crate::entrypoint) fn go_name(suite: rustls::CipherSuite) -> &'static str
     }
 }
 
-fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
+fn serve_http<S: Stream>(
     listener: Arc<Listener>,
     stream: S,
     mut connection: Connection,
@@ -230,9 +230,6 @@ fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
     open: OpenConnection,
 ) -> Serving {
     let progress = Arc::new(Progress::default());
-    let reservation = HeaderReservation::new(listener.heads.clone());
-    let stream =
-        Box::new(Watched::new(stream, protocol, progress.clone(), reservation, listener.largest_head, open));
     let peer = listener.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
     connection.forwarded_for = listener.forwarded.appended(&peer);
     let tls = tls_options.as_ref().zip(connection.tls.as_ref());
@@ -250,85 +247,36 @@ fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
         requests: 0.into(),
         protocol,
     });
-    let service = HttpService::new(client);
     if protocol == Protocol::Http1 {
-        return Box::pin(serve_http1(listener, progress, stream, service));
+        return Box::pin(http1::connection::serve(client, stream, open));
     }
+    let reservation = HeaderReservation::new(listener.heads.clone());
+    let stream = Watched::new(stream, progress.clone(), reservation, open);
+    let service = HttpService::new(client);
     let mut connection = Box::pin(listener.http2.serve_connection(TokioIo::new(stream), service));
-    Box::pin(async move {
-        let leave = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
-        drive(&listener, &progress, protocol, connection.as_mut(), leave).await?;
-        Ok(())
-    })
+    Box::pin(async move { drive(&listener, &progress, connection.as_mut()).await })
 }
 
-/// Serves HTTP/1. While the connection is idle, the memory of the HTTP library is freed.
-async fn serve_http1<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
-    listener: Arc<Listener>,
-    progress: Arc<Progress>,
-    mut stream: Box<Watched<S, OpenConnection>>,
-    service: HttpService,
-) -> io::Result<()> {
-    loop {
-        let connection =
-            listener.http1.serve_connection(TokioIo::new(stream), service.clone()).with_upgrades();
-        let mut connection = Box::pin(connection);
-        let leave = |connection: Pin<&mut _>| UpgradeableConnection::graceful_shutdown(connection);
-        let end = drive(&listener, &progress, Protocol::Http1, connection.as_mut(), leave).await;
-        if let Some(reason) = progress.take_refused() {
-            listener.count_refused(reason);
-        }
-        let End::Parked = end? else { return Ok(()) };
-        stream = match Pin::into_inner(connection).into_parts() {
-            None => return Ok(()),
-            Some(parts) if parts.read_buf.is_empty() => parts.io.into_inner(),
-            Some(_) => return Err(io::Error::other("idle connection with buffered bytes")),
-        };
-        stream.release_head();
-        let readable = std::future::poll_fn(|cx| stream.get_ref().poll_readable(cx));
-        let closing_idle = listener.shutdown.reached(Phase::ClosingIdle);
-        let waiting = within(listener.limits.parked(), readable);
-        tokio::select! {
-            () = closing_idle => return Ok(()),
-            () = listener.connections.evicted() => return Ok(()),
-            outcome = waiting => match outcome {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
-                Err(error) => return Err(error),
-            },
-        }
-    }
-}
+/// The library's side of a connection.
+type Library<S> = http2::Connection<TokioIo<Watched<S, OpenConnection>>, HttpService, TokioExecutor>;
 
-/// Why [`drive`] returned.
-enum End {
-    /// The connection is closed.
-    Closed,
-    /// The connection is idle and can be parked.
-    Parked,
-}
-
-/// Drives a connection. Shuts it down gracefully if the listener drains or its time is up, and closes it if the client
-/// misses a deadline.
-async fn drive<C: Future<Output = hyper::Result<()>>>(
+/// Drives an HTTP/2 connection. Shuts it down gracefully if the listener drains or its time is up, and closes it if the
+/// client misses a deadline.
+async fn drive<S: Stream>(
     listener: &Listener,
     progress: &Progress,
-    protocol: Protocol,
-    mut connection: Pin<&mut C>,
-    leave: impl Fn(Pin<&mut C>),
-) -> io::Result<End> {
-    // GOAWAY of HTTP/2 loses no request. HTTP/1 has no such message: see `Phase::ClosingIdle`.
-    let phase = if protocol.is_framed() { Phase::Draining } else { Phase::ClosingIdle };
+    mut connection: Pin<&mut Library<S>>,
+) -> io::Result<()> {
     let mut driver = Driver {
         listener,
         progress,
-        protocol,
-        clock: Clock::new(listener.limits, protocol),
+        clock: Clock::new(listener.limits),
         first_request: None,
         idle: None,
         stalled: None,
     };
-    let mut shutdown = pin!(listener.shutdown.reached(phase));
+    // GOAWAY loses no request.
+    let mut shutdown = pin!(listener.shutdown.reached(Phase::Draining));
     let mut left = false;
     std::future::poll_fn(|cx| {
         let drains = !left && shutdown.as_mut().poll(cx).is_ready();
@@ -345,17 +293,17 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
             }
             if !left && progress.is_leaving() {
                 left = true;
-                leave(connection.as_mut());
+                connection.as_mut().graceful_shutdown();
             }
             if let Poll::Ready(outcome) = driver.poll_connection(connection.as_mut(), cx) {
-                return Poll::Ready(outcome.map(|()| End::Closed).map_err(io::Error::other));
+                return Poll::Ready(outcome.map_err(io::Error::other));
             }
             match driver.poll_clock(cx) {
-                Poll::Ready(Some(ended)) => return Poll::Ready(ended),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending if left || !(progress.is_leaving() || drains && progress.heads() > 0) => {
                     return Poll::Pending;
                 }
-                Poll::Ready(None) | Poll::Pending => {}
+                Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
     })
@@ -369,11 +317,10 @@ type Waiting<'a> = Option<(u32, BoxFuture<'a, ()>)>;
 struct Driver<'a> {
     listener: &'a Listener,
     progress: &'a Progress,
-    protocol: Protocol,
     clock: Clock,
     /// The time for a first request while the listener drains.
     first_request: Option<Pin<Box<Sleep>>>,
-    /// Eviction of an idle HTTP/2 connection, which is shut down gracefully.
+    /// Eviction of an idle connection, which is shut down gracefully.
     idle: Waiting<'a>,
     /// Eviction of a stalled client, which is closed.
     stalled: Waiting<'a>,
@@ -428,21 +375,21 @@ impl Driver<'_> {
         polled
     }
 
-    /// Polls the clock. Ready with the end of the connection, or with `None` if the connection must be polled again.
-    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<End>>> {
+    /// Polls the clock. Ready if the connection must be polled again.
+    ///
+    /// # Errors
+    /// If the client missed a deadline.
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let connections = &self.listener.connections;
         match ready!(self.clock.poll(self.progress, cx)) {
             Due::Leave => self.progress.leave(),
-            Due::Park if self.protocol.is_framed() => {
-                self.idle = Some((self.progress.heads(), Box::pin(connections.evicted())));
-            }
-            Due::Park => return Poll::Ready(Some(Ok(End::Parked))),
+            Due::Park => self.idle = Some((self.progress.heads(), Box::pin(connections.evicted()))),
             Due::Yield => {
                 self.stalled = Some((self.progress.moves(), Box::pin(connections.evicted_when_full())));
             }
-            Due::Cut(what) => return Poll::Ready(Some(Err(cut(self.progress, what)))),
+            Due::Cut(what) => return Poll::Ready(Err(cut(self.progress, what))),
         }
-        Poll::Ready(None)
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -14,8 +14,8 @@ use tidegate_wire::http3::frame::{self, code};
 use tidegate_wire::http3::qpack;
 use tokio::time::Instant;
 
+use crate::entrypoint::clock::STALLED;
 use crate::entrypoint::conn_limit::ConnectionLimit;
-use crate::entrypoint::http1_2::clock::STALLED;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");

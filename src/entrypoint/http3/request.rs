@@ -222,7 +222,7 @@ async fn handle_tunnel(
         return if answer.send(response, false).await.is_ok() { Ended::Answered } else { Ended::Wasted };
     }
     let (near, far) = tokio::io::duplex(tunnel::BUFFER);
-    if answer.open(response).await.is_err() || give.send(far).is_err() {
+    if answer.open(response).await.is_err() || give.send(Box::new(far)).is_err() {
         return Ended::Wasted;
     }
     match tunnel::copy(quic, &mut source, &mut answer, near).await {

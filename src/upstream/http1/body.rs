@@ -24,7 +24,6 @@ pub(in crate::upstream) fn response_body(connection: Box<Http1>, framing: Framin
     Body::of_frames(ResponseBody {
         open: Some((connection, release)),
         is_exact: matches!(framing, Framing::Length(_)),
-        may_be_unwritten: true,
         ready: None,
     })
 }
@@ -35,8 +34,6 @@ struct ResponseBody {
     open: Option<(Box<Http1>, Release)>,
     /// Its length is known.
     is_exact: bool,
-    /// What was read before an error may not have been written to the client yet.
-    may_be_unwritten: bool,
     /// What follows the last frame, if it is known.
     ready: Option<Result<Event, Http1Error>>,
 }
@@ -86,12 +83,6 @@ impl Frames for ResponseBody {
             Ok(Event::Head(_) | Event::Informational(_) | Event::Upgraded(_)) => {
                 self.open = None;
                 Some(Err(Http1Error::Closed.into()))
-            }
-            Err(error) if self.may_be_unwritten => {
-                // It must be written first: the library drops it when it sees the error.
-                (self.may_be_unwritten, self.ready) = (false, Some(Err(error)));
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
             }
             Err(error) => {
                 self.open = None;

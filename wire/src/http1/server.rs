@@ -308,6 +308,16 @@ impl Server {
         Ok(())
     }
 
+    /// Returns true while the body of the response is incomplete.
+    pub fn is_sending(&self) -> bool {
+        matches!(self.writing, Writing::Body(_))
+    }
+
+    /// Returns true from a response that changes the protocol to [`Event::Upgraded`].
+    pub fn is_switching(&self) -> bool {
+        self.writing == Writing::Switching
+    }
+
     /// Returns true once the connection has to be closed, when everything is written.
     pub fn is_closed(&self) -> bool {
         match self.reading {

@@ -1,0 +1,375 @@
+//! One connection: reads a head, has the request handled, writes the response, and begins again.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{Method, Version};
+use tidegate_core::{Body, BodyError, BoxFuture, Reason, Response, boxed};
+use tidegate_wire::http1::request::RequestHead;
+use tidegate_wire::http1::server::{Event, Phase};
+use tidegate_wire::http1::{Error, Refusal};
+
+use super::deadlines::{Deadlines, Due, Wait};
+use super::io::{Io, Shared, Stream};
+use super::request::RequestBody;
+use super::response::{self, Progress, ResponseError};
+use super::upgraded::Upgraded;
+use crate::entrypoint::conn_limit::OpenConnection;
+use crate::entrypoint::http::body::SentBody;
+use crate::entrypoint::http::client_connection::ClientConnection;
+use crate::entrypoint::http::closing::Closing;
+use crate::entrypoint::http::upgrade::{self, GiveStream};
+use crate::entrypoint::http::{ReceivedRequest, advertise, respond};
+use crate::entrypoint::http1_2::header_budget::HeaderReservation;
+use crate::entrypoint::http1_2::linger::Linger;
+use crate::entrypoint::listener::Listener;
+use crate::entrypoint::shutdown;
+
+/// How long a draining listener waits for the first request of a connection, which may be in flight.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
+
+/// Serves a connection until it ends.
+///
+/// # Errors
+/// If the client or the gateway ends it early.
+pub(in crate::entrypoint) async fn serve<S: Stream>(
+    client: Arc<ClientConnection>,
+    stream: S,
+    open: OpenConnection,
+) -> io::Result<()> {
+    let listener = client.listener.clone();
+    let mut connection = Connection {
+        listener: &listener,
+        shared: Shared::new(stream, &listener),
+        client,
+        state: State::Reading,
+        trailers: false,
+        upgrade: None,
+        heads: 0,
+        is_leaving: false,
+        deadlines: Deadlines::new(listener.limits),
+        eviction: None,
+        open: Some(open),
+    };
+    // HTTP/1 has no message that ends a connection: see `Phase::ClosingIdle`.
+    let mut closing_idle = pin!(listener.shutdown.reached(shutdown::Phase::ClosingIdle));
+    let mut is_watched = false;
+    std::future::poll_fn(|cx| {
+        if !is_watched {
+            // Its waker stays registered; whether the phase is reached is looked up.
+            is_watched = closing_idle.as_mut().poll(cx).is_pending();
+        }
+        connection.poll(cx)
+    })
+    .await
+}
+
+/// The handling of a request.
+type Handling = BoxFuture<'static, (Response, Option<Closing>)>;
+
+/// What a connection does.
+enum State {
+    /// It waits for a head, once the last response is written.
+    Reading,
+    Handling(Handling),
+    Responding(SentBody),
+    /// The response is in the output, and the rest of the request may be on its way.
+    Completing,
+    /// The response has failed. What there is of it is written.
+    Aborting,
+    /// It ends once everything is written. `true` if the client may still be sending.
+    Ending(bool),
+    Lingering(Linger),
+}
+
+/// What follows a step.
+enum Step {
+    Next(State),
+    Over,
+}
+
+/// A pending eviction.
+struct Eviction<'a> {
+    /// The wait that it belongs to, and its mark.
+    mark: u32,
+    /// The connection is idle, and not stalled.
+    is_idle: bool,
+    evicted: BoxFuture<'a, ()>,
+}
+
+struct Connection<'a, S: Stream> {
+    listener: &'a Listener,
+    client: Arc<ClientConnection>,
+    shared: Arc<Shared<S>>,
+    state: State,
+    /// The client of the current request accepts trailers.
+    trailers: bool,
+    /// Takes the stream if the current request changes the protocol.
+    upgrade: Option<GiveStream>,
+    /// Number of requests.
+    heads: u32,
+    /// The connection ends with the current request.
+    is_leaving: bool,
+    deadlines: Deadlines,
+    eviction: Option<Eviction<'a>>,
+    /// Counts the connection.
+    open: Option<OpenConnection>,
+}
+
+impl<S: Stream> Connection<'_, S> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.is_leaving && self.listener.shutdown.has_reached(shutdown::Phase::ClosingIdle) {
+            self.is_leaving = true;
+            self.shared.lock().codec.close_after_response();
+        }
+        loop {
+            match self.poll_state(cx) {
+                Poll::Ready(Ok(Step::Next(state))) => self.state = state,
+                Poll::Ready(Ok(Step::Over)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => ready!(self.poll_deadlines(cx))?,
+            }
+        }
+    }
+
+    fn poll_state(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Step>> {
+        match &mut self.state {
+            State::Reading => self.poll_head(cx),
+            State::Handling(_) => self.poll_handling(cx),
+            State::Responding(body) => {
+                let polled = response::poll(&self.shared, body, self.trailers, cx);
+                Poll::Ready(match ready!(polled) {
+                    Ok(Progress::Complete) => Ok(Step::Next(State::Completing)),
+                    Ok(Progress::Gone) => Ok(Step::Over),
+                    Err(ResponseError::Io(error)) => Err(error),
+                    Err(error) => {
+                        tracing::debug!(%error, "response is cut");
+                        Ok(Step::Next(State::Aborting))
+                    }
+                })
+            }
+            State::Completing => self.poll_completion(cx),
+            State::Aborting => {
+                ready!(self.shared.lock().poll_drain(cx))?;
+                Poll::Ready(Err(io::Error::other("response cut")))
+            }
+            State::Ending(expects) => {
+                let expects = *expects;
+                let mut io = self.shared.lock();
+                ready!(io.poll_drain(cx))?;
+                ready!(Pin::new(io.stream()?).poll_shutdown(cx))?;
+                Poll::Ready(Ok(Step::Next(State::Lingering(Linger::new(expects)))))
+            }
+            State::Lingering(linger) => {
+                linger.poll(self.shared.lock().stream()?, cx).map(|()| Ok(Step::Over))
+            }
+        }
+    }
+
+    /// Reads a head, but not before the last response is written.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Step>> {
+        let shared = self.shared.clone();
+        let mut io = shared.lock();
+        ready!(io.poll_drain(cx))?;
+        loop {
+            match io.codec.poll() {
+                Ok(Some(Event::Head(head))) => return Poll::Ready(Ok(Step::Next(self.begin(&mut io, head)))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Ok(Step::Next(self.refuse(&mut io, &error)))),
+            }
+            let size = io.codec.incomplete_head();
+            if HeaderReservation::counts(size) && !io.reserve() {
+                let error = io.codec.refuse_large();
+                return Poll::Ready(Ok(Step::Next(self.refuse(&mut io, &error))));
+            }
+            let leaves = self.is_leaving && self.heads > 0 && io.codec.phase() == Phase::Idle;
+            if leaves || io.codec.is_closed() {
+                return Poll::Ready(Ok(Step::Next(State::Ending(false))));
+            }
+            if ready!(io.poll_read(cx))? == 0 {
+                io.codec.end_input();
+            }
+        }
+    }
+
+    /// Writes the response to a malformed head.
+    fn refuse(&self, io: &mut Io<S>, error: &Error) -> State {
+        tracing::debug!(%error, "malformed request");
+        let Some(response) = io.codec.refusal(error) else { return State::Ending(false) };
+        io.output.head.extend_from_slice(response);
+        self.listener.count_refused(match error.refusal() {
+            Refusal::TooLarge => Reason::HeadTooLarge,
+            Refusal::TargetTooLong => Reason::TargetTooLong,
+            _ => Reason::MalformedRequest,
+        });
+        State::Ending(true)
+    }
+
+    /// Begins to handle a request.
+    fn begin(&mut self, io: &mut Io<S>, received: RequestHead) -> State {
+        self.heads = self.heads.wrapping_add(1);
+        self.deadlines.begin_response();
+        self.trailers = received.options.accepts_trailers;
+        let has_body = received.framing.has_body();
+        io.begin_body(has_body);
+        let body = if has_body {
+            Body::of_frames(RequestBody::new(self.shared.clone(), received.framing))
+        } else {
+            Body::empty()
+        };
+        let may_change = received.options.upgrade && received.version == Version::HTTP_11;
+        let upgrade = (may_change || received.method == Method::CONNECT).then(upgrade::pending);
+        let (upgrade, give) = upgrade.unzip();
+        self.upgrade = give;
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        (head.method, head.uri, head.version) = (received.method, received.uri, received.version);
+        head.headers = received.headers;
+        let request = ReceivedRequest { head, body, interim: Some(self.shared.clone()), upgrade };
+        let client = self.client.clone();
+        State::Handling(boxed(move || async move { respond(&client, request).await }))
+    }
+
+    fn poll_handling(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Step>> {
+        let State::Handling(handling) = &mut self.state else { return Poll::Pending };
+        {
+            let mut io = self.shared.lock();
+            io.keep_waker(cx);
+            io.set_polled(true);
+        }
+        let polled = handling.as_mut().poll(cx);
+        let mut io = self.shared.lock();
+        io.set_polled(false);
+        let Poll::Ready((mut response, closing)) = polled else {
+            // Informational responses.
+            ready!(io.poll_drain(cx))?;
+            return io.poll_gone(cx).map_ok(|()| Step::Over);
+        };
+        advertise(&self.client, &mut response);
+        let (head, body) = response.into_parts();
+        let mut body = SentBody::new(body, closing);
+        if io.codec.phase() == Phase::Body && !io.body.is_open && !io.discard(cx) {
+            io.codec.close_after_response();
+        }
+        io.begin_response(&head, &body);
+        if io.codec.is_sending() {
+            return Poll::Ready(Ok(Step::Next(State::Responding(body))));
+        }
+        drop(io);
+        body.complete();
+        Poll::Ready(Ok(Step::Next(State::Completing)))
+    }
+
+    /// Writes the end of a response, and decides what follows.
+    fn poll_completion(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Step>> {
+        let mut io = self.shared.lock();
+        ready!(io.poll_drain(cx))?;
+        self.deadlines.end_response();
+        if io.codec.phase() == Phase::Body {
+            if io.body.is_open {
+                return Poll::Pending;
+            }
+            if !io.discard(cx) {
+                return Poll::Ready(Ok(Step::Next(State::Ending(true))));
+            }
+        }
+        if io.codec.is_switching() {
+            if let (Ok(Some(Event::Upgraded(first))), Some(give)) = (io.codec.poll(), self.upgrade.take())
+                && let Some(stream) = io.take_stream()
+            {
+                // The other side may have given up.
+                let _ = give.send(Box::new(Upgraded::new(&first, stream, self.open.take())));
+            }
+            return Poll::Ready(Ok(Step::Over));
+        }
+        let has_failed = io.body.has_failed;
+        io.held.release();
+        let is_over = has_failed || io.codec.is_closed();
+        Poll::Ready(Ok(Step::Next(if is_over { State::Ending(has_failed) } else { State::Reading })))
+    }
+
+    /// What the connection waits for, and a counter that changes with progress.
+    fn wait(&self, io: &Io<S>) -> (Wait, u32) {
+        if io.is_write_blocked {
+            return (Wait::Write, io.writes);
+        }
+        match &self.state {
+            State::Reading if io.codec.phase() == Phase::Head => (Wait::Head, self.heads),
+            State::Reading if self.heads > 0 => (Wait::Next, self.heads),
+            State::Reading => (Wait::First(self.is_leaving.then_some(FIRST_REQUEST_GRACE)), 0),
+            State::Handling(_) | State::Completing if io.body.is_awaited => {
+                let min_rate = io.body.limits.unwrap_or(self.listener.limits.min_rate());
+                (Wait::Body { min_rate, received: io.received }, io.reads)
+            }
+            _ => (Wait::Nothing, 0),
+        }
+    }
+
+    /// Ready when the connection must be polled again.
+    ///
+    /// # Errors
+    /// If the connection must be closed.
+    fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shared = self.shared.clone();
+        loop {
+            let mut io = shared.lock();
+            let (wait, mark) = self.wait(&io);
+            if let Some(eviction) = &mut self.eviction {
+                let is_idle = matches!(wait, Wait::Next);
+                if (eviction.mark, eviction.is_idle) != (mark, is_idle) {
+                    self.eviction = None;
+                } else if eviction.evicted.as_mut().poll(cx).is_ready() {
+                    self.eviction = None;
+                    if is_idle {
+                        self.state = State::Ending(false);
+                        return Poll::Ready(Ok(()));
+                    }
+                    drop(io);
+                    return Poll::Ready(Err(self.cut("a stalled client at the connection limit")));
+                }
+            }
+            let listener = self.listener;
+            match ready!(self.deadlines.poll(wait, mark, cx)) {
+                Due::Leave => {
+                    self.state = State::Ending(false);
+                    return Poll::Ready(Ok(()));
+                }
+                Due::Park => {
+                    io.park();
+                    let evicted = Box::pin(listener.connections.evicted());
+                    self.eviction = Some(Eviction { mark, is_idle: true, evicted });
+                }
+                Due::Yield => {
+                    let evicted = Box::pin(listener.connections.evicted_when_full());
+                    self.eviction = Some(Eviction { mark, is_idle: false, evicted });
+                }
+                Due::Late(_) if io.body.limits.is_some() => {
+                    io.fail_late_body();
+                    return Poll::Ready(Ok(()));
+                }
+                Due::Late(what) | Due::Cut(what) => {
+                    drop(io);
+                    return Poll::Ready(Err(self.cut(what)));
+                }
+            }
+        }
+    }
+
+    /// Ends the connection of a client that missed a deadline. Returns the error.
+    fn cut(&mut self, what: &str) -> io::Error {
+        self.client.progress.cut();
+        if let State::Responding(body) = &mut self.state {
+            body.fail(&BodyError::TimedOut);
+        }
+        io::Error::new(io::ErrorKind::TimedOut, format!("timed out waiting for {what}"))
+    }
+}
+
+impl<S: Stream> Drop for Connection<'_, S> {
+    fn drop(&mut self) {
+        // The body of a request may outlive the connection.
+        drop(self.shared.lock().take_stream());
+    }
+}
