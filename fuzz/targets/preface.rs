@@ -1,4 +1,4 @@
-//! The first bytes of a connection: PROXY header, HTTP/1 framing and HTTP/2 frames, whole and in pieces.
+//! The first bytes of a connection: PROXY header and HTTP/2 frames, whole and in pieces.
 //!
 //! The first byte of the input says how large the pieces are: what is found must not depend on it.
 #![no_main]
@@ -6,7 +6,6 @@
 use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
-use tidegate_wire::http1::framing::Scanner;
 use tidegate_wire::http2::scan::FrameScan;
 use tidegate_wire::proxy_protocol::{self, Parsed};
 
@@ -22,14 +21,6 @@ fuzz_target!(|input: &[u8]| {
             bytes
         }
     };
-    let mut whole = Scanner::default();
-    let expected = whole.scan(behind);
-    let mut pieces = Scanner::default();
-    let found = behind.chunks(size).try_for_each(|piece| pieces.scan(piece));
-    assert_eq!(found, expected);
-    if expected.is_ok() {
-        assert_eq!((pieces.place(), pieces.heads()), (whole.place(), whole.heads()));
-    }
     let now = Instant::now();
     let mut whole = FrameScan::default();
     let expected = whole.feed(behind, now);

@@ -81,15 +81,17 @@ pub(in crate::entrypoint) struct Clock<W> {
     since: Instant,
     has_yielded: bool,
     timer: Option<Pin<Box<Sleep>>>,
+    /// The timer wakes the task.
+    is_armed: bool,
 }
 
 impl<W: Copy + PartialEq> Clock<W> {
     /// Starts the clock of a connection.
     pub(in crate::entrypoint) fn new() -> Self {
-        Self { current: None, since: Instant::now(), has_yielded: false, timer: None }
+        Self { current: None, since: Instant::now(), has_yielded: false, timer: None, is_armed: false }
     }
 
-    /// Ready when a time is reached. Must be polled after each poll of the connection.
+    /// Ready when a time is reached. Must be polled after each poll of the connection, always by the same task.
     pub(in crate::entrypoint) fn poll(&mut self, waiting: Waiting<W>, cx: &mut Context<'_>) -> Poll<Reached> {
         let Waiting { wait, mark, limit, deadline, stalls } = waiting;
         if self.current != Some((wait, mark)) {
@@ -118,9 +120,14 @@ impl<W: Copy + PartialEq> Clock<W> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         if timer.deadline() > until {
             timer.as_mut().reset(until);
+        } else if self.is_armed && !timer.is_elapsed() {
+            return Poll::Pending;
         }
         loop {
-            ready!(timer.as_mut().poll(cx));
+            self.is_armed = timer.as_mut().poll(cx).is_pending();
+            if self.is_armed {
+                return Poll::Pending;
+            }
             if Instant::now() >= until {
                 return Poll::Ready(());
             }

@@ -1,5 +1,7 @@
 //! How a listener stops: it drains, and then closes idle connections.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 /// A phase of the shutdown. Each includes the previous one.
@@ -15,6 +17,8 @@ pub(super) enum Phase {
 /// The phase that a listener has reached, if any.
 #[derive(Debug, Default)]
 pub(super) struct Shutdown {
+    /// The number of phases entered, which each request looks at.
+    entered: AtomicU8,
     draining: CancellationToken,
     closing_idle: CancellationToken,
 }
@@ -22,6 +26,7 @@ pub(super) struct Shutdown {
 impl Shutdown {
     /// Enters a phase.
     pub(super) fn enter(&self, phase: Phase) {
+        self.entered.fetch_max(phase as u8 + 1, Ordering::Release);
         self.draining.cancel();
         if phase == Phase::ClosingIdle {
             self.closing_idle.cancel();
@@ -35,7 +40,7 @@ impl Shutdown {
 
     /// Returns true if a phase is reached.
     pub(super) fn has_reached(&self, phase: Phase) -> bool {
-        self.token(phase).is_cancelled()
+        self.entered.load(Ordering::Acquire) > phase as u8
     }
 
     fn token(&self, phase: Phase) -> &CancellationToken {

@@ -271,7 +271,7 @@ fn events_reach_the_client_at_once() {
             dictate
                 .send(if chunked { Box::leak(format!("b\r\n{word}\r\n").into_boxed_str()) } else { word })
                 .unwrap();
-            assert_eq!(client.take(16).unwrap(), format!("B\r\n{word}\r\n").into_bytes());
+            assert_eq!(client.take(16).unwrap(), format!("b\r\n{word}\r\n").into_bytes());
         }
     }
 }

@@ -14,6 +14,7 @@ use tidegate_core::Reason;
 
 use crate::recent_requests::why;
 use crate::support::backend::unused_address;
+use crate::support::frames::{Frames, Outcome};
 use crate::support::http3::{Http3, runtime};
 use crate::support::keys::Key;
 use crate::support::otlp::{Collector, value};
@@ -396,7 +397,10 @@ fn refused() -> Vec<Case> {
                 .unwrap();
         }),
         case(MalformedRequest, "*", |gateway, _, target| {
-            raw(gateway.web(), format!("GET {target} HTTP/1.1\r\nhost: h\r\n\r\n")).unwrap();
+            let fields = [(":method", "GET"), (":scheme", "http"), (":path", target), (":authority", "h")];
+            let mut client = Frames::connect(gateway.web());
+            client.request(1, &fields);
+            assert_eq!(client.outcome(1), Outcome::Status(400));
         }),
         case(Misdirected, "/misdirected", |gateway, _, target| {
             let config = std::sync::Arc::new(client_config(&[], None));

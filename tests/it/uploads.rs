@@ -455,6 +455,6 @@ fn refused_clients_of_http_1_0_are_not_promised_to_be_kept() {
     let mut client = Client::connect(gateway.web());
     client.send("GET * HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n");
     let head = client.head().unwrap();
-    assert!(head.starts_with("HTTP/1.0 400 ") && !head.contains("keep-alive"), "{head}");
+    assert!(head.starts_with("HTTP/1.1 400 ") && !head.contains("keep-alive"), "{head}");
     assert!(client.is_closed());
 }

@@ -10,7 +10,6 @@
 //! | [`request`], [`response`] | heads, as they are parsed |
 //! | [`body`] | bodies, as they are decoded |
 //! | [`encode`] | heads and bodies, as they are written |
-//! | [`framing`] | a check of requests that another parser reads |
 //!
 //! Heads are parsed line by line, so one that arrives byte by byte costs no more than another. Names keep their
 //! [`Spelling`], fields their order. A body in chunks has its extensions dropped.
@@ -22,7 +21,6 @@ pub mod encode;
 mod error;
 mod fields;
 mod find;
-pub mod framing;
 mod limits;
 mod lines;
 mod message;

@@ -6,7 +6,6 @@
 //! | module | reads | writes |
 //! |---|---|---|
 //! | [`http1::server`], [`http1::client`] | HTTP/1 connections | the same |
-//! | [`http1::framing`] | heads and bodies of HTTP/1 requests, strictly | refusals |
 //! | [`http2::scan`] | frame headers of an HTTP/2 client | – |
 //! | [`http3::frame`], [`http3::qpack`], [`http3::head`] | HTTP/3 frames, header blocks, request heads | frames, header blocks |
 //! | [`client_hello`] | server name and protocols of a TLS client | – |

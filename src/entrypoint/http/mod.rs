@@ -27,7 +27,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::header::{ALT_SVC, CONNECTION, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
+use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -192,6 +192,7 @@ pub(in crate::entrypoint) async fn respond(
     if response.status() == StatusCode::NOT_MODIFIED {
         // The client has the content, and what it is, already (RFC 9110 section 15.4.5).
         response.headers_mut().remove(CONTENT_TYPE);
+        response.headers_mut().remove(CONTENT_LENGTH);
     }
     (response, closing)
 }

@@ -1,7 +1,8 @@
 //! One connection: reads a head, has the request handled, writes the response, and begins again.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::mem::{Discriminant, discriminant};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -94,9 +95,7 @@ enum Step {
 /// A pending eviction.
 struct Eviction<'a> {
     /// The wait that it belongs to, and its mark.
-    mark: u32,
-    /// The connection is idle, and not stalled.
-    is_idle: bool,
+    of: (Discriminant<Wait>, u32),
     evicted: BoxFuture<'a, ()>,
 }
 
@@ -159,8 +158,7 @@ impl<S: Stream> Connection<'_, S> {
             State::Ending(expects) => {
                 let expects = *expects;
                 let mut io = self.shared.lock();
-                ready!(io.poll_drain(cx))?;
-                ready!(Pin::new(io.stream()?).poll_shutdown(cx))?;
+                ready!(io.poll_shutdown(cx))?;
                 Poll::Ready(Ok(Step::Next(State::Lingering(Linger::new(expects)))))
             }
             State::Lingering(linger) => {
@@ -317,20 +315,18 @@ impl<S: Stream> Connection<'_, S> {
             let mut io = shared.lock();
             let (wait, mark) = self.wait(&io);
             if let Some(eviction) = &mut self.eviction {
-                let is_idle = matches!(wait, Wait::Next);
-                if (eviction.mark, eviction.is_idle) != (mark, is_idle) {
+                if eviction.of != (discriminant(&wait), mark) {
                     self.eviction = None;
                 } else if eviction.evicted.as_mut().poll(cx).is_ready() {
                     self.eviction = None;
-                    if is_idle {
-                        self.state = State::Ending(false);
-                        return Poll::Ready(Ok(()));
-                    }
                     drop(io);
-                    return Poll::Ready(Err(self.cut("a stalled client at the connection limit")));
+                    return Poll::Ready(match wait {
+                        Wait::Next => Ok(self.state = State::Ending(false)),
+                        _ => Err(self.cut("a stalled client at the connection limit")),
+                    });
                 }
             }
-            let listener = self.listener;
+            let (connections, of) = (&self.listener.connections, (discriminant(&wait), mark));
             match ready!(self.deadlines.poll(wait, mark, cx)) {
                 Due::Leave => {
                     self.state = State::Ending(false);
@@ -338,12 +334,10 @@ impl<S: Stream> Connection<'_, S> {
                 }
                 Due::Park => {
                     io.park();
-                    let evicted = Box::pin(listener.connections.evicted());
-                    self.eviction = Some(Eviction { mark, is_idle: true, evicted });
+                    self.eviction = Some(Eviction { of, evicted: Box::pin(connections.evicted()) });
                 }
                 Due::Yield => {
-                    let evicted = Box::pin(listener.connections.evicted_when_full());
-                    self.eviction = Some(Eviction { mark, is_idle: false, evicted });
+                    self.eviction = Some(Eviction { of, evicted: Box::pin(connections.evicted_when_full()) });
                 }
                 Due::Late(_) if io.body.limits.is_some() => {
                     io.fail_late_body();

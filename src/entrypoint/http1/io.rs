@@ -219,6 +219,14 @@ impl<S: Stream> Io<S> {
         polled
     }
 
+    /// Writes everything there is, and then that nothing follows.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        let polled = Pin::new(self.stream()?).poll_shutdown(cx);
+        self.is_write_blocked = polled.is_pending();
+        polled
+    }
+
     /// Reads what belongs to the current message.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(stream) = &mut self.stream else {

@@ -43,7 +43,7 @@ pub(super) enum ResponseError {
 impl<S: Stream> Io<S> {
     /// Puts the head of a response into the output.
     pub(super) fn begin_response(&mut self, head: &response::Parts, body: &SentBody) {
-        let payload = payload(&head.headers, body);
+        let payload = payload(head.status, &head.headers, body);
         let fields = Fields { headers: &head.headers, spelling: &Spelling::LOWER };
         let response = Response { status: head.status, reason: None, fields, payload };
         let has_date = head.headers.contains_key(DATE);
@@ -121,8 +121,8 @@ pub(super) fn poll<S: Stream>(
 }
 
 /// How the end of a body is announced: as its source knows it, or as its head says.
-fn payload(headers: &HeaderMap, body: &SentBody) -> Payload {
-    if body.is_end_stream() {
+fn payload(status: StatusCode, headers: &HeaderMap, body: &SentBody) -> Payload {
+    if body.is_end_stream() || status == StatusCode::NOT_MODIFIED {
         return Payload::None;
     }
     let announced = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();

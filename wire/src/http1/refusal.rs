@@ -27,9 +27,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Returns the complete response; `None` for a bare 400. It has no length, as the connection closes after
-    /// it.
-    pub fn answer(self) -> Option<&'static [u8]> {
+    /// Returns the complete response. One with a text has no length, as the connection closes after it.
+    pub fn response(self) -> &'static [u8] {
         macro_rules! answer {
             ($status:literal, $text:literal) => {
                 concat!(
@@ -42,7 +41,7 @@ impl Refusal {
                 .as_bytes()
             };
         }
-        Some(match self {
+        match self {
             Self::Malformed => answer!("400 Bad Request", "400 Bad Request"),
             Self::HeaderName => answer!("400 Bad Request", "400 Bad Request: invalid header name"),
             Self::NoHost => answer!("400 Bad Request", "400 Bad Request: missing required Host header"),
@@ -56,9 +55,10 @@ impl Refusal {
             }
             Self::TargetTooLong => answer!("414 URI Too Long", "414 URI Too Long"),
             Self::TransferEncoding => answer!("501 Not Implemented", "Unsupported transfer encoding"),
-            Self::Fragment => return None,
-        })
+            Self::Fragment => b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        }
     }
+
     /// Returns the status of the response.
     pub fn status(self) -> StatusCode {
         match self {
@@ -70,11 +70,5 @@ impl Refusal {
             Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
         }
-    }
-
-    /// Returns the complete response, also where [`answer`](Self::answer) has none.
-    pub fn response(self) -> &'static [u8] {
-        const BARE: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-        self.answer().unwrap_or(BARE)
     }
 }

@@ -5,12 +5,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 use tidegate_wire::http1::body::Decoder;
 use tidegate_wire::http1::encode::{self, Connection, Fields, Frame};
-use tidegate_wire::http1::framing::{Place, Scanner};
 use tidegate_wire::http1::request::RequestParser;
 use tidegate_wire::http1::response::ResponseParser;
 use tidegate_wire::http1::{Asked, ErrorKind, Framing, Limits, Piece, Sender, Spelling};
 
-use crate::corpus::{End, Random, Verdict, buffer, connection, is_refused_later, verdict};
+use crate::corpus::{End, Random, buffer, connection, is_refused_later, verdict};
 
 /// Names in any spelling. Those that frame the message are left out.
 fn name() -> impl Strategy<Value = String> {
@@ -27,12 +26,6 @@ fn name() -> impl Strategy<Value = String> {
 fn value() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(prop_oneof![0x20u8..0x7f, 0x80u8.., Just(b'\t')], 0..60)
         .prop_map(|value| value.trim_ascii().to_vec())
-}
-
-/// The scanner's verdict about the same bytes: whether they are refused, and where they end.
-fn scanned(bytes: &[u8]) -> (bool, Place) {
-    let mut scanner = Scanner::default();
-    (scanner.scan(bytes).is_err(), scanner.place())
 }
 
 proptest! {
@@ -65,31 +58,6 @@ proptest! {
                 }
             }
         }
-    }
-
-    /// The two strict parsers agree, except where a rule says why not.
-    #[test]
-    fn the_scanner_agrees(seed: u64) {
-        let bytes = connection(&mut Random::new(seed));
-        let Verdict { end, .. } = verdict(&bytes, &[usize::MAX]);
-        let (refused, _) = scanned(&bytes);
-        let agrees = match &end {
-            // Some bytes are refused here before their line is complete.
-            End::Refused(_) => refused || scanned(&[&bytes[..], b"\r\n\r\n"].concat()).0,
-            // The scanner does not know when a connection ends.
-            End::Closed => true,
-            // Values are checked when their head is complete.
-            End::Partial if refused => is_refused_later(&bytes),
-            End::Complete | End::Partial => !refused,
-        };
-        // The scanner leaves the form of a target, and values of unknown fields, to the HTTP library.
-        let only_here = matches!(
-            end,
-            End::Refused(Some(ErrorKind::Target | ErrorKind::FieldValue | ErrorKind::EmptyLines | ErrorKind::Trailer))
-        );
-        // A scan of an upgrade ends.
-        let is_upgrade = bytes.windows(8).any(|part| part.eq_ignore_ascii_case(b"upgrade:"));
-        prop_assert!(agrees || only_here || is_upgrade, "{end:?}, scanner {refused}: {}", bytes.escape_ascii());
     }
 
     /// What this parser accepts, the parser of the HTTP library accepts, too, and finds the same.
