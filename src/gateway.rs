@@ -545,9 +545,7 @@ pub(crate) fn compile_once(
 
 /// Returns what compiling needs besides the configuration.
 fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::Handle) -> Environment {
-    // The threads of HTTP/3 have separate connections to servers.
-    let has_http3 = around.settings.entry_points.values().any(|point| point.http3.is_some());
-    let registry = Registry::new(workers + usize::from(has_http3), control.clone());
+    let registry = Registry::new(workers, control.clone());
     Environment {
         settings: around.settings.clone(),
         client: registry.client(),

@@ -19,7 +19,7 @@ pub fn index() -> usize {
 }
 
 /// Makes this thread the worker with this index. Called once, when a worker starts.
-pub fn set_index(index: usize) {
+fn set_index(index: usize) {
     INDEX.with(|cell| cell.set(index));
 }
 

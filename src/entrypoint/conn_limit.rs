@@ -126,14 +126,7 @@ impl ConnectionLimit {
     pub(super) fn take(self: &Arc<Self>, load: Load) -> OpenConnection {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.room.open.fetch_add(1, Ordering::Relaxed);
-        OpenConnection { connections: self.clone(), _load: Some(load) }
-    }
-
-    /// Counts a connection that no worker serves (HTTP/3).
-    pub(super) fn take_elsewhere(self: &Arc<Self>) -> OpenConnection {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        self.room.open.fetch_add(1, Ordering::Relaxed);
-        OpenConnection { connections: self.clone(), _load: None }
+        OpenConnection { connections: self.clone(), _load: load }
     }
 
     /// Returns the number of open connections.
@@ -257,7 +250,7 @@ impl Drop for Counted<'_> {
 /// An open connection, counted until dropped.
 pub(super) struct OpenConnection {
     connections: Arc<ConnectionLimit>,
-    _load: Option<Load>,
+    _load: Load,
 }
 
 impl Drop for OpenConnection {

@@ -81,6 +81,8 @@ pub(super) struct Listener {
     pub(super) opening: Arc<Opening>,
     /// The loops that accept connections.
     pub(super) accepting: TaskTracker,
+    /// The endpoints of HTTP/3, which end after their connections.
+    pub(super) endpoints: TaskTracker,
     /// Whether `/ping` and `/ready` are served before that.
     pub(super) early: bool,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
@@ -182,9 +184,8 @@ impl Listener {
         let proxy_status = options.http.proxy_status.as_ref().map(ProxyStatus::new).transpose()?;
         let server_timing = options.http.server_timing.as_ref().map(ServerTiming::new).transpose()?;
         let limits = limits(options);
-        // The threads of HTTP/3 count as one more worker.
         let connections =
-            shared.room.connections(options.transport.max_connections, shared.balance.workers() + 1);
+            shared.room.connections(options.transport.max_connections, shared.balance.workers());
         let handshakes = Arc::<AtomicUsize>::default();
         let watched: Arc<dyn OpenConnections> =
             Arc::new(WatchedConnections { connections: connections.clone(), handshakes: handshakes.clone() });
@@ -217,6 +218,7 @@ impl Listener {
             snapshots: shared.snapshots.clone(),
             opening: shared.opening.clone(),
             accepting: TaskTracker::new(),
+            endpoints: TaskTracker::new(),
             early: settings
                 .ping
                 .as_ref()
@@ -262,11 +264,6 @@ impl Listener {
     /// Counts a connection on a worker.
     pub(super) fn count(&self, worker: usize) -> OpenConnection {
         self.connections.take(self.balance.count(worker))
-    }
-
-    /// Counts a connection that no worker serves (HTTP/3).
-    pub(super) fn count_elsewhere(&self) -> OpenConnection {
-        self.connections.take_elsewhere()
     }
 
     /// Returns the number of open connections.

@@ -40,7 +40,6 @@ use crate::worker::{self, Workers};
 use conn_limit::ConnectionLimiter;
 pub use conn_limit::raise_descriptor_limit;
 use http1_2::header_budget::HeaderBudget;
-use http3::Http3;
 use listener::{Listener, Shared};
 pub use passed::Passed;
 use ports::{Binder, BoundListener, BoundUdp};
@@ -104,7 +103,6 @@ pub struct EntryPoints {
     listeners: Vec<(Arc<Listener>, SocketAddr)>,
     points: Vec<(Arc<udp::Listener>, SocketAddr)>,
     workers: Workers,
-    http3: Option<Http3>,
     terminating: Arc<AtomicBool>,
 }
 
@@ -144,19 +142,12 @@ impl EntryPoints {
             }
         }
         binder.passed.warn_of_unused();
-        let mut http3 = None;
-        let mut running = Self {
-            listeners: Vec::new(),
-            points: Vec::new(),
-            workers,
-            http3: None,
-            terminating: Arc::default(),
-        };
+        let mut running =
+            Self { listeners: Vec::new(), points: Vec::new(), workers, terminating: Arc::default() };
         for bound in listeners {
             let serves = settings.entry_points.get(&*bound.listener.name).map(serves).unwrap_or_default();
-            running.serve_listener(bound, &serves, &mut http3)?;
+            running.serve_listener(bound, &serves)?;
         }
-        running.http3 = http3;
         for bound in points {
             running.serve_udp(bound);
         }
@@ -165,10 +156,9 @@ impl EntryPoints {
 
     /// Returns the runtimes of the data plane, by the names of their threads.
     pub(crate) fn runtimes(&self) -> Vec<(String, Handle)> {
-        let workers = (0..self.workers.len())
-            .map(|index| (format!("worker-{index}"), self.workers.handle(index).clone()));
-        let http3 = self.http3.iter().filter_map(|http3| Some(("http3".to_owned(), http3.handle()?)));
-        workers.chain(http3).collect()
+        (0..self.workers.len())
+            .map(|index| (format!("worker-{index}"), self.workers.handle(index).clone()))
+            .collect()
     }
 
     /// Returns the connections of the entry points by name.
@@ -177,23 +167,14 @@ impl EntryPoints {
         listeners.map(|(listener, _)| (listener.name.to_string(), listener.watched.clone())).collect()
     }
 
-    fn serve_listener(
-        &mut self,
-        bound: BoundListener,
-        serves: &str,
-        http3: &mut Option<Http3>,
-    ) -> Result<(), StartError> {
-        let BoundListener { listener, address, listeners, http3: port } = bound;
-        if let Some(port) = port {
-            let threads = match http3.take() {
-                Some(threads) => threads,
-                None => Http3::start(self.workers.len(), self.workers.len())?,
-            };
+    fn serve_listener(&mut self, bound: BoundListener, serves: &str) -> Result<(), StartError> {
+        let BoundListener { listener, address, listeners, http3: sockets } = bound;
+        if let Some(sockets) = sockets {
             let failed = |error: BuildError| StartError::Option {
                 entry_point: listener.name.to_string(),
                 message: format!("http3: {error}"),
             };
-            http3.insert(threads).serve(listener.clone(), port).map_err(failed)?;
+            http3::serve(&listener, sockets, &self.workers).map_err(failed)?;
         }
         tracing::info!(entry_point = %listener.name, %address, serves, "listening");
         for (number, socket) in listeners.into_iter().enumerate() {
@@ -201,6 +182,7 @@ impl EntryPoints {
             spawn_vital(self.workers.handle(number % self.workers.len()), accepting);
         }
         listener.accepting.close();
+        listener.endpoints.close();
         self.listeners.push((listener, address));
         Ok(())
     }
@@ -244,13 +226,7 @@ impl EntryPoints {
         let silencing = self.points.iter().map(|(point, _)| point.stop());
         tokio::join!(futures_util::future::join_all(stopping), futures_util::future::join_all(silencing));
         // Joining threads blocks briefly.
-        let stopped = move || {
-            if let Some(http3) = &mut self.http3 {
-                http3.stop();
-            }
-            self.workers.stop();
-        };
-        let _ = tokio::task::spawn_blocking(stopped).await;
+        let _ = tokio::task::spawn_blocking(move || self.workers.stop()).await;
     }
 }
 
@@ -292,6 +268,7 @@ async fn stop(listener: &Listener) {
             listener.shutdown.enter(Phase::ClosingIdle);
             listener.connections.drained().await;
         }
+        listener.endpoints.wait().await;
     };
     if tokio::time::timeout(listener.grace, drained).await.is_err() {
         let connections = listener.connections();

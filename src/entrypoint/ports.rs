@@ -1,7 +1,8 @@
 //! Ports of entry points: opened, shared with other processes (`reusePort`), or passed on by a supervisor.
 
 use std::fmt::Display;
-use std::net::{SocketAddr, UdpSocket};
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use super::listen::{self, BoundSocket};
@@ -11,12 +12,15 @@ use super::{StartError, http3};
 use crate::settings::{EntryPoint, Settings};
 use crate::udp;
 
+/// How many ports the system may choose for an entry point with HTTP/3 on port 0.
+const BIND_ATTEMPTS: usize = 16;
+
 /// An entry point for HTTP and TCP, with its ports.
 pub(super) struct BoundListener {
     pub(super) listener: Arc<Listener>,
     pub(super) address: SocketAddr,
     pub(super) listeners: Vec<BoundSocket>,
-    pub(super) http3: Option<UdpSocket>,
+    pub(super) http3: Option<http3::Sockets>,
 }
 
 /// An entry point for UDP, with its sockets.
@@ -49,27 +53,53 @@ impl Binder<'_> {
         let mut listener = Listener::new(index, name, self.settings, options, self.shared)
             .map_err(|error| invalid(&error))?;
         let passed = self.passed.tcp(name).map_err(failed)?;
-        let listeners = if passed.is_empty() {
+        let passed_udp = match options.http3 {
+            Some(_) => self.passed.udp(name).map_err(failed)?,
+            None => Vec::new(),
+        };
+        let binds_udp = options.http3.is_some() && passed_udp.is_empty();
+        let (listeners, mut http3) = if passed.is_empty() {
             let address = listen::parse_address(&options.address).map_err(|error| invalid(&error))?;
-            let listeners = listen::bind(address, self.workers, options.reuse_port).map_err(failed)?;
+            let (listeners, http3) = self.bind(address, options, binds_udp).map_err(failed)?;
             let port = if options.reuse_port { listen::Port::Shared } else { listen::Port::Own };
-            listeners.into_iter().map(|socket| BoundSocket { socket, port }).collect()
+            (listeners.into_iter().map(|socket| BoundSocket { socket, port }).collect(), http3)
         } else {
-            listen::adopt(&passed, self.workers).map_err(failed)?
+            (listen::adopt(&passed, self.workers).map_err(failed)?, None)
         };
         let address = listeners[0].socket.local_addr().map_err(failed)?;
-        let http3 = match &options.http3 {
-            None => None,
-            Some(wanted) => {
-                let port = if wanted.advertised_port == 0 { address.port() } else { wanted.advertised_port };
-                listener.alternative = http3::alternative(port);
-                Some(match self.passed.udp(name).map_err(failed)?.into_iter().next() {
-                    Some(socket) => http3::adopt(socket),
-                    None => http3::bind(address, options.reuse_port).map_err(failed)?,
-                })
+        if let Some(wanted) = &options.http3 {
+            let port = if wanted.advertised_port == 0 { address.port() } else { wanted.advertised_port };
+            listener.alternative = http3::alternative(port);
+            if !passed_udp.is_empty() {
+                http3 = Some(http3::adopt(&passed_udp, self.workers).map_err(failed)?);
+            } else if http3.is_none() {
+                http3 = Some(http3::bind(address, self.workers, options.reuse_port).map_err(failed)?);
             }
-        };
+        }
         Ok(BoundListener { listener: Arc::new(listener), address, listeners, http3 })
+    }
+
+    /// Binds an address, and if `udp`, the same port for HTTP/3. A port that the system chooses may be in use for UDP:
+    /// then it chooses another.
+    fn bind(
+        &self,
+        address: SocketAddr,
+        options: &EntryPoint,
+        udp: bool,
+    ) -> io::Result<(Vec<TcpListener>, Option<http3::Sockets>)> {
+        let mut attempts = if address.port() == 0 { BIND_ATTEMPTS } else { 1 };
+        loop {
+            let listeners = listen::bind(address, self.workers, options.reuse_port)?;
+            if !udp {
+                return Ok((listeners, None));
+            }
+            attempts -= 1;
+            match http3::bind(listeners[0].local_addr()?, self.workers, options.reuse_port) {
+                Ok(sockets) => return Ok((listeners, Some(sockets))),
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse || attempts == 0 => return Err(error),
+                Err(_) => {}
+            }
+        }
     }
 
     /// Opens the sockets of an entry point for UDP.

@@ -53,6 +53,7 @@ mod hold;
 mod http2_attacks;
 mod http3;
 mod http3_limits;
+mod http3_workers;
 mod identity;
 mod import_cycles;
 mod introspection;

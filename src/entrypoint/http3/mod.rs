@@ -1,20 +1,22 @@
 //! HTTP/3: requests over QUIC, on the port of an entry point with `http3`.
 //!
-//! It has separate threads, and a task for each connection and each request, so that its failures do not affect HTTP/1
-//! and HTTP/2. `mod` listens, `session` selects the TLS options, `connection` serves a connection, and `request` a
-//! request. `tidegate_wire::http3` parses, `upload` and `answer` stream bodies. From
-//! [`crate::entrypoint::http::respond`] on, requests are handled like those of other versions.
+//! Each worker has its own socket and endpoint, and a task for each connection and each request. `mod` listens, `socket`
+//! brings datagrams to the worker that owns their connection (`ids`), `session` selects the TLS options, `connection`
+//! serves a connection, and `request` a request. `tidegate_wire::http3` parses, `upload` and `answer` stream bodies.
+//! From [`crate::entrypoint::http::respond`] on, requests are handled like those of other versions.
 
 mod answer;
 mod connection;
 mod hints;
+mod ids;
 mod request;
 mod session;
+mod socket;
 mod tunnel;
 mod upload;
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,16 +24,19 @@ use std::time::Duration;
 use ::http::HeaderValue;
 use futures_util::FutureExt;
 use quinn::{
-    Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    Endpoint, EndpointConfig, IdleTimeout, Incoming, Runtime, ServerConfig, TokioRuntime, TransportConfig,
+    VarInt,
 };
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 use tidegate_core::BuildError;
-use tokio::runtime::{Handle, Runtime};
 
 use super::listener::{Handshaking, Listener};
 use crate::entrypoint::shutdown::Phase;
-use crate::worker;
+use crate::udp;
+use crate::worker::{self, Workers};
+use ids::Generator;
 use session::Sessions;
+use socket::{Steering, WorkerSocket};
 
 /// Flow-control window of a request body, in bytes.
 const STREAM_WINDOW: u32 = 512 * 1024;
@@ -61,76 +66,61 @@ const RESTART_DELAY: Duration = Duration::from_secs(1);
 /// How long connections may take to send their close frames when the gateway stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The threads of HTTP/3, shared by all entry points.
-pub(super) struct Http3 {
-    runtime: Option<Runtime>,
+/// Sockets of an entry point for HTTP/3.
+pub(super) struct Sockets {
+    /// One for each worker. Those of a supervisor are used by several.
+    sockets: Vec<UdpSocket>,
+    /// How many of them are different sockets.
+    different: usize,
 }
 
-impl Http3 {
-    /// Returns its runtime.
-    pub(super) fn handle(&self) -> Option<Handle> {
-        self.runtime.as_ref().map(|runtime| runtime.handle().clone())
+/// Uses the sockets of a supervisor for `workers` workers.
+pub(super) fn adopt(passed: &[UdpSocket], workers: usize) -> io::Result<Sockets> {
+    for socket in passed {
+        set_buffers(socket);
     }
-
-    /// Starts `threads` threads, which use the per-worker state of the worker `index`.
-    pub(super) fn start(threads: usize, index: usize) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .thread_name("http3")
-            .on_thread_start(move || worker::set_index(index))
-            .enable_all()
-            .build()?;
-        Ok(Self { runtime: Some(runtime) })
-    }
-
-    /// Serves an entry point on a socket.
-    pub(super) fn serve(&self, listener: Arc<Listener>, socket: UdpSocket) -> Result<(), BuildError> {
-        let local = socket.local_addr().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.ip());
-        let sessions = Sessions::new(listener.snapshots.clone(), listener.index, local)?;
-        let config = server_config(&listener, &sessions)?;
-        if let Some(runtime) = &self.runtime {
-            runtime.spawn(keep_serving(listener, socket, Tls { config, sessions }));
-        }
-        Ok(())
-    }
-
-    /// Stops all threads and drops their tasks.
-    pub(super) fn stop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(Duration::from_millis(100));
-        }
-    }
+    let sockets: io::Result<Vec<UdpSocket>> =
+        (0..workers).map(|worker| passed[worker % passed.len()].try_clone()).collect();
+    Ok(Sockets { sockets: sockets?, different: passed.len().min(workers) })
 }
 
-impl Drop for Http3 {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+/// Binds the UDP port that matches the TCP port of the entry point, once for each of `workers` workers. `share` if
+/// other processes may bind it, too.
+pub(super) fn bind(address: SocketAddr, workers: usize, share: bool) -> io::Result<Sockets> {
+    let sockets = udp::bind(address, workers, share)?;
+    for socket in &sockets {
+        set_buffers(socket);
     }
+    Ok(Sockets { sockets, different: workers })
 }
 
-/// Prepares a passed socket.
-pub(super) fn adopt(socket: UdpSocket) -> UdpSocket {
-    let buffers = SockRef::from(&socket);
-    let _ = (buffers.set_recv_buffer_size(SOCKET_BUFFER), buffers.set_send_buffer_size(SOCKET_BUFFER));
-    socket
-}
-
-/// Binds the UDP port that matches the TCP port of the entry point. `share` if other processes may bind it, too.
-pub(super) fn bind(address: SocketAddr, share: bool) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
-    }
-    if share {
-        socket.set_reuse_port(true)?;
-    }
-    // The system may limit the size; smaller buffers hold fewer packets.
+/// Requests large buffers. The system may limit their size; smaller ones hold fewer packets.
+fn set_buffers(socket: &UdpSocket) {
+    let socket = SockRef::from(socket);
     let _ = (socket.set_recv_buffer_size(SOCKET_BUFFER), socket.set_send_buffer_size(SOCKET_BUFFER));
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
+}
+
+/// Serves an entry point on the workers.
+pub(super) fn serve(listener: &Arc<Listener>, sockets: Sockets, workers: &Workers) -> Result<(), BuildError> {
+    let local = sockets.sockets.first().and_then(|socket| socket.local_addr().ok());
+    let Some(local) = local else { return Err(BuildError::new("no socket")) };
+    let sessions = Sessions::new(listener.snapshots.clone(), listener.index, local.ip())?;
+    let config = server_config(listener, &sessions, workers.len())?;
+    let steering = Steering::new(workers.len(), sockets.different);
+    let handshakes = Arc::<AtomicUsize>::default();
+    for (index, socket) in sockets.sockets.into_iter().enumerate() {
+        let point = Point {
+            listener: listener.clone(),
+            local,
+            tls: Tls { config: config.clone(), sessions: sessions.clone() },
+            handshakes: handshakes.clone(),
+            steering: steering.clone(),
+            reads: index < sockets.different,
+        };
+        let serving = listener.endpoints.track_future(keep_serving(Arc::new(point), socket));
+        workers.handle(index).spawn(serving);
+    }
+    Ok(())
 }
 
 /// Returns the `Alt-Svc` of responses over TCP (RFC 7838).
@@ -154,7 +144,13 @@ impl Tls {
     }
 }
 
-fn server_config(listener: &Listener, sessions: &Sessions) -> Result<ServerConfig, BuildError> {
+/// Returns the configuration of the endpoints of all workers. They have one key for tokens, so that any of them accepts
+/// what another has issued.
+fn server_config(
+    listener: &Listener,
+    sessions: &Sessions,
+    workers: usize,
+) -> Result<ServerConfig, BuildError> {
     let mut transport = TransportConfig::default();
     let idle = listener.limits.idle.map(|idle| IdleTimeout::try_from(idle.max(MIN_IDLE_TIMEOUT)));
     let idle = idle.transpose().map_err(|_| BuildError::new("idleTimeout is too long for HTTP/3"))?;
@@ -171,22 +167,35 @@ fn server_config(listener: &Listener, sessions: &Sessions) -> Result<ServerConfi
         .transport_config(Arc::new(transport))
         .max_incoming(MAX_HANDSHAKES)
         .incoming_buffer_size(INCOMING_BUFFER)
-        .incoming_buffer_size_total(INCOMING_BUFFERS);
+        .incoming_buffer_size_total(INCOMING_BUFFERS / workers as u64);
     Ok(config)
 }
 
-/// Serves until the listener drains, and starts a failed endpoint again.
+/// What serving on a worker needs.
+struct Point {
+    listener: Arc<Listener>,
+    local: SocketAddr,
+    tls: Tls,
+    /// Handshakes in progress on all workers.
+    handshakes: Arc<AtomicUsize>,
+    steering: Arc<Steering>,
+    /// Whether this worker reads its socket.
+    reads: bool,
+}
+
+/// Serves on this worker until the listener drains, and starts a failed endpoint again.
 ///
 /// Until the first configuration is complete, packets wait in the socket's buffer. Clients repeat those that do not
 /// fit.
-async fn keep_serving(listener: Arc<Listener>, socket: UdpSocket, tls: Tls) {
+async fn keep_serving(point: Arc<Point>, socket: UdpSocket) {
+    let listener = point.listener.clone();
     tokio::select! {
         () = listener.shutdown.reached(Phase::Draining) => return,
         () = listener.opening.opened() => {}
     }
     loop {
         let served = match socket.try_clone() {
-            Ok(socket) => tokio::spawn(serve(listener.clone(), socket, tls.clone())).await,
+            Ok(socket) => tokio::spawn(point.clone().serve(socket)).await,
             Err(error) => Ok(Err(error)),
         };
         if listener.shutdown.has_reached(Phase::Draining) {
@@ -202,53 +211,68 @@ async fn keep_serving(listener: Arc<Listener>, socket: UdpSocket, tls: Tls) {
     }
 }
 
-async fn serve(listener: Arc<Listener>, socket: UdpSocket, tls: Tls) -> io::Result<()> {
-    let local = socket.local_addr()?;
-    let config = Some(tls.config.clone());
-    let endpoint = Endpoint::new(EndpointConfig::default(), config, socket, Arc::new(TokioRuntime))?;
-    let handshakes = Arc::new(AtomicUsize::new(0));
-    loop {
-        let incoming = tokio::select! {
-            biased;
-            () = listener.shutdown.reached(Phase::Draining) => break,
-            incoming = endpoint.accept() => incoming,
-        };
-        let Some(incoming) = incoming else { return Ok(()) };
-        admit(&listener, incoming, local, &tls, &handshakes);
+impl Point {
+    async fn serve(self: Arc<Self>, socket: UdpSocket) -> io::Result<()> {
+        let listener = &self.listener;
+        let endpoint = self.endpoint(socket)?;
+        loop {
+            let incoming = tokio::select! {
+                biased;
+                () = listener.shutdown.reached(Phase::Draining) => break,
+                incoming = endpoint.accept() => incoming,
+            };
+            let Some(incoming) = incoming else { return Ok(()) };
+            self.admit(incoming);
+        }
+        // Connections that arrived before are served.
+        while let Some(Some(incoming)) = endpoint.accept().now_or_never() {
+            self.admit(incoming);
+        }
+        endpoint.set_server_config(None);
+        listener.connections.drained().await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
+        Ok(())
     }
-    // Connections that arrived before are served.
-    while let Some(Some(incoming)) = endpoint.accept().now_or_never() {
-        admit(&listener, incoming, local, &tls, &handshakes);
-    }
-    endpoint.set_server_config(None);
-    listener.connections.drained().await;
-    let _ = tokio::time::timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
-    Ok(())
-}
 
-/// Accepts a connection if the limits allow it.
-fn admit(
-    listener: &Arc<Listener>,
-    incoming: Incoming,
-    local: SocketAddr,
-    tls: &Tls,
-    handshakes: &Arc<AtomicUsize>,
-) {
-    if handshakes.load(Ordering::Relaxed) >= RETRY_FROM && incoming.may_retry() {
-        // This only fails if the client was already asked.
-        let _ = incoming.retry();
-        return;
+    /// Returns an endpoint whose tasks run on this worker.
+    fn endpoint(&self, socket: UdpSocket) -> io::Result<Endpoint> {
+        let (worker, ids) = (worker::index(), self.steering.ids.clone());
+        let mut config = EndpointConfig::default();
+        config.cid_generator(move || Box::new(Generator { ids: ids.clone(), worker }));
+        let buffers = SockRef::from(&socket);
+        let (receive, send) = (buffers.recv_buffer_size(), buffers.send_buffer_size());
+        let socket = TokioRuntime.wrap_udp_socket(socket)?;
+        tracing::debug!(
+            entry_point = %self.listener.name, worker,
+            segments_per_send = socket.max_transmit_segments(),
+            segments_per_receive = socket.max_receive_segments(),
+            receive_buffer = receive.unwrap_or(0), send_buffer = send.unwrap_or(0),
+            "serving HTTP/3"
+        );
+        let socket = WorkerSocket::new(socket, self.steering.clone(), worker, self.reads);
+        let server = Some(self.tls.config.clone());
+        Endpoint::new_with_abstract_socket(config, server, Arc::new(socket), Arc::new(TokioRuntime))
     }
-    if !listener.connections.is_below_limit() {
-        listener.connections.close_idle();
-        incoming.refuse();
-        return;
+
+    /// Accepts a connection if the limits allow it.
+    fn admit(&self, incoming: Incoming) {
+        let listener = &self.listener;
+        if self.handshakes.load(Ordering::Relaxed) >= RETRY_FROM && incoming.may_retry() {
+            // This only fails if the client was already asked.
+            let _ = incoming.retry();
+            return;
+        }
+        if !listener.connections.is_below_limit() {
+            listener.connections.close_idle();
+            incoming.refuse();
+            return;
+        }
+        let Some(handshaking) = Handshaking::begin(&self.handshakes, MAX_HANDSHAKES) else {
+            incoming.ignore();
+            return;
+        };
+        let open = listener.count(worker::index());
+        let config = incoming.local_ip().map(|local| self.tls.at(local));
+        tokio::spawn(connection::serve(listener.clone(), (incoming, config), self.local, handshaking, open));
     }
-    let Some(handshaking) = Handshaking::begin(handshakes, MAX_HANDSHAKES) else {
-        incoming.ignore();
-        return;
-    };
-    let open = listener.count_elsewhere();
-    let config = incoming.local_ip().map(|local| tls.at(local));
-    tokio::spawn(connection::serve(listener.clone(), (incoming, config), local, handshaking, open));
 }
