@@ -1,7 +1,7 @@
 # make run: the demo. make test: everything, with the outside programs it needs installed first.
 CARGO ?= cargo
 
-.PHONY: run build test check lint image deb fuzz swaps outage cache-kills metrics-scale fmt hooks
+.PHONY: run build test check lint image deb fuzz swaps outage cache-kills metrics-scale load fmt hooks
 
 # In a profile of its own, which is built much sooner than release.
 run:
@@ -50,6 +50,11 @@ outage:
 metrics-scale: build
 	scripts/tool.sh traefik
 	scripts/metrics-scale.py target/tools/traefik target/release/tidegate
+
+# The load generator for HTTP/3, against any server: make load ARGS='127.0.0.1:443 --sni shop.test --pid 4711'.
+# PROFILE=dev builds it sooner, for trying things out.
+load:
+	$(CARGO) bench --bench load --profile $${PROFILE:-bench} -- $(ARGS)
 
 # Each fuzz target for FUZZ_SECONDS (default 600).
 fuzz:

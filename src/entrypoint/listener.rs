@@ -126,6 +126,23 @@ struct WatchedConnections {
     handshakes: Arc<AtomicUsize>,
 }
 
+impl WatchedConnections {
+    /// Returns the connections of an entry point, and has metrics watch them.
+    fn watch(
+        name: &str,
+        shared: &Shared,
+        connections: &Arc<ConnectionLimit>,
+        handshakes: &Arc<AtomicUsize>,
+    ) -> Arc<dyn OpenConnections> {
+        let (connections, handshakes) = (connections.clone(), handshakes.clone());
+        let watched: Arc<dyn OpenConnections> = Arc::new(Self { connections, handshakes });
+        if let Some(metrics) = &shared.metrics {
+            metrics.watch_connections(name, watched.clone());
+        }
+        watched
+    }
+}
+
 impl OpenConnections for WatchedConnections {
     fn open(&self) -> usize {
         self.connections.open()
@@ -187,11 +204,7 @@ impl Listener {
         let connections =
             shared.room.connections(options.transport.max_connections, shared.balance.workers());
         let handshakes = Arc::<AtomicUsize>::default();
-        let watched: Arc<dyn OpenConnections> =
-            Arc::new(WatchedConnections { connections: connections.clone(), handshakes: handshakes.clone() });
-        if let Some(metrics) = &shared.metrics {
-            metrics.watch_connections(name, watched.clone());
-        }
+        let watched = WatchedConnections::watch(name, shared, &connections, &handshakes);
         let (accept_grace, grace) = options.transport.life_cycle.graces();
         Ok(Self {
             index,
