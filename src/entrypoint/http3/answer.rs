@@ -2,23 +2,25 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::task::Poll;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue, StatusCode, response};
+use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use quinn::{SendStream, VarInt};
+use smallvec::SmallVec;
 use tidegate_core::{Body, BodyError, Response};
 use tidegate_wire::http3::frame::{self, code};
-use tidegate_wire::http3::qpack;
+use tidegate_wire::http3::qpack::{self, Added};
 use tokio::time::Instant;
 
+use super::date;
 use crate::entrypoint::clock::STALLED;
 use crate::entrypoint::conn_limit::ConnectionLimit;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// From how many bytes, or pieces, on a response is written instead of gathering more of what is available.
+const MAX_GATHERED: usize = 64 * 1024;
+const MAX_PIECES: usize = 16;
 
 /// The sending side of a request stream, which is reset if it is dropped before the response is complete.
 pub(super) struct ResponseStream {
@@ -89,13 +91,20 @@ impl ResponseStream {
 
     /// Sends a complete response, without its body if `is_head`.
     pub(super) async fn send(&mut self, answer: Response, is_head: bool) -> Result<(), Unwanted> {
-        let (mut head, body) = answer.into_parts();
-        let bodiless = is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        complete(&mut head, &body, is_head);
-        let block = qpack::write(Some(head.status), &head.headers);
-        self.write(&mut [frame::block_head(block.len()), block]).await?;
-        if !bodiless {
-            self.body(body).await?;
+        let (head, body) = answer.into_parts();
+        let has_body = !is_head && !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let length = if has_body { body.size_hint().exact() } else { None };
+        let date = date::now();
+        let added = Added { date: date.as_ref().map(|date| &date[..]), length };
+        let mut first = qpack::write_frame(Some(head.status), &head.headers, added);
+        if has_body {
+            // A body of known length is a single frame.
+            if let Some(length) = length.filter(|length| *length > 0) {
+                frame::put_data_head(&mut first, length);
+            }
+            self.body(first.freeze(), body, length).await?;
+        } else {
+            self.write(&mut [first.freeze()]).await?;
         }
         self.finish()
     }
@@ -103,19 +112,20 @@ impl ResponseStream {
     /// Sends informational responses (RFC 9114 section 4.1).
     pub(super) async fn interim(&mut self, hints: Vec<(StatusCode, HeaderMap)>) -> Result<(), Unwanted> {
         for (status, headers) in hints {
-            let block = qpack::write(Some(status), &headers);
-            self.write(&mut [frame::block_head(block.len()), block]).await?;
+            let frame = qpack::write_frame(Some(status), &headers, Added::default());
+            self.write(&mut [frame.freeze()]).await?;
         }
         Ok(())
     }
 
     /// Sends the head of a response that opens a tunnel.
     pub(super) async fn open(&mut self, answer: Response) -> Result<(), Unwanted> {
-        let (mut head, body) = answer.into_parts();
+        let (head, _) = answer.into_parts();
+        let date = date::now();
         // A tunnel has no `Content-Length`.
-        complete(&mut head, &body, true);
-        let block = qpack::write(Some(head.status), &head.headers);
-        self.write(&mut [frame::block_head(block.len()), block]).await
+        let added = Added { date: date.as_ref().map(|date| &date[..]), length: None };
+        let frame = qpack::write_frame(Some(head.status), &head.headers, added);
+        self.write(&mut [frame.freeze()]).await
     }
 
     /// Sends a data frame.
@@ -129,11 +139,18 @@ impl ResponseStream {
         self.stream.finish().map_err(|_| Unwanted)
     }
 
-    async fn body(&mut self, mut body: Body) -> Result<(), Unwanted> {
+    /// Sends `first` and a body. `left` is its length in bytes if it is known, and then `first` has the head of its
+    /// frame. What is available at once is written at once.
+    async fn body(&mut self, first: Bytes, mut body: Body, mut left: Option<u64>) -> Result<(), Unwanted> {
         let mut over = std::pin::pin!(self.over());
         let mut late = std::pin::pin!(self.late());
+        let mut gathered = Gathered { pieces: SmallVec::new(), size: 0 };
+        gathered.pieces.push(first);
         loop {
-            let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+            let next = std::future::poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
+                Poll::Pending if !gathered.pieces.is_empty() => Poll::Ready(None),
+                polled => polled.map(Some),
+            });
             let next = tokio::select! {
                 biased;
                 next = next => next,
@@ -143,33 +160,39 @@ impl ResponseStream {
                     return Err(Unwanted);
                 }
             };
-            let frame = match next {
-                None => return Ok(()),
-                Some(Ok(frame)) => frame,
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "response body failed");
-                    self.reset(code::INTERNAL_ERROR);
-                    return Err(Unwanted);
-                }
+            let is_waiting = next.is_none();
+            let ended = match next {
+                None => false,
+                Some(None) => true,
+                Some(Some(Ok(frame))) => match gathered.add(frame, &mut left) {
+                    Ok(()) => false,
+                    Err(TooLong) => return Err(self.fail("it is longer than announced")),
+                },
+                Some(Some(Err(error))) => return Err(self.fail(&error)),
             };
-            match frame.into_data() {
-                Ok(data) if data.is_empty() => {}
-                Ok(data) => {
-                    if let Err(error) = self.data(data).await {
-                        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                            body.fail(&BodyError::TimedOut);
-                        }
-                        return Err(error);
+            if is_waiting || ended || gathered.is_full() {
+                if let Err(error) = self.write(&mut gathered.pieces).await {
+                    if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                        body.fail(&BodyError::TimedOut);
                     }
+                    return Err(error);
                 }
-                Err(frame) => {
-                    if let Some(trailers) = frame.trailers_ref() {
-                        let block = qpack::write(None, trailers);
-                        self.write(&mut [frame::block_head(block.len()), block]).await?;
-                    }
-                }
+                gathered.clear();
+            }
+            if ended {
+                return match left {
+                    Some(1..) => Err(self.fail("it is shorter than announced")),
+                    _ => Ok(()),
+                };
             }
         }
+    }
+
+    /// Resets the stream, because the body of the response is broken.
+    fn fail(&mut self, error: &(impl std::fmt::Display + ?Sized)) -> Unwanted {
+        tracing::debug!(%error, "response body failed");
+        self.reset(code::INTERNAL_ERROR);
+        Unwanted
     }
 
     async fn write(&mut self, mut pieces: &mut [Bytes]) -> Result<(), Unwanted> {
@@ -195,22 +218,45 @@ impl Drop for ResponseStream {
     }
 }
 
-/// Adds `Date` and `Content-Length`, and removes connection-specific headers.
-fn complete(head: &mut response::Parts, body: &Body, is_head: bool) {
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
-        head.headers.remove(name);
+/// Pieces of a response that are written together.
+struct Gathered {
+    pieces: SmallVec<[Bytes; 4]>,
+    /// Bytes of the body in them.
+    size: usize,
+}
+
+/// A body is longer than announced.
+struct TooLong;
+
+impl Gathered {
+    /// Adds a frame of a body. `left` is the length of the rest if the body is a single frame.
+    fn add(&mut self, frame: http_body::Frame<Bytes>, left: &mut Option<u64>) -> Result<(), TooLong> {
+        match frame.into_data() {
+            Ok(data) if data.is_empty() => {}
+            Ok(data) => {
+                match left {
+                    Some(left) => *left = left.checked_sub(data.len() as u64).ok_or(TooLong)?,
+                    None => self.pieces.push(frame::data_head(data.len())),
+                }
+                self.size += data.len();
+                self.pieces.push(data);
+            }
+            Err(frame) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    let frame = qpack::write_frame(None, trailers, Added::default());
+                    self.pieces.push(frame.freeze());
+                }
+            }
+        }
+        Ok(())
     }
-    if !head.headers.contains_key(DATE)
-        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now()))
-    {
-        head.headers.insert(DATE, date);
+
+    fn is_full(&self) -> bool {
+        self.size >= MAX_GATHERED || self.pieces.len() >= MAX_PIECES
     }
-    let may_have_length =
-        !is_head && head.status != StatusCode::NO_CONTENT && head.status != StatusCode::NOT_MODIFIED;
-    if may_have_length
-        && !head.headers.contains_key(CONTENT_LENGTH)
-        && let Some(length) = body.size_hint().exact()
-    {
-        head.headers.insert(CONTENT_LENGTH, length.into());
+
+    fn clear(&mut self) {
+        self.pieces.clear();
+        self.size = 0;
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use quinn::{Incoming, RecvStream, SendStream, ServerConfig, VarInt};
 use tidegate_core::Connection;
 use tidegate_wire::http3::frame::{self, Fault, Frames, code};
@@ -158,7 +159,13 @@ impl Served {
             let is_idle = self.requests.is_empty();
             tokio::select! {
                 stream = self.quic.accept_bi() => match stream {
-                    Ok(stream) => self.request(stream),
+                    Ok(stream) => {
+                        self.request(stream);
+                        // Their number is limited by the streams that a client may open.
+                        while let Some(Ok(stream)) = self.quic.accept_bi().now_or_never() {
+                            self.request(stream);
+                        }
+                    }
                     Err(_) => return,
                 },
                 stream = self.quic.accept_uni() => match stream {
@@ -167,7 +174,12 @@ impl Served {
                     }
                     Err(_) => return,
                 },
-                Some(ended) = self.requests.join_next() => self.ended(ended.unwrap_or(Ended::Wasted)).await,
+                Some(ended) = self.requests.join_next() => {
+                    self.ended(ended.unwrap_or(Ended::Wasted)).await;
+                    while let Some(ended) = self.requests.try_join_next() {
+                        self.ended(ended.unwrap_or(Ended::Wasted)).await;
+                    }
+                }
                 Some(_) = self.others.join_next() => {}
                 _ = heartbeat.tick(), if !is_idle => self.keep_alive(),
                 () = &mut draining, if !drains => {

@@ -7,6 +7,7 @@
 
 mod answer;
 mod connection;
+mod date;
 mod hints;
 mod ids;
 mod request;

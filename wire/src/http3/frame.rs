@@ -126,7 +126,36 @@ enum State {
     Start,
     Data(u64),
     Skip(u64),
-    Collect { kind: u64, left: usize, payload: BytesMut },
+    Collect { kind: u64, left: usize, payload: Payload },
+}
+
+/// A frame that is collected. One that arrives as a whole is not copied.
+#[derive(Debug)]
+enum Payload {
+    Whole(Bytes),
+    Pieces(BytesMut),
+}
+
+impl Payload {
+    fn add(&mut self, piece: Bytes) {
+        match self {
+            Self::Whole(first) if first.is_empty() => *first = piece,
+            Self::Whole(first) => {
+                let mut pieces = BytesMut::with_capacity(first.len() + piece.len());
+                pieces.extend_from_slice(first);
+                pieces.extend_from_slice(&piece);
+                *self = Self::Pieces(pieces);
+            }
+            Self::Pieces(pieces) => pieces.extend_from_slice(&piece),
+        }
+    }
+
+    fn take(&mut self) -> Bytes {
+        match std::mem::replace(self, Self::Whole(Bytes::new())) {
+            Self::Whole(whole) => whole,
+            Self::Pieces(pieces) => pieces.freeze(),
+        }
+    }
 }
 
 impl Frames {
@@ -179,7 +208,7 @@ impl Frames {
                 State::Collect { left, payload, .. } => {
                     let piece = input.split_to((*left).min(input.len()));
                     *left -= piece.len();
-                    payload.extend_from_slice(&piece);
+                    payload.add(piece);
                     if let Some(event) = self.collected()? {
                         return Ok(Some(event));
                     }
@@ -258,14 +287,14 @@ impl Frames {
     fn collect(&mut self, kind: u64, length: u64, limit: usize) -> Result<(), Fault> {
         let left = usize::try_from(length).ok().filter(|length| *length <= limit);
         let left = left.ok_or(Fault::fatal(code::EXCESSIVE_LOAD, "frame too long"))?;
-        self.state = State::Collect { kind, left, payload: BytesMut::new() };
+        self.state = State::Collect { kind, left, payload: Payload::Whole(Bytes::new()) };
         Ok(())
     }
 
     /// Interprets a collected frame once it is complete.
     fn collected(&mut self) -> Result<Option<Event>, Fault> {
         let State::Collect { kind, left: 0, payload } = &mut self.state else { return Ok(None) };
-        let (kind, payload) = (*kind, std::mem::take(payload).freeze());
+        let (kind, payload) = (*kind, payload.take());
         self.state = State::Start;
         match kind {
             HEADERS => return Ok(Some(Event::Block(payload))),
@@ -299,9 +328,24 @@ pub fn data_head(length: usize) -> Bytes {
     frame_head(DATA, length)
 }
 
-/// Returns the head of a HEADERS frame with a block of this length.
-pub fn block_head(length: usize) -> Bytes {
-    frame_head(HEADERS, length)
+/// Appends the head of a DATA frame with content of this length.
+pub fn put_data_head(bytes: &mut BytesMut, length: u64) {
+    put_number(bytes, DATA);
+    put_number(bytes, length);
+}
+
+/// Appends the head of a HEADERS frame with a block of this length.
+pub(super) fn put_block_head(bytes: &mut BytesMut, length: usize) {
+    put_number(bytes, HEADERS);
+    put_number(bytes, length as u64);
+}
+
+/// Returns the head of a HEADERS frame with a block of less than 16 KiB, always in three bytes; `None` for a longer
+/// one.
+pub(super) fn short_block_head(length: usize) -> Option<[u8; 3]> {
+    let length = u16::try_from(length).ok().filter(|length| *length < 0x4000)?;
+    let [high, low] = (0x4000 | length).to_be_bytes();
+    Some([HEADERS as u8, high, low])
 }
 
 /// Returns the start of a control stream: its type and the settings (RFC 9114 sections 6.2.1 and 7.2.4).
@@ -337,21 +381,24 @@ pub fn read_number(bytes: &mut &[u8]) -> Option<u64> {
     Some(number[1..].iter().fold(u64::from(first & 0x3f), |number, byte| number << 8 | u64::from(*byte)))
 }
 
-fn put_number(bytes: &mut BytesMut, number: u64) {
+fn put_number(bytes: &mut impl BufMut, number: u64) {
     match number {
         0..0x40 => bytes.put_u8(number as u8),
         0x40..0x4000 => bytes.put_u16(0x4000 | number as u16),
         0x4000..0x4000_0000 => bytes.put_u32(0x8000_0000 | number as u32),
-        // Lengths and stream numbers_are_read_and_written never exceed this.
+        // Lengths and stream numbers never exceed this.
         _ => bytes.put_u64(0xc000_0000_0000_0000 | number & 0x3fff_ffff_ffff_ffff),
     }
 }
 
+/// Returns the head of a frame, in one allocation.
 fn frame_head(kind: u64, length: usize) -> Bytes {
-    let mut head = BytesMut::with_capacity(9);
-    put_number(&mut head, kind);
-    put_number(&mut head, length as u64);
-    head.freeze()
+    let mut head = [0; 16];
+    let mut rest = &mut head[..];
+    put_number(&mut rest, kind);
+    put_number(&mut rest, length as u64);
+    let left = rest.len();
+    Bytes::copy_from_slice(&head[..head.len() - left])
 }
 
 fn within(left: u64, available: usize) -> usize {

@@ -12,6 +12,9 @@ use crate::target::{MAX_TARGET, escape_of, must_be_escaped};
 const HOP_BY_HOP: [&str; 5] =
     ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
 
+/// Initial capacity of the fields of a request, so that most need only one allocation.
+const FIELDS: usize = 12;
+
 /// Why a block is not a valid head or trailers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
@@ -66,7 +69,7 @@ pub struct RequestHead {
 /// [`HeadError`] if it is invalid, exceeds the limit, or violates RFC 9114 sections 4.2 and 4.3.
 pub fn request(block: &[u8], limit: usize) -> Result<RequestHead, HeadError> {
     let mut pseudo = Pseudo::default();
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderMap::with_capacity(FIELDS);
     qpack::read(block, limit, |name, value| match name.strip_prefix(b":") {
         Some(name) if headers.is_empty() => pseudo.set(name, value),
         Some(_) => Err(HeadError::Malformed("pseudo-header after a header")),

@@ -2,15 +2,21 @@
 //!
 //! A peer without a dynamic table sends self-contained blocks, which do not depend on any other stream.
 
+use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use bytes::{BufMut, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, StatusCode};
 
+use super::frame;
 use super::tables::{CODE_LENGTHS, FIELDS};
 
 /// Overhead of each field (RFC 9114 section 4.2.2).
 const FIELD_OVERHEAD: usize = 32;
+
+/// Initial capacity for a name or value in bytes, so that most need no further allocation.
+const TEXT_CAPACITY: usize = 128;
 
 /// Why a block is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +45,8 @@ pub fn read<E: From<Error>>(
     if required != 0 {
         return Err(Error::Malformed.into());
     }
-    let (mut size, mut name, mut value) = (0, Vec::new(), Vec::new());
+    let (mut size, mut name, mut value) =
+        (0, Vec::with_capacity(TEXT_CAPACITY), Vec::with_capacity(TEXT_CAPACITY));
     while let Some(&first) = rest.0.first() {
         name.clear();
         value.clear();
@@ -67,35 +74,82 @@ pub fn read<E: From<Error>>(
     Ok(())
 }
 
-/// Writes the block of a response head or, without a status, of trailers (RFC 9204 section 4.5).
-pub fn write(status: Option<StatusCode>, headers: &HeaderMap) -> Bytes {
-    let mut block = BytesMut::with_capacity(64 + headers.len() * 48);
-    block.put_slice(&[0, 0]);
+/// Fields that are added to those of a header map.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Added<'a> {
+    /// `date`, unless the map has one.
+    pub date: Option<&'a [u8]>,
+    /// `content-length`, unless the map has one.
+    pub length: Option<u64>,
+}
+
+/// Hop-by-hop fields, which are not written (RFC 9114 section 4.2).
+const HOP_BY_HOP: [HeaderName; 5] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Length of the head of a HEADERS frame with a block of less than 16 KiB.
+const FRAME_HEAD: usize = 3;
+/// Room behind the block: for the head of a DATA frame.
+const ROOM: usize = 16;
+
+/// Returns the HEADERS frame of a response or, without a status, of trailers (RFC 9204 section 4.5), with room for the
+/// head of a DATA frame. Hop-by-hop fields are left out.
+pub fn write_frame(status: Option<StatusCode>, headers: &HeaderMap, added: Added<'_>) -> BytesMut {
+    let mut frame = BytesMut::with_capacity(FRAME_HEAD + ROOM + 64 + (headers.len() + 2) * 48);
+    frame.put_slice(&[0; FRAME_HEAD + 2]);
     if let Some(status) = status {
         match FIELDS.iter().position(|(name, value)| *name == ":status" && *value == status.as_str()) {
-            Some(index) => put_number(&mut block, 0xc0, 6, index),
+            Some(index) => put_number(&mut frame, 0xc0, 6, index),
             None => {
-                put_number(&mut block, 0x50, 4, STATUS);
-                put_text(&mut block, 0, 7, status.as_str().as_bytes());
+                put_number(&mut frame, 0x50, 4, STATUS);
+                put_text(&mut frame, 0, 7, status.as_str().as_bytes());
             }
         }
     }
+    let Added { mut date, mut length } = added;
     for (name, value) in headers {
-        put_field(&mut block, name, value);
+        if *name == DATE {
+            date = None;
+        } else if *name == CONTENT_LENGTH {
+            length = None;
+        } else if HOP_BY_HOP.contains(name) {
+            continue;
+        }
+        put_field(&mut frame, name.as_str(), value.as_bytes());
     }
-    block.freeze()
+    if let Some(date) = date {
+        put_field(&mut frame, DATE.as_str(), date);
+    }
+    if let Some(length) = length {
+        let mut digits = [0; 20];
+        put_field(&mut frame, CONTENT_LENGTH.as_str(), decimal(length, &mut digits));
+    }
+    let block = frame.len() - FRAME_HEAD;
+    if let Some(head) = frame::short_block_head(block) {
+        frame[..FRAME_HEAD].copy_from_slice(&head);
+        return frame;
+    }
+    let mut long = BytesMut::with_capacity(frame.len() + ROOM);
+    frame::put_block_head(&mut long, block);
+    long.put_slice(&frame[FRAME_HEAD..]);
+    long
 }
 
 /// Index of the first entry for `:status`.
 const STATUS: usize = 24;
 
-fn put_field(block: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
+fn put_field(block: &mut BytesMut, name: &str, value: &[u8]) {
     // The bit `N`, which forbids intermediaries to compress it, stays clear: there are none after us.
-    match NAMES.iter().find(|(known, _)| *known == name.as_str()) {
+    match NAMES.iter().find(|(known, _)| *known == name) {
         Some((_, index)) => put_number(block, 0x50, 4, *index),
-        None => put_text(block, 0x20, 3, name.as_str().as_bytes()),
+        None => put_text(block, 0x20, 3, name.as_bytes()),
     }
-    put_text(block, 0, 7, value.as_bytes());
+    put_text(block, 0, 7, value);
 }
 
 /// The most frequent fields of responses with their indexes. Searching more would cost more than it saves.
@@ -124,6 +178,19 @@ fn put_number(block: &mut BytesMut, flags: u8, bits: u32, number: usize) {
         rest >>= 7;
     }
     block.put_u8(rest as u8);
+}
+
+/// Writes a number in decimal to the end of `digits`.
+fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
 }
 
 fn put_text(block: &mut BytesMut, flags: u8, bits: u32, text: &[u8]) {
@@ -182,16 +249,19 @@ impl Reader<'_> {
     }
 }
 
-/// The Huffman code: for each length, the first code and the position of its letters.
+/// The Huffman code.
 struct Codes {
+    /// For each length, the first code, the position of its letters, and their number.
     lengths: [(u32, usize, usize); 31],
     letters: [u8; 256],
+    /// Letter and length of the code at the beginning of eight bits; the length is 0 if it is longer.
+    short: [(u8, u8); 256],
 }
 
 static CODES: LazyLock<Codes> = LazyLock::new(|| {
     let mut order: Vec<u8> = (0..=u8::MAX).collect();
     order.sort_by_key(|letter| (CODE_LENGTHS[usize::from(*letter)], *letter));
-    let mut codes = Codes { lengths: [(0, 0, 0); 31], letters: [0; 256] };
+    let mut codes = Codes { lengths: [(0, 0, 0); 31], letters: [0; 256], short: [(0, 0); 256] };
     codes.letters.copy_from_slice(&order);
     let (mut code, mut at) = (0u32, 0);
     for (length, entry) in codes.lengths.iter_mut().enumerate() {
@@ -200,35 +270,86 @@ static CODES: LazyLock<Codes> = LazyLock::new(|| {
         at += count;
         code = (code + count as u32) << 1;
     }
+    for first in 0..=u8::MAX {
+        if let Some(found) = codes.search(u32::from(first) << 24, 1..=8) {
+            codes.short[usize::from(first)] = found;
+        }
+    }
     codes
 });
+
+impl Codes {
+    /// Returns the letter at the beginning of these bits, and the length of its code, if that is one of `lengths`.
+    fn search(&self, bits: u32, lengths: RangeInclusive<u8>) -> Option<(u8, u8)> {
+        lengths.into_iter().find_map(|length| {
+            let (first, at, count) = self.lengths[usize::from(length)];
+            let place = (bits >> (32 - u32::from(length))).checked_sub(first)? as usize;
+            (place < count).then(|| (self.letters[at + place], length))
+        })
+    }
+
+    /// Returns the letter at the beginning of these bits, and the length of its code; `None` for the end-of-string
+    /// symbol.
+    fn letter(&self, bits: u32) -> Option<(u8, u8)> {
+        match self.short[(bits >> 24) as usize] {
+            (_, 0) => self.search(bits, 9..=30),
+            found => Some(found),
+        }
+    }
+}
 
 /// Decodes a Huffman-coded text (RFC 7541 section 5.2).
 fn decode(text: &[u8], into: &mut Vec<u8>) -> Result<(), Error> {
     let codes = &*CODES;
-    let (mut code, mut length) = (0u32, 0usize);
-    for byte in text {
-        for bit in (0..8).rev() {
-            code = code << 1 | u32::from(byte >> bit & 1);
-            length += 1;
-            // Thirty ones are the end-of-string symbol, which is not allowed.
-            let (first, at, count) = *codes.lengths.get(length).ok_or(Error::Malformed)?;
-            let place = code.wrapping_sub(first) as usize;
-            if code >= first && place < count {
-                into.push(codes.letters[at + place]);
-                (code, length) = (0, 0);
+    // The next bits are the lowest ones of `window`, `held` in number.
+    let (mut window, mut held) = (0u64, 0u32);
+    let mut rest = text.iter();
+    loop {
+        while held <= 56
+            && let Some(byte) = rest.next()
+        {
+            window = window << 8 | u64::from(*byte);
+            held += 8;
+        }
+        // Behind the end, there are ones.
+        let bits = match held.checked_sub(32) {
+            Some(more) => (window >> more) as u32,
+            None => (window << (32 - held)) as u32 | u32::MAX >> held,
+        };
+        match codes.letter(bits) {
+            Some((letter, length)) if u32::from(length) <= held => {
+                into.push(letter);
+                held -= u32::from(length);
             }
+            // The last byte is padded with ones. A whole end-of-string symbol is not allowed.
+            _ if held <= 7 && bits == u32::MAX => return Ok(()),
+            _ => return Err(Error::Malformed),
         }
     }
-    // The last byte is padded with ones.
-    if length > 7 || code != (1 << length) - 1 { Err(Error::Malformed) } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Decodes bit by bit.
+    fn decode_slowly(text: &[u8], into: &mut Vec<u8>) -> Result<(), Error> {
+        let (mut code, mut length) = (0u32, 0usize);
+        for bit in text.iter().flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1)) {
+            code = code << 1 | u32::from(bit);
+            length += 1;
+            let (first, at, count) = *CODES.lengths.get(length).ok_or(Error::Malformed)?;
+            let place = code.wrapping_sub(first) as usize;
+            if code >= first && place < count {
+                into.push(CODES.letters[at + place]);
+                (code, length) = (0, 0);
+            }
+        }
+        if length > 7 || code != (1 << length) - 1 { Err(Error::Malformed) } else { Ok(()) }
+    }
 
     fn all(block: &[u8]) -> Result<Vec<(String, String)>, Error> {
         let mut fields = Vec::new();
@@ -271,14 +392,53 @@ mod tests {
         headers.append("set-cookie", HeaderValue::from_static("c=d"));
         headers.insert("x", HeaderValue::from_bytes(&[b'a'; 300]).unwrap());
         for (status, shown) in [(200, "200"), (418, "418")] {
-            let block = write(StatusCode::from_u16(status).ok(), &headers);
-            let fields = all(&block).unwrap();
+            let frame = write_frame(StatusCode::from_u16(status).ok(), &headers, Added::default());
+            let fields = all(&frame[FRAME_HEAD..]).unwrap();
             assert_eq!(fields[0], (":status".to_owned(), shown.to_owned()));
             assert_eq!(fields.len(), 1 + headers.len());
             assert!(fields.contains(&("set-cookie".into(), "c=d".into())), "{fields:?}");
             assert!(fields.iter().any(|(name, value)| name == "x" && value.len() == 300));
         }
-        assert_eq!(all(&write(None, &HeaderMap::new())).unwrap(), []);
+        assert_eq!(&write_frame(None, &HeaderMap::new(), Added::default())[..], [1, 0x40, 2, 0, 0]);
+    }
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        for number in [0, 7, 10, 65_536, u64::MAX] {
+            assert_eq!(decimal(number, &mut [0; 20]), number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn frames_are_completed() {
+        let added = Added { date: Some(b"now"), length: Some(12) };
+        let mut headers = HeaderMap::new();
+        for name in HOP_BY_HOP {
+            headers.insert(name, HeaderValue::from_static("x"));
+        }
+        let fields = |headers: &HeaderMap| {
+            let frame = write_frame(Some(StatusCode::OK), headers, added);
+            all(&frame[FRAME_HEAD..]).unwrap()[1..].to_vec()
+        };
+        let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(fields(&headers), [field("date", "now"), field("content-length", "12")]);
+        headers.insert(DATE, HeaderValue::from_static("then"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("3"));
+        let mut known = fields(&headers);
+        known.sort();
+        assert_eq!(known, [field("content-length", "3"), field("date", "then")]);
+        // A block of more than 16 KiB has a longer head.
+        headers.insert("large", HeaderValue::from_bytes(&[b'x'; 20_000]).unwrap());
+        let frame = write_frame(None, &headers, added);
+        let length = frame.len() - 5;
+        assert_eq!(frame[..5], [&[1][..], &(0x8000_0000 | length as u32).to_be_bytes()].concat());
+        let mut large = 0;
+        read(&frame[5..], 30_000, |_, value| {
+            large = large.max(value.len());
+            Ok::<(), Error>(())
+        })
+        .unwrap();
+        assert_eq!(large, 20_000);
     }
 
     #[test]
@@ -305,6 +465,24 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn texts_are_decoded_as_bit_by_bit(
+            text in proptest::collection::vec(prop_oneof![any::<u8>(), 0xf8u8.., Just(0xff)], 0..40),
+            padding in 0u8..=8,
+        ) {
+            // Most texts end in the middle of a code, so the last byte is padded.
+            let mut text = text;
+            if let Some(last) = text.last_mut() {
+                *last |= ((1u16 << padding) - 1) as u8;
+            }
+            let (mut fast, mut slow) = (Vec::new(), Vec::new());
+            let results = (decode(&text, &mut fast), decode_slowly(&text, &mut slow));
+            prop_assert_eq!(results.0, results.1);
+            if results.0.is_ok() {
+                prop_assert_eq!(fast, slow);
+            }
+        }
+
         #[test]
         fn no_block_panics(block in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = all(&block);
