@@ -5,6 +5,7 @@ pub(in crate::entrypoint) mod body;
 pub(in crate::entrypoint) mod chosen_options;
 pub(in crate::entrypoint) mod client_connection;
 pub(in crate::entrypoint) mod closing;
+pub(in crate::entrypoint) mod date;
 pub(crate) mod forwarded;
 pub(in crate::entrypoint) mod min_rate;
 pub(in crate::entrypoint) mod prepare;

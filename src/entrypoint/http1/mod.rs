@@ -4,7 +4,6 @@
 //! writes them; there is no other task, and no channel. What the body of a request reads is shared with it ([`io`]).
 
 pub(in crate::entrypoint) mod connection;
-mod date;
 mod deadlines;
 mod io;
 mod request;

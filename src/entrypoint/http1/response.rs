@@ -9,9 +9,9 @@ use tidegate_wire::http1::encode::Fields;
 use tidegate_wire::http1::server::Response;
 use tidegate_wire::http1::{Payload, SendError, Spelling};
 
-use super::date;
 use super::io::{Io, Shared, Stream};
 use crate::entrypoint::http::body::SentBody;
+use crate::entrypoint::http::date;
 
 /// Number of unwritten bytes from which on they are written before more is taken from a body.
 const FULL: usize = 16 * 1024;
@@ -58,7 +58,7 @@ impl<S: Stream> Io<S> {
             let _ = self.codec.respond(response, &mut self.output.head);
         }
         if !has_date && head.status != StatusCode::SWITCHING_PROTOCOLS {
-            date::add(&mut self.output.head);
+            add_date(&mut self.output.head);
         }
     }
 
@@ -117,6 +117,15 @@ pub(super) fn poll<S: Stream>(
         if is_waiting {
             return io.poll_gone(cx).map(|gone| gone.map(|()| Progress::Gone).map_err(ResponseError::from));
         }
+    }
+}
+
+/// Adds the date to a head that ends with its empty line.
+fn add_date(head: &mut Vec<u8>) {
+    let Some(date) = date::now() else { return };
+    head.truncate(head.len() - b"\r\n".len());
+    for part in [&b"date: "[..], &date, b"\r\n\r\n"] {
+        head.extend_from_slice(part);
     }
 }
 

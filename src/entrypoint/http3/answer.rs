@@ -14,9 +14,9 @@ use tidegate_wire::http3::frame::{self, code};
 use tidegate_wire::http3::qpack::{self, Added};
 use tokio::time::Instant;
 
-use super::date;
 use crate::entrypoint::clock::STALLED;
 use crate::entrypoint::conn_limit::ConnectionLimit;
+use crate::entrypoint::http::date;
 
 /// From how many bytes, or pieces, on a response is written instead of gathering more of what is available.
 const MAX_GATHERED: usize = 64 * 1024;

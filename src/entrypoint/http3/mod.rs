@@ -7,7 +7,6 @@
 
 mod answer;
 mod connection;
-mod date;
 mod hints;
 mod ids;
 mod request;

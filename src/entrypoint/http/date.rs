@@ -12,7 +12,7 @@ thread_local! {
 }
 
 /// Returns the current date; `None` if the clock is set to a time that has no such form.
-pub(super) fn now() -> Option<[u8; LENGTH]> {
+pub(in crate::entrypoint) fn now() -> Option<[u8; LENGTH]> {
     at(SystemTime::now())
 }
 
