@@ -320,10 +320,11 @@ impl<S: Stream> Connection<'_, S> {
                 } else if eviction.evicted.as_mut().poll(cx).is_ready() {
                     self.eviction = None;
                     drop(io);
-                    return Poll::Ready(match wait {
-                        Wait::Next => Ok(self.state = State::Ending(false)),
-                        _ => Err(self.cut("a stalled client at the connection limit")),
-                    });
+                    if wait != Wait::Next {
+                        return Poll::Ready(Err(self.cut("a stalled client at the connection limit")));
+                    }
+                    self.state = State::Ending(false);
+                    return Poll::Ready(Ok(()));
                 }
             }
             let (connections, of) = (&self.listener.connections, (discriminant(&wait), mark));
@@ -365,5 +366,28 @@ impl<S: Stream> Drop for Connection<'_, S> {
     fn drop(&mut self) {
         // The body of a request may outlive the connection.
         drop(self.shared.lock().take_stream());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::size_of;
+
+    use tokio::net::TcpStream;
+    use tokio_rustls::server::TlsStream;
+
+    use super::*;
+    use crate::entrypoint::http1_2::prefixed::Prefixed;
+
+    /// What an idle connection needs besides buffers, which it does not have.
+    const fn size<S: Stream>() -> usize {
+        size_of::<Connection<'static, S>>() + size_of::<Shared<S>>()
+    }
+
+    #[test]
+    fn idle_connections_are_small() {
+        assert!(size::<Prefixed<TcpStream>>() <= 1152, "{}", size::<Prefixed<TcpStream>>());
+        let secured = size::<TlsStream<Prefixed<TcpStream>>>();
+        assert!(secured <= 2560, "{secured}");
     }
 }

@@ -153,3 +153,84 @@ impl Rate {
         !is_enough
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn milliseconds(milliseconds: u64) -> Option<Duration> {
+        Some(Duration::from_millis(milliseconds))
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            head: milliseconds(20),
+            body: milliseconds(250),
+            rate: 0,
+            idle: milliseconds(60),
+            write: None,
+        }
+    }
+
+    fn body(min_rate: MinDataRate) -> Wait {
+        Wait::Body { min_rate, received: 0 }
+    }
+
+    /// Waits for a timeout, which must not come before `milliseconds`.
+    async fn due(deadlines: &mut Deadlines, wait: Wait, milliseconds: u64) -> Due {
+        let start = Instant::now();
+        let due = std::future::poll_fn(|cx| deadlines.poll(wait, 1, cx)).await;
+        assert!(
+            start.elapsed() >= Duration::from_millis(milliseconds),
+            "{due:?} after {:?}",
+            start.elapsed()
+        );
+        due
+    }
+
+    #[tokio::test]
+    async fn each_wait_has_its_own_timeout() {
+        let mut deadlines = Deadlines::new(limits());
+        assert_eq!(due(&mut deadlines, Wait::First(None), 20).await, Due::Leave);
+        let mut draining = Deadlines::new(limits());
+        assert_eq!(due(&mut draining, Wait::First(milliseconds(5)), 5).await, Due::Leave);
+        assert_eq!(due(&mut deadlines, Wait::Head, 20).await, Due::Cut("the rest of a request head"));
+        let min_rate = limits().min_rate();
+        assert_eq!(due(&mut deadlines, body(min_rate), 250).await, Due::Late("more of a request body"));
+        assert_eq!(due(&mut deadlines, Wait::Next, 60).await, Due::Leave);
+        let mut deadlines = Deadlines::new(Limits { write: milliseconds(30), ..limits() });
+        deadlines.begin_response();
+        let late = Due::Cut("the end of a response within writeTimeout");
+        assert_eq!(due(&mut deadlines, Wait::Nothing, 30).await, late);
+    }
+
+    #[tokio::test]
+    async fn idle_connections_are_parked_if_their_idle_time_allows() {
+        let long = Limits { idle: Some(PARK_AFTER + Duration::from_millis(50)), ..limits() };
+        let mut deadlines = Deadlines::new(long);
+        assert_eq!(due(&mut deadlines, Wait::Next, 2000).await, Due::Park);
+        assert_eq!(due(&mut deadlines, Wait::Next, 50).await, Due::Leave);
+    }
+
+    #[tokio::test]
+    async fn a_stalled_client_is_evictable_once() {
+        let mut deadlines = Deadlines::new(limits());
+        assert_eq!(due(&mut deadlines, Wait::Write, 10_000).await, Due::Yield);
+        let again = std::future::poll_fn(|cx| deadlines.poll(Wait::Write, 1, cx));
+        assert!(tokio::time::timeout(Duration::from_millis(200), again).await.is_err());
+    }
+
+    #[test]
+    fn only_the_time_of_waiting_counts_for_the_rate() {
+        let min_rate = MinDataRate { stall: milliseconds(5000), rate: 1000 };
+        let window = min_rate::window(min_rate);
+        for (received, is_below) in [(1, true), (1_000_000, false)] {
+            let mut rate = Rate { waited: window, before: Some(0), since: None };
+            assert!(!rate.is_below(None), "we process what was received");
+            assert_eq!(rate.is_below(Some((min_rate, received))), is_below);
+            assert_eq!(rate.waited, Duration::ZERO, "another window");
+        }
+        let mut rate = Rate { waited: window, before: Some(0), since: None };
+        assert!(!rate.is_below(Some((MinDataRate { rate: 0, ..min_rate }, 1))));
+    }
+}

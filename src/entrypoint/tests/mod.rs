@@ -1,5 +1,6 @@
 //! Entry points over real connections, with raw bytes and a hand-made snapshot.
 
+mod http1;
 mod http2;
 mod tls;
 
@@ -46,6 +47,18 @@ impl Handler for Backend {
                         reply::bare(StatusCode::REQUEST_TIMEOUT, error.to_string(), Reason::OwnService)
                     }
                 },
+                "/elsewhere" => {
+                    let body = std::mem::take(&mut request.body);
+                    let (done, length) = tokio::sync::oneshot::channel();
+                    std::thread::spawn(move || {
+                        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                        let read = runtime.block_on(body.collect(1 << 30));
+                        let _ = done.send(read.map(|body| body.bytes.len()).ok());
+                    });
+                    let length = length.await.unwrap();
+                    reply::bare(StatusCode::OK, format!("{length:?} elsewhere"), Reason::OwnService)
+                }
+                "/echo" => Response::new(std::mem::take(&mut request.body)),
                 "/break" => Response::new(Body::boxed(Pieces { left: 2, then_fail: true })),
                 "/endless" => Response::new(Body::boxed(Pieces { left: usize::MAX, then_fail: false })),
                 "/upgrade" => {
