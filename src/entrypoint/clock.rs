@@ -16,6 +16,9 @@ pub(in crate::entrypoint) const PARK_AFTER: Duration = Duration::from_secs(2);
 /// After this time without progress, a connection may be evicted, whatever the other timeouts are.
 pub(in crate::entrypoint) const STALLED: Duration = Duration::from_secs(10);
 
+/// How long a draining listener waits for the first request of a connection, which may be in flight.
+pub(in crate::entrypoint) const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
+
 /// How long a client may take; `None` for no limit.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::entrypoint) struct Limits {

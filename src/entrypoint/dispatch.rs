@@ -8,8 +8,8 @@ use tidegate_core::{BoxFuture, Connection};
 use tokio::net::TcpStream;
 
 use super::conn_limit::OpenConnection;
+use super::connection::{Serving, begin_http, first_bytes, is_known, within};
 use super::hold::{Held, hold};
-use super::http1_2::connection::{Serving, begin_http, first_bytes, is_known, within};
 use super::listener::Listener;
 use super::shutdown::Phase;
 use super::tcp;

@@ -14,13 +14,13 @@ use tokio_util::task::TaskTracker;
 
 use super::clock::Limits;
 use super::conn_limit::{ConnectionLimit, ConnectionLimiter, OpenConnection};
+use super::header_budget::HeaderBudget;
 use super::http::aliases::Aliases;
 use super::http::forwarded::ForwardedRules;
 use super::http::proxy_status::ProxyStatus;
 use super::http::server_timing::ServerTiming;
 use super::http::target::TargetRules;
-use super::http1_2::header_budget::HeaderBudget;
-use super::http1_2::linger::CONNECTION_WINDOW;
+use super::linger::CONNECTION_WINDOW;
 use super::shutdown::Shutdown;
 use crate::identity::OwnHeaders;
 use crate::observability::metrics::{ConnectionStates, EntryPointMeter, Metrics, OpenConnections};

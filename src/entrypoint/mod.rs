@@ -1,21 +1,25 @@
 //! Entry points: listen, accept connections, and read requests from them.
 //!
 //! `listen` accepts a connection, `hold` keeps it until the first configuration is complete, and `dispatch` detects its
-//! protocol. `http1_2` serves HTTP over TCP, `http3` HTTP over QUIC, and `tcp` everything else. Requests of all
+//! protocol. `http1` and `http2` serve HTTP over TCP, `http3` HTTP over QUIC, and `tcp` everything else. Requests of all
 //! versions of HTTP are handled in [`http`].
 
 mod clock;
 mod conn_limit;
+mod connection;
 mod dispatch;
+mod header_budget;
 mod hold;
 pub mod http;
 mod http1;
-mod http1_2;
+mod http2;
 mod http3;
+mod linger;
 mod listen;
 mod listener;
 mod passed;
 mod ports;
+mod prefixed;
 mod shutdown;
 mod tcp;
 
@@ -39,7 +43,7 @@ use crate::udp;
 use crate::worker::{self, Workers};
 use conn_limit::ConnectionLimiter;
 pub use conn_limit::raise_descriptor_limit;
-use http1_2::header_budget::HeaderBudget;
+use header_budget::HeaderBudget;
 use listener::{Listener, Shared};
 pub use passed::Passed;
 use ports::{Binder, BoundListener, BoundUdp};

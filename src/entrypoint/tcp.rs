@@ -16,8 +16,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::conn_limit::OpenConnection;
-use super::http1_2::connection::{Peeked, Serving, begin_http, first_bytes, is_known, within};
-use super::http1_2::linger::{self, Wire};
+use super::connection::{Peeked, Serving, begin_http, first_bytes, is_known, within};
+use super::linger::{self, Wire};
 use super::listener::Listener;
 use super::shutdown::Phase;
 

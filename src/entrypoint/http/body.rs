@@ -5,16 +5,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
-use tidegate_core::body::MinDataRate;
+use http_body::{Body as _, SizeHint};
 use tidegate_core::{Body, BodyError, End, Polled};
-use tokio::time::{Instant, Sleep};
 
 use crate::entrypoint::http::closing::Closing;
-use crate::entrypoint::http::min_rate::{self, Responding};
-use crate::entrypoint::http1_2::linger::{self, Leftover};
-use crate::entrypoint::http1_2::progress::Progress;
+use crate::entrypoint::http2::progress::Progress;
 
 /// An open response, counted until it is dropped.
 pub(in crate::entrypoint) struct OpenResponse {
@@ -30,11 +25,19 @@ impl OpenResponse {
         Self { progress, stalled: false }
     }
 
-    fn set_stalled(&mut self, stalled: bool) {
+    /// Records whether the body waits for the client to read (HTTP/2).
+    pub(in crate::entrypoint) fn set_stalled(&mut self, stalled: bool) {
         if stalled != self.stalled {
             self.stalled = stalled;
             self.progress.count_stalled(stalled);
         }
+    }
+}
+
+impl OpenResponse {
+    /// Returns true if the gateway has closed the connection.
+    pub(in crate::entrypoint) fn is_cut(&self) -> bool {
+        self.progress.is_cut()
     }
 }
 
@@ -113,110 +116,4 @@ impl Drop for SentBody {
             closing.finish(if self.body.is_end_stream() { End::Complete } else { End::Dropped });
         }
     }
-}
-
-/// A response body as the HTTP library reads it (HTTP/2).
-pub(in crate::entrypoint) struct ResponseBody {
-    body: SentBody,
-    open: OpenResponse,
-    /// What few responses need; boxed, because this body is moved several times.
-    framed: Option<Box<Framed>>,
-}
-
-/// What ties an HTTP/2 response to its request.
-struct Framed {
-    /// Tells the request body that the response has started.
-    responding: Option<Responding>,
-    /// The rest of the request body, which the client may still be sending after the response.
-    leftover: Option<Leftover>,
-    /// When the response must be complete.
-    deadline: Option<Pin<Box<Sleep>>>,
-}
-
-impl ResponseBody {
-    /// Creates a body whose end completes `open`. If `headless`, nothing of `body` is sent after the head.
-    pub(in crate::entrypoint) fn new(body: SentBody, open: OpenResponse, headless: bool) -> Self {
-        let mut this = Self { body, open, framed: None };
-        if !this.body.is_end_stream() && !headless {
-            this.open.set_stalled(true);
-        }
-        this
-    }
-
-    /// Ties the response to its request: `responding` is set until the response ends, then `leftover` is discarded. The
-    /// response fails at `deadline`.
-    pub(in crate::entrypoint) fn bind(
-        &mut self,
-        responding: Option<Responding>,
-        leftover: Option<Leftover>,
-        deadline: Option<Instant>,
-    ) {
-        let deadline = deadline.filter(|_| !self.body.is_end_stream());
-        if responding.is_none() && leftover.is_none() && deadline.is_none() {
-            return;
-        }
-        if let Some(responding) = &responding {
-            responding.set(true);
-        }
-        let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-        self.framed = Some(Box::new(Framed { responding, leftover, deadline }));
-    }
-}
-
-impl HttpBody for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let deadline = this.framed.as_mut().and_then(|framed| framed.deadline.as_mut());
-        if deadline.is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
-            this.body.fail(&BodyError::TimedOut);
-            return Poll::Ready(Some(Err(BodyError::TimedOut)));
-        }
-        let polled = this.body.poll_frame(cx);
-        this.open.set_stalled(matches!(polled, Poll::Ready(Some(Ok(_)))));
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for ResponseBody {
-    fn drop(&mut self) {
-        let framed = self.framed.take();
-        if let Some(responding) = framed.as_ref().and_then(|framed| framed.responding.as_ref()) {
-            responding.set(false);
-        }
-        if self.open.progress.is_cut() {
-            self.body.fail(&BodyError::TimedOut);
-        }
-        if let Some(leftover) = framed.and_then(|framed| framed.leftover) {
-            linger::drain_behind(leftover);
-        }
-    }
-}
-
-/// Returns the body of a request of HTTP/2. The response then has to report when it is under way, and the rest of the
-/// body can be drained.
-pub(in crate::entrypoint) fn request_body(
-    incoming: Incoming,
-    min_rate: MinDataRate,
-) -> (Body, Option<(Responding, Leftover)>) {
-    if incoming.is_end_stream() {
-        return (Body::empty(), None);
-    }
-    let responding = Responding::stream();
-    let (body, leftover) =
-        min_rate::with_min_rate_and_leftover(Body::incoming(incoming), min_rate, responding.clone());
-    (body, Some((responding, leftover)))
 }

@@ -9,7 +9,7 @@ use tidegate_core::{Connection, Consumers, Context, Identity};
 use crate::entrypoint::http::chosen_options::ChosenOptions;
 use crate::entrypoint::http::forwarded::Peer;
 use crate::entrypoint::http::protocol::Protocol;
-use crate::entrypoint::http1_2::progress::Progress;
+use crate::entrypoint::http2::progress::Progress;
 use crate::entrypoint::listener::Listener;
 use crate::snapshot::Snapshot;
 use crate::tls::revocation::{CertificateCheck, Refusal};

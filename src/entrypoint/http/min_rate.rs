@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use crate::entrypoint::http::timed_body::{TimedBody, Watch};
-use crate::entrypoint::http1_2::linger::Leftover;
+use crate::entrypoint::linger::Leftover;
 
 /// Limits of the time over which a rate is averaged, which is otherwise the longest permitted stall.
 const MIN_WINDOW: Duration = Duration::from_secs(5);

@@ -21,33 +21,26 @@ pub(in crate::entrypoint) mod tunnel;
 pub(crate) mod upgrade;
 
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
-use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, StatusCode};
+use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use tidegate_config::Kind;
 use tidegate_core::{
-    Body, BodyErrorKind, BoxFuture, Context, End, Exchange, Guard, Interim, Reason, Request, Response,
-    SpanKind, Upgrade, boxed, reply,
+    Body, BodyErrorKind, Context, End, Exchange, Guard, Interim, Reason, Request, Response, SpanKind,
+    Upgrade, reply,
 };
 use tidegate_middlewares::error_pages::Asked;
 
+use crate::entrypoint::header_budget::HeaderReservation;
 use crate::entrypoint::hold::EARLY;
-use crate::entrypoint::http::body::{OpenResponse, ResponseBody, SentBody, request_body};
 use crate::entrypoint::http::client_connection::ClientConnection;
 use crate::entrypoint::http::closing::Closing;
 use crate::entrypoint::http::prepare::Preparation;
 use crate::entrypoint::http::presence::Presence;
-use crate::entrypoint::http1_2::header_budget::HeaderReservation;
-use crate::entrypoint::http1_2::linger;
 use crate::entrypoint::listener::Listener;
 use crate::entrypoint::shutdown::Phase;
 use crate::internal::PROVIDER;
@@ -65,87 +58,6 @@ pub(in crate::entrypoint) struct ReceivedRequest {
     pub(in crate::entrypoint) interim: Option<Arc<dyn Interim>>,
     /// The client's side of an upgrade, if the request asks for one.
     pub(in crate::entrypoint) upgrade: Option<Box<Upgrade>>,
-}
-
-/// Handles the requests of one HTTP/2 connection.
-#[derive(Clone)]
-pub(in crate::entrypoint) struct HttpService(Arc<ClientConnection>);
-
-impl HttpService {
-    /// Creates the service for a connection.
-    pub(in crate::entrypoint) fn new(client: Arc<ClientConnection>) -> Self {
-        Self(client)
-    }
-}
-
-/// The response did not start within `writeTimeout`; its stream is reset (HTTP/2).
-#[derive(Debug, thiserror::Error)]
-#[error("no response within writeTimeout")]
-pub(in crate::entrypoint) struct WriteTimeout;
-
-impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
-    type Response = http::Response<ResponseBody>;
-    type Error = WriteTimeout;
-    // Boxed, so that an idle connection does not reserve the memory of a request.
-    type Future = BoxFuture<'static, Result<Self::Response, WriteTimeout>>;
-
-    fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
-        let client = self.0.clone();
-        let open = OpenResponse::new(client.progress.clone());
-        let deadline = client.listener.limits.write.map(|limit| Instant::now() + limit);
-        boxed(move || async move {
-            let mut timer = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
-            let mut serving = pin!(handle_stream(&client, request, open, deadline));
-            // Polled in one place only, so that it is inlined into this future.
-            std::future::poll_fn(|cx| match (serving.as_mut().poll(cx), &mut timer) {
-                (Poll::Ready(response), _) => Poll::Ready(Ok(response)),
-                (Poll::Pending, Some(timer)) => timer.as_mut().poll(cx).map(|()| Err(WriteTimeout)),
-                (Poll::Pending, None) => Poll::Pending,
-            })
-            .await
-        })
-    }
-}
-
-/// Handles the request of an HTTP/2 stream.
-async fn handle_stream(
-    client: &ClientConnection,
-    request: hyper::Request<Incoming>,
-    open: OpenResponse,
-    deadline: Option<Instant>,
-) -> http::Response<ResponseBody> {
-    let is_head = request.method() == Method::HEAD;
-    let (mut head, incoming) = request.into_parts();
-    let min_rate = min_rate::for_request(client.listener.limits.min_rate(), &head.headers);
-    let (body, upload) = request_body(incoming, min_rate);
-    let (responding, mut leftover) = upload.unzip();
-    let waits = leftover.is_some() && head.headers.contains_key(EXPECT);
-    let mut upgrade = head.extensions.remove::<OnUpgrade>().map(upgrade::of_library);
-    let tunnel = head.method == Method::CONNECT && begin_tunnel(&mut head);
-    if let Some(upgrade) = upgrade.as_mut().filter(|_| tunnel) {
-        // The connection counts as busy while the tunnel is open.
-        upgrade.hold(Arc::new(OpenResponse::new(client.progress.clone())));
-    }
-    // The library cannot send informational responses.
-    let arrived = ReceivedRequest { head, body, interim: None, upgrade };
-    let (mut response, closing) = respond(client, arrived).await;
-    if tunnel {
-        response = tunnel::connect_response(response);
-    }
-    advertise(client, &mut response);
-    if let Some(leftover) = &mut leftover
-        && response.status().is_redirection()
-        && !waits
-    {
-        Box::pin(linger::drain_before(leftover)).await;
-    }
-    // Clients continue to send after a success, and some stop reading: only a reset reaches them.
-    let leftover = leftover.filter(|_| !response.status().is_success());
-    let headless = is_head || response.status() == StatusCode::NOT_MODIFIED;
-    let (head, body) = response.into_parts();
-    let mut body = ResponseBody::new(SentBody::new(body, closing), open, headless);
-    body.bind(responding, leftover, deadline.map(Into::into));
-    http::Response::from_parts(head, body)
 }
 
 /// Tells a client that its entry point also serves HTTP/3.

@@ -4,11 +4,11 @@ use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HeaderValue, UPGRADE};
 use http::{HeaderMap, StatusCode};
 use tidegate_core::{OriginalTarget, Reason, Response, reply};
 
+use crate::entrypoint::header_budget::MAX_HEADER_LINES;
 use crate::entrypoint::http::aliases::Aliases;
 use crate::entrypoint::http::forwarded::{ForwardedRules, Peer};
 use crate::entrypoint::http::presence::{HTTP2_SETTINGS, Presence};
 use crate::entrypoint::http::target::{TargetRules, refused};
-use crate::entrypoint::http1_2::header_budget::MAX_HEADER_LINES;
 use crate::identity::OwnHeaders;
 
 /// How the requests of a connection are normalized.

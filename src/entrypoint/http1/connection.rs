@@ -5,7 +5,6 @@ use std::mem::{Discriminant, discriminant};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use http::{Method, Version};
 use tidegate_core::{Body, BodyError, BoxFuture, Reason, Response, boxed};
@@ -18,19 +17,17 @@ use super::io::{Io, Shared, Stream};
 use super::request::RequestBody;
 use super::response::{self, Progress, ResponseError};
 use super::upgraded::Upgraded;
+use crate::entrypoint::clock::FIRST_REQUEST_GRACE;
 use crate::entrypoint::conn_limit::OpenConnection;
+use crate::entrypoint::header_budget::HeaderReservation;
 use crate::entrypoint::http::body::SentBody;
 use crate::entrypoint::http::client_connection::ClientConnection;
 use crate::entrypoint::http::closing::Closing;
 use crate::entrypoint::http::upgrade::{self, GiveStream};
 use crate::entrypoint::http::{ReceivedRequest, advertise, respond};
-use crate::entrypoint::http1_2::header_budget::HeaderReservation;
-use crate::entrypoint::http1_2::linger::Linger;
+use crate::entrypoint::linger::Linger;
 use crate::entrypoint::listener::Listener;
 use crate::entrypoint::shutdown;
-
-/// How long a draining listener waits for the first request of a connection, which may be in flight.
-const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
 
 /// Serves a connection until it ends.
 ///
@@ -377,7 +374,7 @@ mod tests {
     use tokio_rustls::server::TlsStream;
 
     use super::*;
-    use crate::entrypoint::http1_2::prefixed::Prefixed;
+    use crate::entrypoint::prefixed::Prefixed;
 
     /// What an idle connection needs besides buffers, which it does not have.
     const fn size<S: Stream>() -> usize {

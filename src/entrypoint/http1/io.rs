@@ -19,8 +19,8 @@ use tidegate_wire::http1::{Error, Limits, Piece, Spelling};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use crate::entrypoint::http1_2::header_budget::{HeaderReservation, MAX_HEADER_LINES};
-use crate::entrypoint::http1_2::linger::Wire;
+use crate::entrypoint::header_budget::{HeaderReservation, MAX_HEADER_LINES};
+use crate::entrypoint::linger::Wire;
 use crate::entrypoint::listener::Listener;
 use crate::output::Output;
 

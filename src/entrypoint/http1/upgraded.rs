@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::entrypoint::conn_limit::OpenConnection;
-use crate::entrypoint::http1_2::prefixed::Prefixed;
+use crate::entrypoint::prefixed::Prefixed;
 
 /// The stream, starting with what the client has sent already. It counts as a connection until it is dropped.
 pub(super) struct Upgraded<S> {

@@ -21,7 +21,7 @@ use super::upload::{Ending, Source, report};
 use crate::entrypoint::conn_limit::OpenConnection;
 use crate::entrypoint::http::client_connection::ClientConnection;
 use crate::entrypoint::http::protocol::Protocol;
-use crate::entrypoint::http1_2::progress::Progress;
+use crate::entrypoint::http2::progress::Progress;
 use crate::entrypoint::listener::{Handshaking, Listener};
 use crate::entrypoint::shutdown::Phase;
 

@@ -17,6 +17,7 @@ use super::answer::{Eviction, ResponseStream, Unwanted};
 use super::hints::Hints;
 use super::tunnel;
 use super::upload::{Ending, Source, Spoiled, Upload, report};
+use crate::entrypoint::header_budget::HeaderReservation;
 use crate::entrypoint::http::body::OpenResponse;
 use crate::entrypoint::http::client_connection::ClientConnection;
 use crate::entrypoint::http::closing::Closing;
@@ -24,8 +25,7 @@ use crate::entrypoint::http::min_rate::{self, Responding};
 use crate::entrypoint::http::tunnel::connect_response;
 use crate::entrypoint::http::upgrade;
 use crate::entrypoint::http::{ReceivedRequest, begin_tunnel, respond};
-use crate::entrypoint::http1_2::header_budget::HeaderReservation;
-use crate::entrypoint::http1_2::linger::{self, Leftover};
+use crate::entrypoint::linger::{self, Leftover};
 
 /// How long to wait for a body of methods that usually have none, as servers may refuse one. Go's HTTP library waits as
 /// long.

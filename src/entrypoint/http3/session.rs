@@ -226,7 +226,7 @@ impl Session for Handshake {
             version: "1.3",
             cipher: session
                 .negotiated_cipher_suite()
-                .map_or("", |suite| crate::entrypoint::http1_2::connection::go_name(suite.suite())),
+                .map_or("", |suite| crate::entrypoint::connection::go_name(suite.suite())),
             client_certificates: chain.iter().map(|certificate| certificate.to_vec()).collect(),
         };
         Some(Box::new(Outcome { info, options: options.clone() }))

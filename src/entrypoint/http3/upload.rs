@@ -11,7 +11,7 @@ use tidegate_core::BodyError;
 use tidegate_wire::http3::frame::{Event, Fault, Frames, code};
 use tidegate_wire::http3::head;
 
-use crate::entrypoint::http1_2::header_budget::HeaderReservation;
+use crate::entrypoint::header_budget::HeaderReservation;
 
 /// Maximum number of bytes per read.
 const PIECE: usize = 64 * 1024;

@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 use tidegate_wire::http2::scan::FrameScan;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::entrypoint::http1_2::header_budget::HeaderReservation;
-use crate::entrypoint::http1_2::linger::{Linger, Wire};
-use crate::entrypoint::http1_2::progress::{Place, Progress};
+use crate::entrypoint::header_budget::HeaderReservation;
+use crate::entrypoint::http2::progress::{Place, Progress};
+use crate::entrypoint::linger::{Linger, Wire};
 
 /// Maximum number of bytes per read, which keeps the library's adaptive buffers small.
 const MAX_READ: usize = 16 * 1024;
@@ -221,8 +221,8 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
-    use crate::entrypoint::http1_2::header_budget::HeaderBudget;
-    use crate::entrypoint::http1_2::linger::Wire;
+    use crate::entrypoint::header_budget::HeaderBudget;
+    use crate::entrypoint::linger::Wire;
 
     impl Wire for tokio::io::DuplexStream {
         fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {

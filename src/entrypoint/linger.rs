@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use crate::entrypoint::http1_2::prefixed::Prefixed;
+use crate::entrypoint::prefixed::Prefixed;
 
 /// Maximum time to read after a response.
 const MAX_TIME: Duration = Duration::from_secs(5);

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::entrypoint::clock::{Clock as Timer, Limits, PARK_AFTER, Reached, Waiting};
-use crate::entrypoint::http1_2::progress::{Place, Progress};
+use crate::entrypoint::http2::progress::{Place, Progress};
 
 /// How long a client may take to close the connection after GOAWAY.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
