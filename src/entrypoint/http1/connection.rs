@@ -1,7 +1,6 @@
 //! One connection: reads a head, has the request handled, writes the response, and begins again.
 
 use std::io;
-use std::mem::{Discriminant, discriminant};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,14 +11,11 @@ use tidegate_wire::http1::request::RequestHead;
 use tidegate_wire::http1::server::{Event, Phase};
 use tidegate_wire::http1::{Error, Refusal};
 
-use super::deadlines::{Deadlines, Due, Wait};
 use super::io::{Io, Shared, Stream};
 use super::request::RequestBody;
 use super::response::{self, Progress, ResponseError};
-use super::upgraded::Upgraded;
-use crate::entrypoint::clock::FIRST_REQUEST_GRACE;
+use crate::entrypoint::clock::{Clock, Due, Wait, timed_out};
 use crate::entrypoint::conn_limit::OpenConnection;
-use crate::entrypoint::header_budget::HeaderReservation;
 use crate::entrypoint::http::body::SentBody;
 use crate::entrypoint::http::client_connection::ClientConnection;
 use crate::entrypoint::http::closing::Closing;
@@ -27,6 +23,7 @@ use crate::entrypoint::http::upgrade::{self, GiveStream};
 use crate::entrypoint::http::{ReceivedRequest, advertise, respond};
 use crate::entrypoint::linger::Linger;
 use crate::entrypoint::listener::Listener;
+use crate::entrypoint::prefixed::Prefixed;
 use crate::entrypoint::shutdown;
 
 /// Serves a connection until it ends.
@@ -48,9 +45,8 @@ pub(in crate::entrypoint) async fn serve<S: Stream>(
         upgrade: None,
         heads: 0,
         is_leaving: false,
-        deadlines: Deadlines::new(listener.limits),
-        eviction: None,
-        open: Some(open),
+        clock: Clock::new(listener.limits, &listener.connections),
+        open: Arc::new(open),
     };
     // HTTP/1 has no message that ends a connection: see `Phase::ClosingIdle`.
     let mut closing_idle = pin!(listener.shutdown.reached(shutdown::Phase::ClosingIdle));
@@ -89,13 +85,6 @@ enum Step {
     Over,
 }
 
-/// A pending eviction.
-struct Eviction<'a> {
-    /// The wait that it belongs to, and its mark.
-    of: (Discriminant<Wait>, u32),
-    evicted: BoxFuture<'a, ()>,
-}
-
 struct Connection<'a, S: Stream> {
     listener: &'a Listener,
     client: Arc<ClientConnection>,
@@ -109,10 +98,9 @@ struct Connection<'a, S: Stream> {
     heads: u32,
     /// The connection ends with the current request.
     is_leaving: bool,
-    deadlines: Deadlines,
-    eviction: Option<Eviction<'a>>,
-    /// Counts the connection.
-    open: Option<OpenConnection>,
+    clock: Clock<'a>,
+    /// Counts the connection, also after an upgrade.
+    open: Arc<OpenConnection>,
 }
 
 impl<S: Stream> Connection<'_, S> {
@@ -126,7 +114,7 @@ impl<S: Stream> Connection<'_, S> {
                 Poll::Ready(Ok(Step::Next(state))) => self.state = state,
                 Poll::Ready(Ok(Step::Over)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => ready!(self.poll_deadlines(cx))?,
+                Poll::Pending => ready!(self.poll_clock(cx))?,
             }
         }
     }
@@ -166,32 +154,36 @@ impl<S: Stream> Connection<'_, S> {
 
     /// Reads a head, but not before the last response is written.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Step>> {
-        let shared = self.shared.clone();
-        let mut io = shared.lock();
-        ready!(io.poll_drain(cx))?;
-        loop {
-            match io.codec.poll() {
-                Ok(Some(Event::Head(head))) => return Poll::Ready(Ok(Step::Next(self.begin(&mut io, head)))),
-                Ok(_) => {}
-                Err(error) => return Poll::Ready(Ok(Step::Next(self.refuse(&mut io, &error)))),
+        let read = {
+            let mut io = self.shared.lock();
+            ready!(io.poll_drain(cx))?;
+            loop {
+                match io.codec.poll() {
+                    Ok(Some(Event::Head(head))) => break Ok(head),
+                    Ok(_) => {}
+                    Err(error) => break Err(error),
+                }
+                if !io.reserve_head() {
+                    break Err(io.codec.refuse_large());
+                }
+                let leaves = self.is_leaving && self.heads > 0 && io.codec.phase() == Phase::Idle;
+                if leaves || io.codec.is_closed() {
+                    return Poll::Ready(Ok(Step::Next(State::Ending(false))));
+                }
+                if ready!(io.poll_read(cx))? == 0 {
+                    io.codec.end_input();
+                }
             }
-            let size = io.codec.incomplete_head();
-            if HeaderReservation::counts(size) && !io.reserve() {
-                let error = io.codec.refuse_large();
-                return Poll::Ready(Ok(Step::Next(self.refuse(&mut io, &error))));
-            }
-            let leaves = self.is_leaving && self.heads > 0 && io.codec.phase() == Phase::Idle;
-            if leaves || io.codec.is_closed() {
-                return Poll::Ready(Ok(Step::Next(State::Ending(false))));
-            }
-            if ready!(io.poll_read(cx))? == 0 {
-                io.codec.end_input();
-            }
-        }
+        };
+        Poll::Ready(Ok(Step::Next(match read {
+            Ok(head) => self.begin(head),
+            Err(error) => self.refuse(&error),
+        })))
     }
 
     /// Writes the response to a malformed head.
-    fn refuse(&self, io: &mut Io<S>, error: &Error) -> State {
+    fn refuse(&self, error: &Error) -> State {
+        let mut io = self.shared.lock();
         tracing::debug!(%error, "malformed request");
         let Some(response) = io.codec.refusal(error) else { return State::Ending(false) };
         io.output.head.extend_from_slice(response);
@@ -204,12 +196,12 @@ impl<S: Stream> Connection<'_, S> {
     }
 
     /// Begins to handle a request.
-    fn begin(&mut self, io: &mut Io<S>, received: RequestHead) -> State {
+    fn begin(&mut self, received: RequestHead) -> State {
         self.heads = self.heads.wrapping_add(1);
-        self.deadlines.begin_response();
+        self.clock.begin_response();
         self.trailers = received.options.accepts_trailers;
         let has_body = received.framing.has_body();
-        io.begin_body(has_body);
+        self.shared.lock().begin_body(has_body);
         let body = if has_body {
             Body::of_frames(RequestBody::new(self.shared.clone(), received.framing))
         } else {
@@ -217,7 +209,10 @@ impl<S: Stream> Connection<'_, S> {
         };
         let may_change = received.options.upgrade && received.version == Version::HTTP_11;
         let upgrade = (may_change || received.method == Method::CONNECT).then(upgrade::pending);
-        let (upgrade, give) = upgrade.unzip();
+        let (mut upgrade, give) = upgrade.unzip();
+        if let Some(upgrade) = &mut upgrade {
+            upgrade.hold(self.open.clone());
+        }
         self.upgrade = give;
         let (mut head, ()) = http::Request::new(()).into_parts();
         (head.method, head.uri, head.version) = (received.method, received.uri, received.version);
@@ -261,7 +256,7 @@ impl<S: Stream> Connection<'_, S> {
     fn poll_completion(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Step>> {
         let mut io = self.shared.lock();
         ready!(io.poll_drain(cx))?;
-        self.deadlines.end_response();
+        self.clock.end_response();
         if io.codec.phase() == Phase::Body {
             if io.body.is_open {
                 return Poll::Pending;
@@ -275,7 +270,7 @@ impl<S: Stream> Connection<'_, S> {
                 && let Some(stream) = io.take_stream()
             {
                 // The other side may have given up.
-                let _ = give.send(Box::new(Upgraded::new(&first, stream, self.open.take())));
+                let _ = give.send(Box::new(Prefixed::new(first.to_vec(), stream)));
             }
             return Poll::Ready(Ok(Step::Over));
         }
@@ -285,15 +280,14 @@ impl<S: Stream> Connection<'_, S> {
         Poll::Ready(Ok(Step::Next(if is_over { State::Ending(has_failed) } else { State::Reading })))
     }
 
-    /// What the connection waits for, and a counter that changes with progress.
+    /// Returns what the connection waits for, and a counter that changes with progress.
     fn wait(&self, io: &Io<S>) -> (Wait, u32) {
-        if io.is_write_blocked {
-            return (Wait::Write, io.writes);
-        }
         match &self.state {
+            // The time of the response limits it.
+            _ if io.is_write_blocked => (Wait::Write(None), io.writes),
             State::Reading if io.codec.phase() == Phase::Head => (Wait::Head, self.heads),
             State::Reading if self.heads > 0 => (Wait::Next, self.heads),
-            State::Reading => (Wait::First(self.is_leaving.then_some(FIRST_REQUEST_GRACE)), 0),
+            State::Reading => (Wait::First { drains: self.is_leaving }, u32::from(self.is_leaving)),
             State::Handling(_) | State::Completing if io.body.is_awaited => {
                 let min_rate = io.body.limits.unwrap_or(self.listener.limits.min_rate());
                 (Wait::Body { min_rate, received: io.received }, io.reads)
@@ -306,56 +300,38 @@ impl<S: Stream> Connection<'_, S> {
     ///
     /// # Errors
     /// If the connection must be closed.
-    fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shared = self.shared.clone();
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let mut io = shared.lock();
+            let mut io = self.shared.lock();
             let (wait, mark) = self.wait(&io);
-            if let Some(eviction) = &mut self.eviction {
-                if eviction.of != (discriminant(&wait), mark) {
-                    self.eviction = None;
-                } else if eviction.evicted.as_mut().poll(cx).is_ready() {
-                    self.eviction = None;
-                    drop(io);
-                    if wait != Wait::Next {
-                        return Poll::Ready(Err(self.cut("a stalled client at the connection limit")));
-                    }
-                    self.state = State::Ending(false);
-                    return Poll::Ready(Ok(()));
+            let what = match ready!(self.clock.poll(wait, mark, cx)) {
+                Due::Park => {
+                    io.park();
+                    continue;
                 }
-            }
-            let (connections, of) = (&self.listener.connections, (discriminant(&wait), mark));
-            match ready!(self.deadlines.poll(wait, mark, cx)) {
                 Due::Leave => {
                     self.state = State::Ending(false);
                     return Poll::Ready(Ok(()));
                 }
-                Due::Park => {
-                    io.park();
-                    self.eviction = Some(Eviction { of, evicted: Box::pin(connections.evicted()) });
+                // Its reader, and not the client, lets it wait.
+                Due::Late if io.has_input(cx) => {
+                    io.body.is_awaited = false;
+                    continue;
                 }
-                Due::Yield => {
-                    self.eviction = Some(Eviction { of, evicted: Box::pin(connections.evicted_when_full()) });
-                }
-                Due::Late(_) if io.body.limits.is_some() => {
+                Due::Late if io.body.limits.is_some() => {
                     io.fail_late_body();
                     return Poll::Ready(Ok(()));
                 }
-                Due::Late(what) | Due::Cut(what) => {
-                    drop(io);
-                    return Poll::Ready(Err(self.cut(what)));
-                }
+                Due::Late => "more of a request body",
+                Due::Cut(what) => what,
+            };
+            drop(io);
+            self.client.progress.cut();
+            if let State::Responding(body) = &mut self.state {
+                body.fail(&BodyError::TimedOut);
             }
+            return Poll::Ready(Err(timed_out(what)));
         }
-    }
-
-    /// Ends the connection of a client that missed a deadline. Returns the error.
-    fn cut(&mut self, what: &str) -> io::Error {
-        self.client.progress.cut();
-        if let State::Responding(body) = &mut self.state {
-            body.fail(&BodyError::TimedOut);
-        }
-        io::Error::new(io::ErrorKind::TimedOut, format!("timed out waiting for {what}"))
     }
 }
 
@@ -374,7 +350,6 @@ mod tests {
     use tokio_rustls::server::TlsStream;
 
     use super::*;
-    use crate::entrypoint::prefixed::Prefixed;
 
     /// What an idle connection needs besides buffers, which it does not have.
     const fn size<S: Stream>() -> usize {

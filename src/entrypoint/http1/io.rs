@@ -190,9 +190,9 @@ impl<S> Io<S> {
         self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Counts the memory of the head. Returns false if the budget does not allow it.
-    pub(super) fn reserve(&mut self) -> bool {
-        self.held.grow(self.codec.allocated())
+    /// Counts the memory of an incomplete head. Returns false if the budget does not allow it.
+    pub(super) fn reserve_head(&mut self) -> bool {
+        !HeaderReservation::counts(self.codec.incomplete_head()) || self.held.grow(self.codec.allocated())
     }
 
     /// Frees all memory of an idle connection.
@@ -259,6 +259,11 @@ impl<S: Stream> Io<S> {
             self.count(room.filled().len());
         }
         Poll::Pending
+    }
+
+    /// Returns true if the client has sent something that is not read yet.
+    pub(super) fn has_input(&self, cx: &mut Context<'_>) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.poll_readable(cx).is_ready())
     }
 
     /// Reads the next piece of the body. The client gets its 100 if it waits for one.

@@ -4,10 +4,8 @@
 //! writes them; there is no other task, and no channel. What the body of a request reads is shared with it ([`io`]).
 
 pub(in crate::entrypoint) mod connection;
-mod deadlines;
 mod io;
 mod request;
 mod response;
-mod upgraded;
 
 pub(in crate::entrypoint) use io::Stream;

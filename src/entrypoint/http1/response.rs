@@ -56,8 +56,7 @@ impl<S: Stream> Io<S> {
             let response = Response { status, reason: None, fields, payload: Payload::None };
             // There is a request, and the status is final.
             let _ = self.codec.respond(response, &mut self.output.head);
-        }
-        if !has_date && head.status != StatusCode::SWITCHING_PROTOCOLS {
+        } else if !has_date {
             add_date(&mut self.output.head);
         }
     }

@@ -2,11 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
+use tidegate_core::body::MinDataRate;
+
+use crate::entrypoint::clock::{Limits, Wait};
+
 /// What the next bytes of a client belong to (HTTP/2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::entrypoint) enum Place {
     /// The next frame.
-    #[default]
     Start,
     /// A header block.
     Head,
@@ -43,6 +46,30 @@ pub(in crate::entrypoint) struct Progress {
 }
 
 impl Progress {
+    /// Returns what the connection waits for, and a counter that changes with progress. `drains` if the listener does.
+    pub(super) fn wait(&self, limits: &Limits, drains: bool) -> (Wait, u32) {
+        let number = |counter: &AtomicU32| counter.load(Ordering::Relaxed);
+        if self.write_blocked.load(Ordering::Relaxed) {
+            return (Wait::Write(limits.write), number(&self.writes));
+        }
+        let place = self.place.load(Ordering::Relaxed);
+        match self.heads() {
+            _ if !self.read_blocked.load(Ordering::Relaxed) => (Wait::Nothing, 0),
+            // The time of a block runs from its start, whatever else is received.
+            heads if place == Place::Head as u8 => (Wait::Head, heads),
+            _ if place == Place::Frame as u8 => {
+                let min_rate = MinDataRate { stall: limits.body, rate: 0 };
+                (Wait::Body { min_rate, received: 0 }, number(&self.reads))
+            }
+            // Streams blocked by flow control have no timers of their own.
+            _ if number(&self.stalled) > 0 => (Wait::Write(limits.write), number(&self.reads)),
+            _ if number(&self.open) > 0 || place == Place::Closed as u8 => (Wait::Nothing, 0),
+            _ if self.is_leaving() => (Wait::Close, 0),
+            0 => (Wait::First { drains }, u32::from(drains)),
+            heads => (Wait::Next, heads),
+        }
+    }
+
     /// Records a read that ended at `place`; `head` if it completed a request head.
     pub(in crate::entrypoint) fn read(&self, place: Place, head: bool) {
         self.place.store(place as u8, Ordering::Relaxed);
@@ -52,27 +79,9 @@ impl Progress {
         }
     }
 
-    /// Returns what the client's next bytes belong to.
-    pub(in crate::entrypoint) fn place(&self) -> Place {
-        [Place::Start, Place::Head, Place::Frame, Place::Closed]
-            .into_iter()
-            .find(|place| *place as u8 == self.place.load(Ordering::Relaxed))
-            .unwrap_or_default()
-    }
-
-    /// Returns the number of reads.
-    pub(in crate::entrypoint) fn reads(&self) -> u32 {
-        self.reads.load(Ordering::Relaxed)
-    }
-
     /// Returns the number of request heads read.
     pub(in crate::entrypoint) fn heads(&self) -> u32 {
         self.heads.load(Ordering::Relaxed)
-    }
-
-    /// Returns the number of writes.
-    pub(in crate::entrypoint) fn writes(&self) -> u32 {
-        self.writes.load(Ordering::Relaxed)
     }
 
     /// Records whether a read waits for the client.
@@ -80,19 +89,9 @@ impl Progress {
         self.read_blocked.store(blocked, Ordering::Relaxed);
     }
 
-    /// Returns true while a read waits for the client.
-    pub(in crate::entrypoint) fn is_read_blocked(&self) -> bool {
-        self.read_blocked.load(Ordering::Relaxed)
-    }
-
     /// Records whether a write waits for the client.
     pub(in crate::entrypoint) fn block_write(&self, blocked: bool) {
         self.write_blocked.store(blocked, Ordering::Relaxed);
-    }
-
-    /// Returns true while a write waits for the client.
-    pub(in crate::entrypoint) fn is_write_blocked(&self) -> bool {
-        self.write_blocked.load(Ordering::Relaxed)
     }
 
     /// Records whether output is buffered until [`Self::flush`].
@@ -145,16 +144,6 @@ impl Progress {
         self.cut.load(Ordering::Relaxed)
     }
 
-    /// Returns a counter that changes with each read and write.
-    pub(in crate::entrypoint) fn moves(&self) -> u32 {
-        self.reads().wrapping_add(self.writes())
-    }
-
-    /// Returns true while any response is incomplete.
-    pub(in crate::entrypoint) fn is_awaiting_response(&self) -> bool {
-        self.open.load(Ordering::Relaxed) > 0
-    }
-
     /// Requests a graceful shutdown of the connection.
     pub(in crate::entrypoint) fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
@@ -172,11 +161,6 @@ impl Progress {
         } else {
             self.stalled.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-
-    /// Returns true while a response waits for the client.
-    pub(in crate::entrypoint) fn is_stalled(&self) -> bool {
-        self.stalled.load(Ordering::Relaxed) > 0
     }
 
     /// Counts a write, if it wrote anything.
