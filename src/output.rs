@@ -121,3 +121,59 @@ impl Output {
         self.frame.advance(written - of_head);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// Takes at most so many bytes per write, and keeps what each write has brought.
+    struct Writes(usize, Vec<Vec<u8>>);
+
+    impl AsyncWrite for Writes {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+        }
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let mut whole: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            whole.truncate(self.0);
+            self.1.push(whole);
+            Poll::Ready(Ok(self.1.last().map_or(0, Vec::len)))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Writes a head and a chunk, at most so many bytes at once.
+    fn written(at_once: usize, small: usize) -> Vec<Vec<u8>> {
+        let (mut output, mut writes) = (Output::default(), Writes(at_once, Vec::new()));
+        output.head.extend_from_slice(b"head ");
+        output.push(Frame::chunk(Bytes::from_static(b"data"), true), small);
+        assert_eq!(output.has_frame(), small == 0);
+        assert_eq!(output.left(), 5 + "4\r\ndata\r\n0\r\n\r\n".len());
+        let drained = std::future::poll_fn(|cx| output.poll_drain(&mut writes, cx)).now_or_never();
+        assert!(matches!(drained, Some(Ok(()))) && output.is_empty());
+        writes.1
+    }
+
+    #[test]
+    fn head_and_data_are_written_at_once() {
+        for small in [0, 100] {
+            let whole = b"head 4\r\ndata\r\n0\r\n\r\n";
+            assert_eq!(written(usize::MAX, small), [whole]);
+            for at_once in 1..whole.len() {
+                assert_eq!(written(at_once, small).concat(), whole, "{at_once}");
+            }
+        }
+    }
+}

@@ -159,7 +159,10 @@ impl<S: Stream> Connection<'_, S> {
             ready!(io.poll_drain(cx))?;
             loop {
                 match io.codec.poll() {
-                    Ok(Some(Event::Head(head))) => break Ok(head),
+                    Ok(Some(Event::Head(head))) => {
+                        io.begin_body(head.framing.has_body());
+                        break Ok(head);
+                    }
                     Ok(_) => {}
                     Err(error) => break Err(error),
                 }
@@ -200,9 +203,7 @@ impl<S: Stream> Connection<'_, S> {
         self.heads = self.heads.wrapping_add(1);
         self.clock.begin_response();
         self.trailers = received.options.accepts_trailers;
-        let has_body = received.framing.has_body();
-        self.shared.lock().begin_body(has_body);
-        let body = if has_body {
+        let body = if received.framing.has_body() {
             Body::of_frames(RequestBody::new(self.shared.clone(), received.framing))
         } else {
             Body::empty()

@@ -26,8 +26,10 @@ use crate::output::Output;
 
 /// Bytes per read of a head.
 const HEAD_READ: usize = 4 * 1024;
-/// Maximum number of bytes per read of a body.
+/// Bytes per read of a body: few at first, and more while reads are full.
 const BODY_READ: usize = 16 * 1024;
+/// Maximum number of bytes per read of a body.
+const MAX_BODY_READ: usize = 64 * 1024;
 /// Bytes that a client may send ahead of its turn per read.
 const AHEAD_READ: usize = 512;
 /// Maximum number of bytes of an unread body that are dropped to keep the connection.
@@ -65,6 +67,7 @@ impl<S> Shared<S> {
             waker: None,
             reads: 0,
             writes: 0,
+            body_read: BODY_READ,
             received: 0,
         })))
     }
@@ -124,6 +127,8 @@ pub(super) struct Io<S> {
     waker: Option<Waker>,
     pub(super) reads: u32,
     pub(super) writes: u32,
+    /// Bytes of the next read of a body.
+    body_read: usize,
     /// Bytes read.
     pub(super) received: u64,
 }
@@ -236,11 +241,16 @@ impl<S: Stream> Io<S> {
             ready!(stream.poll_readable(cx))?;
             self.is_parked = false;
         }
-        let left = self.codec.body_left().unwrap_or(0);
-        let size = usize::try_from(left).unwrap_or(BODY_READ).clamp(HEAD_READ, BODY_READ);
+        let is_body = self.codec.phase() == Phase::Body;
+        let left = self.codec.body_left().and_then(|left| usize::try_from(left).ok()).unwrap_or(usize::MAX);
+        let size = if is_body { left.clamp(HEAD_READ, self.body_read) } else { HEAD_READ };
         let input = self.codec.input();
         input.reserve(size);
         let length = ready!(poll_read_buf(Pin::new(stream), cx, input))?;
+        if is_body {
+            let next = if length < size { size / 2 } else { size * 2 };
+            self.body_read = next.clamp(BODY_READ, MAX_BODY_READ);
+        }
         self.count(length);
         Poll::Ready(Ok(length))
     }
@@ -313,8 +323,9 @@ impl<S: Stream> Io<S> {
     /// Drops the rest of a body that nobody reads, if it has arrived. Returns true if it is complete.
     pub(super) fn discard(&mut self, cx: &mut Context<'_>) -> bool {
         let mut discarded = 0;
-        while self.codec.phase() == Phase::Body && discarded <= MAX_DISCARDED {
+        while discarded <= MAX_DISCARDED {
             match self.codec.poll() {
+                Ok(Some(Event::End)) => return true,
                 Ok(Some(Event::Data(data))) => discarded += data.len(),
                 Ok(Some(_)) => {}
                 Ok(None) if !self.codec.wants_input() => return false,
@@ -325,7 +336,7 @@ impl<S: Stream> Io<S> {
                 Err(_) => return false,
             }
         }
-        !matches!(self.codec.phase(), Phase::Body | Phase::Closed)
+        false
     }
 
     fn count(&mut self, length: usize) {
