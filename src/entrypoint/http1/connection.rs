@@ -131,6 +131,7 @@ impl<S: Stream> Connection<'_, S> {
                     Err(ResponseError::Io(error)) => Err(error),
                     Err(error) => {
                         tracing::debug!(%error, "response is cut");
+                        body.fail(&BodyError::Other(error.to_string()));
                         Ok(Step::Next(State::Aborting))
                     }
                 })

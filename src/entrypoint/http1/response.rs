@@ -92,12 +92,15 @@ pub(super) fn poll<S: Stream>(
     cx: &mut Context<'_>,
 ) -> Poll<Result<Progress, ResponseError>> {
     loop {
-        let (is_free, is_full) = {
-            let output = &shared.lock().output;
-            (!output.has_frame(), output.head_left() >= FULL)
+        let has_room = {
+            let mut io = shared.lock();
+            io.set_polled(true);
+            !io.output.has_frame() && io.output.head_left() < FULL
         };
-        let polled = if is_free && !is_full { Some(body.poll_frame(cx)) } else { None };
+        // It may be the body of the request, which reads the connection.
+        let polled = has_room.then(|| body.poll_frame(cx));
         let mut io = shared.lock();
+        io.set_polled(false);
         let is_waiting = match polled {
             Some(Poll::Ready(part)) => {
                 let part = part.transpose().map_err(|_| ResponseError::Body)?;

@@ -13,7 +13,9 @@ use ::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
 use http_body::Frame;
 use tidegate_config::tls::Tls;
-use tidegate_core::{Body, BodyError, BoxFuture, Handler, Reason, Request, Response, RouteInfo, reply};
+use tidegate_core::{
+    Body, BodyError, BoxFuture, Frames, Handler, Polled, Reason, Request, Response, RouteInfo, reply,
+};
 use tokio::sync::Notify;
 
 use super::*;
@@ -58,7 +60,10 @@ impl Handler for Backend {
                     let length = length.await.unwrap();
                     reply::bare(StatusCode::OK, format!("{length:?} elsewhere"), Reason::OwnService)
                 }
-                "/echo" => Response::new(std::mem::take(&mut request.body)),
+                "/echo" => {
+                    let body = Some(std::mem::take(&mut request.body));
+                    Response::new(Body::of_frames(Echo { body, polls: 0 }))
+                }
                 "/break" => Response::new(Body::boxed(Pieces { left: 2, then_fail: true })),
                 "/endless" => Response::new(Body::boxed(Pieces { left: usize::MAX, then_fail: false })),
                 "/upgrade" => {
@@ -90,6 +95,24 @@ fn shown(request: &Request) -> String {
         text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
     }
     text
+}
+
+/// Another body, and how often it was polled.
+struct Echo {
+    body: Option<Body>,
+    polls: usize,
+}
+
+impl Frames for Echo {
+    fn poll_next(&mut self, cx: &mut std::task::Context<'_>) -> Polled {
+        self.polls += 1;
+        let Some(body) = &mut self.body else { return std::task::Poll::Ready(None) };
+        let frame = std::task::ready!(http_body::Body::poll_frame(std::pin::Pin::new(body), cx));
+        std::task::Poll::Ready(Some(frame.unwrap_or_else(|| {
+            self.body = None;
+            Ok(Frame::data(format!("{} polls", self.polls).into()))
+        })))
+    }
 }
 
 /// A body whose pieces are all available.
