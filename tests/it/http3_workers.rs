@@ -9,7 +9,7 @@ use http::{Request, StatusCode};
 use crate::http3::secure;
 use crate::support::http3::{Http3, quic, receive, runtime};
 use crate::support::process::Process;
-use crate::support::{Backend, Gateway};
+use crate::support::{Backend, Gateway, eventually, free_port};
 
 const FLAG: &str = "--entryPoints.web.http3=true";
 const URI: &str = "https://h.test/";
@@ -83,4 +83,71 @@ fn several_workers_share_the_udp_socket_of_a_supervisor() {
     process.end("TERM");
     let _next = start();
     runtime().block_on(wander(address));
+}
+
+#[test]
+fn connections_outlive_a_hand_over_of_their_port() {
+    const CLIENTS: usize = 8;
+    let (finish, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let backend = Backend::with(move |seen, stream| {
+        use std::io::Write;
+        if seen.target() == "/slow" {
+            let _ = wait.lock().unwrap().recv();
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_ok()
+    });
+    let port = free_port();
+    let start = || {
+        let flags = [
+            &*format!("--entryPoints.shared.address=127.0.0.1:{port}"),
+            "--entryPoints.shared.reusePort=true",
+            "--entryPoints.shared.http3=true",
+        ];
+        Process::start(&flags, &secure(&backend.url()))
+    };
+    let mut old = start();
+    let address = old.address("shared");
+    let runtime = runtime();
+    let connect = async || {
+        let clients = (0..CLIENTS).map(|_| Http3::connect(address, "h.test"));
+        futures_util::future::join_all(clients).await
+    };
+    let ask = async |clients: &[Http3]| {
+        for client in clients {
+            assert_eq!(client.get(URI).await.status, StatusCode::OK);
+        }
+    };
+    let before = runtime.block_on(connect());
+    let _new = start();
+    // The system now distributes the datagrams of all connections among both.
+    let between = runtime.block_on(async {
+        ask(&before).await;
+        let between = connect().await;
+        ask(&between).await;
+        ask(&before).await;
+        between
+    });
+    let slow: Vec<_> = before
+        .into_iter()
+        .map(|client| runtime.spawn(async move { client.get("https://h.test/slow").await.status }))
+        .collect();
+    eventually("all are asked", || {
+        backend.seen().iter().filter(|seen| seen.target() == "/slow").count() == CLIENTS
+    });
+    old.signal("TERM");
+    runtime.block_on(async {
+        // New clients reach the new process, wherever their datagrams arrive.
+        let after = connect().await;
+        ask(&after).await;
+        for _ in 0..CLIENTS {
+            finish.send(()).unwrap();
+        }
+        for status in slow {
+            assert_eq!(status.await.unwrap(), StatusCode::OK);
+        }
+        ask(&after).await;
+    });
+    old.end("TERM");
+    drop(between);
 }

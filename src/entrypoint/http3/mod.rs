@@ -1,7 +1,7 @@
 //! HTTP/3: requests over QUIC, on the port of an entry point with `http3`.
 //!
 //! Each worker has its own socket and endpoint, and a task for each connection and each request. `mod` listens, `socket`
-//! brings datagrams to the worker that owns their connection (`ids`), `session` selects the TLS options, `connection`
+//! brings datagrams to the worker that owns their connection (`ids`), or to the process (`siblings`), `session` selects the TLS options, `connection`
 //! serves a connection, and `request` a request. `tidegate_wire::http3` parses, `upload` and `answer` stream bodies.
 //! From [`crate::entrypoint::http::respond`] on, requests are handled like those of other versions.
 
@@ -11,6 +11,7 @@ mod hints;
 mod ids;
 mod request;
 mod session;
+mod siblings;
 mod socket;
 mod tunnel;
 mod upload;
@@ -36,6 +37,7 @@ use crate::udp;
 use crate::worker::{self, Workers};
 use ids::Generator;
 use session::Sessions;
+use siblings::Siblings;
 use socket::{Steering, WorkerSocket};
 
 /// Flow-control window of a request body, in bytes.
@@ -72,6 +74,8 @@ pub(super) struct Sockets {
     sockets: Vec<UdpSocket>,
     /// How many of them are different sockets.
     different: usize,
+    /// Whether other processes may bind the port, too.
+    is_shared: bool,
 }
 
 /// Uses the sockets of a supervisor for `workers` workers.
@@ -81,7 +85,7 @@ pub(super) fn adopt(passed: &[UdpSocket], workers: usize) -> io::Result<Sockets>
     }
     let sockets: io::Result<Vec<UdpSocket>> =
         (0..workers).map(|worker| passed[worker % passed.len()].try_clone()).collect();
-    Ok(Sockets { sockets: sockets?, different: passed.len().min(workers) })
+    Ok(Sockets { sockets: sockets?, different: passed.len().min(workers), is_shared: false })
 }
 
 /// Binds the UDP port that matches the TCP port of the entry point, once for each of `workers` workers. `share` if
@@ -91,7 +95,7 @@ pub(super) fn bind(address: SocketAddr, workers: usize, share: bool) -> io::Resu
     for socket in &sockets {
         set_buffers(socket);
     }
-    Ok(Sockets { sockets, different: workers })
+    Ok(Sockets { sockets, different: workers, is_shared: share })
 }
 
 /// Requests large buffers. The system may limit their size; smaller ones hold fewer packets.
@@ -106,7 +110,9 @@ pub(super) fn serve(listener: &Arc<Listener>, sockets: Sockets, workers: &Worker
     let Some(local) = local else { return Err(BuildError::new("no socket")) };
     let sessions = Sessions::new(listener.snapshots.clone(), listener.index, local.ip())?;
     let config = server_config(listener, &sessions, workers.len())?;
-    let steering = Steering::new(workers.len(), sockets.different);
+    let siblings = if sockets.is_shared { meet_siblings(listener, local) } else { None };
+    let steering = Steering::new(workers.len(), sockets.different, siblings);
+    workers.handle(0).spawn(steering.clone().receive_from_siblings(local.is_ipv6()));
     let handshakes = Arc::<AtomicUsize>::default();
     for (index, socket) in sockets.sockets.into_iter().enumerate() {
         let point = Point {
@@ -121,6 +127,18 @@ pub(super) fn serve(listener: &Arc<Listener>, sockets: Sockets, workers: &Worker
         workers.handle(index).spawn(serving);
     }
     Ok(())
+}
+
+/// Returns the other processes on a shared port.
+fn meet_siblings(listener: &Listener, local: SocketAddr) -> Option<Siblings> {
+    let met = Siblings::meet(local);
+    met.inspect_err(|error| {
+        tracing::warn!(
+            entry_point = %listener.name, %error,
+            "HTTP/3 connections may be lost when another process joins or leaves the port"
+        );
+    })
+    .ok()
 }
 
 /// Returns the `Alt-Svc` of responses over TCP (RFC 7838).
@@ -228,6 +246,7 @@ impl Point {
         while let Some(Some(incoming)) = endpoint.accept().now_or_never() {
             self.admit(incoming);
         }
+        self.steering.drain();
         endpoint.set_server_config(None);
         listener.connections.drained().await;
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;

@@ -2,7 +2,8 @@
 //! connection.
 //!
 //! The system distributes datagrams by the addresses of client and server. When a client changes its address, or another
-//! process joins or leaves the port, they arrive at another worker, which passes them on by their connection ID.
+//! process joins or leaves the port, they arrive at another worker, which passes them on by their connection ID, or at
+//! another process (`siblings`).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,7 +12,7 @@ use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
 use super::ids::{Ids, Owner};
+use super::siblings::{self, Siblings};
 
 /// Maximum number of bytes that wait for a worker. Further datagrams are dropped, as by a full socket.
 const MAX_WAITING: usize = 1024 * 1024;
@@ -30,8 +32,24 @@ const MAX_WAITING: usize = 1024 * 1024;
 pub(super) struct Steering {
     pub(super) ids: Ids,
     inboxes: Box<[Inbox]>,
-    /// Chooses workers for new connections where fewer sockets than workers are read; `None` if the system does.
-    spread: Option<RandomState>,
+    /// Chooses workers for new connections if the system does not.
+    spread: RandomState,
+    /// Whether the system does: each worker reads a socket.
+    is_spread: bool,
+    /// Other processes on the port.
+    siblings: Option<Siblings>,
+    /// Whether new clients are for other processes.
+    draining: AtomicBool,
+}
+
+/// Where a datagram goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Worker(usize),
+    /// To other processes.
+    Siblings {
+        is_new: bool,
+    },
 }
 
 /// Datagrams that other workers have received for one worker.
@@ -51,45 +69,102 @@ struct Waiting {
 
 impl Steering {
     /// Creates the steering for `workers` workers, of which the first `sockets` read a socket.
-    pub(super) fn new(workers: usize, sockets: usize) -> Arc<Self> {
+    pub(super) fn new(workers: usize, sockets: usize, siblings: Option<Siblings>) -> Arc<Self> {
         Arc::new(Self {
             ids: Ids::new(workers),
             inboxes: (0..workers).map(|_| Inbox::default()).collect(),
-            spread: (sockets < workers).then(RandomState::default),
+            spread: RandomState::default(),
+            is_spread: sockets >= workers,
+            siblings,
+            draining: AtomicBool::new(false),
         })
     }
 
-    /// Returns the worker for a datagram that `here` has received.
-    fn worker(&self, here: usize, datagram: &[u8], client: SocketAddr) -> usize {
-        match (self.ids.owner(datagram), &self.spread) {
-            (Owner::Worker(worker), _) => worker,
-            (Owner::New, Some(spread)) => {
-                usize::try_from(spread.hash_one(client) % self.inboxes.len() as u64).unwrap_or(here)
+    /// Leaves new clients to other processes on the port, if there are any.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Receives what other processes pass on.
+    pub(super) async fn receive_from_siblings(self: Arc<Self>, is_ipv6: bool) {
+        let socket = self.siblings.as_ref().map(Siblings::receiver);
+        let Some(Ok(socket)) = socket else { return };
+        let Ok(socket) = tokio::net::UnixDatagram::from_std(socket) else { return };
+        let mut buffer = vec![0; siblings::MAX_MESSAGE];
+        while let Ok(length) = socket.recv(&mut buffer).await {
+            if let Some(message) = siblings::decode(&buffer[..length], is_ipv6) {
+                self.accept(&message);
             }
-            // The endpoint drops what is unknown.
-            (Owner::New | Owner::Unknown, _) => here,
         }
     }
 
-    /// Passes on what belongs to other workers, and leaves the rest in `buffer`, whose length is `meta.len`.
+    /// Gives datagrams of another process to the workers. They are never passed on again.
+    fn accept(&self, message: &siblings::Message<'_>) {
+        for datagram in message.datagrams.chunks(message.stride) {
+            let worker = match self.ids.owner(datagram) {
+                Owner::Worker(worker) => worker,
+                Owner::New if message.is_new && !self.draining.load(Ordering::Relaxed) => {
+                    self.worker_of(message.client)
+                }
+                Owner::New | Owner::Unknown => continue,
+            };
+            let meta = RecvMeta {
+                addr: message.client,
+                len: datagram.len(),
+                stride: datagram.len(),
+                ecn: message.ecn,
+                dst_ip: message.local,
+            };
+            self.inboxes[worker].put(meta, datagram);
+        }
+    }
+
+    /// Returns the worker for a new connection of a client.
+    fn worker_of(&self, client: SocketAddr) -> usize {
+        (self.spread.hash_one(client) % self.inboxes.len() as u64) as usize
+    }
+
+    /// Returns who gets a datagram that `here` has received.
+    fn target(&self, here: usize, datagram: &[u8], client: SocketAddr) -> Target {
+        let has_siblings = self.siblings.is_some();
+        match self.ids.owner(datagram) {
+            Owner::Worker(worker) => Target::Worker(worker),
+            Owner::New if has_siblings && self.draining.load(Ordering::Relaxed) => {
+                Target::Siblings { is_new: true }
+            }
+            Owner::New if !self.is_spread => Target::Worker(self.worker_of(client)),
+            Owner::Unknown if has_siblings => Target::Siblings { is_new: false },
+            // The endpoint drops what is unknown.
+            Owner::New | Owner::Unknown => Target::Worker(here),
+        }
+    }
+
+    /// Passes on what belongs to others, and leaves the rest in `buffer`, whose length is `meta.len`.
     fn sort(&self, here: usize, buffer: &mut [u8], meta: &mut RecvMeta) {
         let stride = meta.stride.max(1);
         let (mut kept, mut at) = (0, 0);
         while at < meta.len {
             let until = |at: usize| (at + stride).min(meta.len);
-            let worker = self.worker(here, &buffer[at..until(at)], meta.addr);
+            let target = self.target(here, &buffer[at..until(at)], meta.addr);
             let mut end = until(at);
             // Usually, all segments belong to one connection.
-            while end < meta.len && self.worker(here, &buffer[end..until(end)], meta.addr) == worker {
+            while end < meta.len && self.target(here, &buffer[end..until(end)], meta.addr) == target {
                 end = until(end);
             }
-            if worker == here {
-                if kept < at {
-                    buffer.copy_within(at..end, kept);
+            let run = RecvMeta { len: end - at, ..*meta };
+            match target {
+                Target::Worker(worker) if worker == here => {
+                    if kept < at {
+                        buffer.copy_within(at..end, kept);
+                    }
+                    kept += end - at;
                 }
-                kept += end - at;
-            } else {
-                self.inboxes[worker].put(RecvMeta { len: end - at, ..*meta }, &buffer[at..end]);
+                Target::Worker(worker) => self.inboxes[worker].put(run, &buffer[at..end]),
+                Target::Siblings { is_new } => {
+                    if let Some(siblings) = &self.siblings {
+                        siblings.send(&run, is_new, &buffer[at..end]);
+                    }
+                }
             }
             at = end;
         }
@@ -154,7 +229,7 @@ impl WorkerSocket {
 
     /// Returns true if there is nobody to pass datagrams on to.
     fn is_alone(&self) -> bool {
-        self.steering.ids.workers() == 1
+        self.steering.ids.workers() == 1 && self.steering.siblings.is_none()
     }
 }
 
