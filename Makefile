@@ -1,7 +1,7 @@
 # make run: the demo. make test: everything, with the outside programs it needs installed first.
 CARGO ?= cargo
 
-.PHONY: run build test check lint image deb fuzz swaps outage cache-kills metrics-scale load fmt hooks
+.PHONY: run build test check lint image deb fuzz swaps outage soak cache-kills metrics-scale load fmt hooks
 
 # In a profile of its own, which is built much sooner than release.
 run:
@@ -45,6 +45,11 @@ cache-kills:
 # (tests/it/programs/outage.rs); `test` has one second. PROFILE=release measures with optimizations.
 outage:
 	TIDEGATE_OUTAGE=$${OUTAGE:-5} $(CARGO) test --profile $${PROFILE:-test} --test it -- --include-ignored --nocapture programs::outage::
+
+# SECONDS (default 3600) of mixed load at 70 % of what the gateway can take, while routes change and servers are replaced
+# (tests/soak). Fails if a request fails for another reason than its client. BINARY names another build than PROFILE's.
+soak:
+	TIDEGATE_SOAK=$(or $(SECONDS),3600) TIDEGATE_SOAK_BINARY=$(BINARY) $(CARGO) test --profile $(or $(PROFILE),release) --test soak
 
 # What metrics cost with 10,000 routers, beside Traefik, and whether strangers add series.
 metrics-scale: build
