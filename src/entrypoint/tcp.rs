@@ -14,11 +14,13 @@ use tidegate_wire::proxy_protocol::{self, Parsed};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::conn_limit::OpenConnection;
 use super::connection::{Peeked, Serving, begin_http, first_bytes, is_known, within};
 use super::linger::{self, Wire};
 use super::listener::Listener;
+use super::prefixed::Prefixed;
 use super::shutdown::Phase;
 
 use crate::tcp::rule::ACME_PROTOCOL;
@@ -179,8 +181,20 @@ fn for_client(config: Arc<ServerConfig>, hello: Option<&Hello>) -> Arc<ServerCon
     Arc::new(config)
 }
 
+impl tcp::Socket for Prefixed<TcpStream> {
+    fn socket(&self) -> Option<&TcpStream> {
+        self.prefix.is_empty().then_some(&self.inner)
+    }
+}
+
+impl tcp::Socket for TlsStream<Prefixed<TcpStream>> {
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
 /// Forwards a connection to the service of its route. Keeps `held` until the connection ends.
-fn forward<C: AsyncRead + AsyncWrite + Wire + Unpin + Send + 'static>(
+fn forward<C: AsyncRead + AsyncWrite + Wire + tcp::Socket + Unpin + Send + 'static>(
     route: Arc<Route>,
     mut client: C,
     connection: Connection,

@@ -8,7 +8,7 @@ use tidegate_core::Connection;
 use tidegate_core::traffic::OpenTraffic;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::copy;
+use super::copy::{self, Socket};
 use super::postgres;
 use super::route::Route;
 use super::server::Server;
@@ -40,7 +40,7 @@ pub async fn connect(route: &Route, connection: &Connection, starttls: bool) -> 
 }
 
 /// Copies bytes in both directions until both sides have finished.
-pub async fn forward<C: AsyncRead + AsyncWrite + Unpin>(
+pub async fn forward<C: AsyncRead + AsyncWrite + Socket + Unpin>(
     route: &Route,
     client: &mut C,
     connected: ServerConnection,

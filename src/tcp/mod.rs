@@ -10,6 +10,7 @@ mod forward;
 mod health;
 mod index;
 mod middlewares;
+mod pipe;
 mod postgres;
 mod registry;
 mod round_robin;
@@ -19,6 +20,7 @@ mod server;
 mod service;
 mod transport;
 
+pub use copy::Socket;
 pub use draft::{Draft, Effects};
 pub use forward::{connect, forward};
 pub use index::{Entry, Index};
