@@ -1,8 +1,6 @@
 //! Announcements in Consul: a key for each, whose last segment is its number, and `head` with the series and the
 //! highest number, which is written in the same transaction. `maintenance` has the switches of routers.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use tidegate_clients::OptionError;
 use tidegate_clients::consul::keys::{encode, encode_path};
@@ -13,11 +11,6 @@ use super::announcement::{Listing, MAX_KEPT, is_id};
 use super::error::ChannelError;
 use crate::maintenance::Replica;
 use crate::settings::{Cluster as Options, ClusterConsul};
-
-/// Attempts to add an announcement while others do so, too.
-const MAX_ATTEMPTS: usize = 10;
-/// Maximum delay between them.
-const MAX_DELAY: Duration = Duration::from_millis(100);
 
 /// A client of the list.
 pub(super) struct Consul {
@@ -66,32 +59,23 @@ impl Consul {
     }
 
     /// Adds an announcement, if there is one, merges the switches into those of the store, and returns the highest
-    /// number.
+    /// number. Fails as contended if others have changed something meanwhile.
     pub(super) async fn append(
         &mut self,
         known: &Mark,
         text: &str,
         switches: Option<&Replica>,
     ) -> Result<u64, ChannelError> {
-        for attempt in 1.. {
-            let keys = self.store.read(&self.prefix, true).await?;
-            let mut operations = Vec::new();
-            if let Some(switches) = switches {
-                operations.extend(self.replace(&keys, switches)?);
-            }
-            let number = self.add(keys, known, text, &mut operations)?;
-            if operations.is_empty() {
-                return Ok(number);
-            }
-            match self.store.apply(&operations).await {
-                Ok(_) => return Ok(number),
-                Err(Refusal::Condition(_)) if attempt < MAX_ATTEMPTS => {
-                    tokio::time::sleep(MAX_DELAY.mul_f64(fastrand::f64())).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
+        let keys = self.store.read(&self.prefix, true).await?;
+        let mut operations = Vec::new();
+        if let Some(switches) = switches {
+            operations.extend(self.replace(&keys, switches)?);
         }
-        Err(ChannelError::Unexpected)
+        let number = self.add(keys, known, text, &mut operations)?;
+        if !operations.is_empty() {
+            self.store.apply(&operations).await?;
+        }
+        Ok(number)
     }
 
     /// Returns what merges switches into those of the store, if it lacks some.

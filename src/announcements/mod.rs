@@ -42,6 +42,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
+/// Attempts to write while others do so, too.
+const MAX_ATTEMPTS: usize = 10;
+/// Maximum delay between them.
+const MAX_CONTENTION_DELAY: Duration = Duration::from_millis(100);
 /// What carries out announcements. There is a field for each kind.
 struct Handlers {
     purges: PurgesHandle,
@@ -118,9 +122,17 @@ impl Store {
         text: &str,
         switches: Option<&Replica>,
     ) -> Result<u64, ChannelError> {
-        match self {
-            Self::Consul(consul) => consul.append(known, text, switches).await,
-            Self::Redis(redis) => redis.append(known, text, switches).await,
+        let mut attempts = 1;
+        loop {
+            let outcome = match self {
+                Self::Consul(consul) => consul.append(known, text, switches).await,
+                Self::Redis(redis) => redis.append(known, text, switches).await,
+            };
+            match outcome {
+                Err(ChannelError::Contended(_)) if attempts < MAX_ATTEMPTS => attempts += 1,
+                outcome => return outcome,
+            }
+            tokio::time::sleep(MAX_CONTENTION_DELAY.mul_f64(fastrand::f64())).await;
         }
     }
 

@@ -15,10 +15,6 @@ use crate::settings::{Cluster as Options, ClusterRedis};
 const SCRIPT: &str = include_str!("append.lua");
 /// How long a command waits for an announcement. A list that was lost is noticed after that.
 const BLOCKING_TIME: Duration = Duration::from_secs(5);
-/// Attempts to replace the switches while others do so, too.
-const MAX_ATTEMPTS: usize = 10;
-/// Maximum delay between them.
-const MAX_DELAY: Duration = Duration::from_millis(100);
 
 /// A client of the list.
 pub(super) struct Redis {
@@ -70,30 +66,21 @@ impl Redis {
     }
 
     /// Adds an announcement, if there is one, merges the switches into those of the store, and returns the highest
-    /// number.
+    /// number. Fails as contended if others have changed something meanwhile.
     pub(super) async fn append(
         &mut self,
         known: &Mark,
         text: &str,
         switches: Option<&Replica>,
     ) -> Result<u64, ChannelError> {
-        for attempt in 1.. {
-            match self.try_append(known, text, switches).await {
-                Err(ChannelError::Contended(_)) if attempt < MAX_ATTEMPTS => {
-                    tokio::time::sleep(MAX_DELAY.mul_f64(fastrand::f64())).await;
-                }
-                outcome => {
-                    if outcome.is_err() {
-                        self.give_up();
-                    }
-                    return outcome;
-                }
-            }
+        let outcome = self.merge_and_add(known, text, switches).await;
+        if !matches!(outcome, Ok(_) | Err(ChannelError::Contended(_))) {
+            self.give_up();
         }
-        Err(ChannelError::Unexpected)
+        outcome
     }
 
-    async fn try_append(
+    async fn merge_and_add(
         &mut self,
         known: &Mark,
         text: &str,
