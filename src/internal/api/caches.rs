@@ -156,12 +156,5 @@ async fn purge(snapshot: &Snapshot, around: &Surroundings, request: Request) -> 
     }
     operator.note(AuditEvent::CachePurged, &what);
     let announced = around.announcements.announce(id, operator.name(), Command::PurgeCache(command)).await;
-    let Some(announced) = announced else { return Ok(json!({"purged": purged})) };
-    let announcement = announced.map_err(|error| Refused::OnlyHere {
-        action: "purged",
-        shown: json!({"purged": purged}),
-        error,
-    })?;
-    let members = around.cluster.view().members.len().saturating_sub(1);
-    Ok(json!({"purged": purged, "cluster": {"announcement": announcement, "members": members}}))
+    operator::with_announcement(json!({"purged": purged}), &around.cluster, "purged", announced)
 }

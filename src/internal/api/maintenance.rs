@@ -186,16 +186,10 @@ async fn switch(
         shown["durable"] = false.into();
         shown["problem"] = format!("not saved: {problem}").into();
     }
-    match announced {
-        None => {}
-        Some(Ok(announcement)) => {
-            shown["durable"] = true.into();
-            let members = around.cluster.view().members.len().saturating_sub(1);
-            shown["cluster"] = json!({"announcement": announcement, "members": members});
-        }
-        Some(Err(error)) => return Err(Refused::OnlyHere { action: "switched the router", shown, error }),
+    if matches!(announced, Some(Ok(_))) {
+        shown["durable"] = true.into();
     }
-    Ok(shown)
+    operator::with_announcement(shown, &around.cluster, "switched the router", announced)
 }
 
 impl SwitchRequest {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN};
 use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tidegate_core::caches::InvalidUrl;
 use tidegate_core::sessions::EndError;
 use tidegate_core::{AuditEvent, CollectError, Exchange, Identity, Reason, Request, Response, reply};
@@ -14,6 +14,7 @@ use super::json::as_go;
 use super::maintenance::refusal::Refusal;
 use super::{body, refusal};
 use crate::announcements::AnnounceError;
+use crate::cluster::Cluster;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Maximum size of a request, in bytes.
@@ -112,6 +113,29 @@ pub(super) async fn read_json<T: DeserializeOwned>(
     let read = request.body.collect(MAX_REQUEST).await.map_err(Refused::Unreadable)?;
     let bytes = if read.bytes.is_empty() { &b"{}"[..] } else { &read.bytes };
     Ok((serde_json::from_slice(bytes)?, operator))
+}
+
+/// Adds to a response what became of the announcement to the cluster; `None` without a cluster. `action` is what this
+/// gateway has done.
+///
+/// # Errors
+///
+/// The other members do not know it.
+pub(super) fn with_announcement(
+    mut shown: Value,
+    cluster: &Cluster,
+    action: &'static str,
+    announced: Option<Result<u64, AnnounceError>>,
+) -> Result<Value, Refused> {
+    match announced {
+        None => {}
+        Some(Ok(announcement)) => {
+            let members = cluster.view().members.len().saturating_sub(1);
+            shown["cluster"] = json!({"announcement": announcement, "members": members});
+        }
+        Some(Err(error)) => return Err(Refused::OnlyHere { action, shown, error }),
+    }
+    Ok(shown)
 }
 
 /// Returns the response, which nothing may store.
