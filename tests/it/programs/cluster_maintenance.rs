@@ -4,9 +4,8 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use super::members::{Store, meet, number, shown};
+use super::members::{Members, Store, number, shown};
 use crate::cache_operated::{JSON, OPERATOR};
 use crate::support::outside::Redis;
 use crate::support::{Answer, Backend, Gateway, eventually, get, get_with, raw};
@@ -17,35 +16,20 @@ const ROUNDS: usize = 6;
 /// `a` with the password `test`.
 const LOGIN: &str = "login: {basicAuth: {users: ['a:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/']}}";
 
-/// Three members with two routers.
-struct Members {
-    folder: TempDir,
-    backend: Backend,
-    store: Store,
-}
+/// Members with two routers.
+struct Routers(Members);
 
-impl Members {
+impl Routers {
     fn new(store: Store) -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), backend: Backend::echo("a"), store }
+        Self(Members::new(store, Backend::echo("a")))
     }
 
     /// Starts a member that knows after a restart what it had.
     fn start(&self, id: &str) -> Gateway {
-        self.start_with(id, &format!("--providers.lastState.directory={}", self.path(id)))
+        self.start_with(id, format!("--providers.lastState.directory={}", self.0.path(id).display()))
     }
 
-    fn start_with(&self, id: &str, more: &str) -> Gateway {
-        let audit = format!("--auditLog.filePath={}.log", self.path(id));
-        let (flag, id_flag) = (self.store.flag(), format!("--cluster.id={id}"));
-        let flags = [
-            "--api.middlewares=login@file",
-            "--cluster.name=c",
-            "--cluster.ttl=10s",
-            &id_flag,
-            &flag,
-            &audit,
-            more,
-        ];
+    fn start_with(&self, id: &str, more: String) -> Gateway {
         let routes = format!(
             "http:
   routers:
@@ -56,27 +40,18 @@ impl Members {
   services:
     a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
 ",
-            self.backend.url()
+            self.0.backend.url()
         );
-        Gateway::with(&flags, &routes)
+        self.0.start(id, &routes, &[more])
     }
 
     fn start_all(&self) -> Vec<Gateway> {
-        let all: Vec<_> = ["gw-1", "gw-2", "gw-3"].iter().map(|id| self.start(id)).collect();
-        meet(&all);
-        all
-    }
-
-    fn path(&self, id: &str) -> String {
-        self.folder.path().join(id).display().to_string()
+        Members::start_all(|id| self.start(id))
     }
 
     /// What the audit log of a member has of switches.
     fn audited(&self, id: &str) -> Vec<Value> {
-        let text = std::fs::read_to_string(format!("{}.log", self.path(id))).unwrap_or_default();
-        let events = text.lines().filter_map(|line| serde_json::from_str(line).ok());
-        let is_it = |event: &Value| event["event"].as_str().is_some_and(|one| one.starts_with("maintenance"));
-        events.filter(is_it).collect()
+        self.0.audited(id, "maintenance")
     }
 }
 
@@ -114,7 +89,7 @@ fn cli(gateway: &Gateway, arguments: &[&str]) -> Output {
 }
 
 fn switches_reach_all(store: Store, name: &str) {
-    let members = Members::new(store);
+    let members = Routers::new(store);
     let gateways = members.start_all();
     let mut times = Vec::new();
     for round in 0..ROUNDS {
@@ -169,14 +144,14 @@ fn switches_reach_all_gateways_over_consul() {
 /// A gateway that comes back has what was switched meanwhile, also if the list has forgotten it, and does not bring back
 /// what was ended.
 fn who_was_away_learns_all(store: Store) {
-    let members = Members::new(store);
+    let members = Routers::new(store);
     let mut gateways = members.start_all();
     gateways.pop().unwrap().shutdown();
     switch(&gateways[0], true, "r");
     gateways.push(members.start("gw-3"));
     eventually("it learns that it is on", || statuses(&gateways, "h") == [503; 3]);
     eventually("it has saved it", || {
-        let path = format!("{}/@maintenance.json", members.path("gw-3"));
+        let path = members.0.path("gw-3").join("@maintenance.json");
         std::fs::read_to_string(path).is_ok_and(|text| text.contains("r@file"))
     });
 
@@ -203,7 +178,7 @@ fn who_was_away_learns_all(store: Store) {
     }
     gateways.push(members.start("gw-3"));
     // One that has nothing on disk.
-    gateways.push(members.start_with("gw-4", "--cluster.address=new"));
+    gateways.push(members.start_with("gw-4", "--cluster.address=new".to_owned()));
     eventually("they learn both", || {
         statuses(&gateways, "h") == [503; 4] && statuses(&gateways, "other") == [200; 4]
     });
@@ -223,11 +198,11 @@ fn a_gateway_that_was_away_learns_all_switches_over_consul() {
 
 /// While the store is unavailable, the operator learns that only one gateway has switched; the others follow.
 fn an_outage_is_reported_and_made_up_for(store: Store) {
-    let mut members = Members::new(store);
+    let mut members = Routers::new(store);
     let mut gateways = members.start_all();
     switch(&gateways[1], true, "other");
     eventually("it is active everywhere", || statuses(&gateways, "other") == [503; 3]);
-    members.store.kill();
+    members.0.store.kill();
     let output = cli(&gateways[0], &["on", "r"]);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{error}");
@@ -247,7 +222,7 @@ fn an_outage_is_reported_and_made_up_for(store: Store) {
     gateways.insert(0, members.start("gw-1"));
     assert_eq!((status(&gateways[0], "h"), status(&gateways[0], "other")), (503, 503));
 
-    members.store.run();
+    members.0.store.run();
     eventually("all have both", || {
         statuses(&gateways, "h") == [503; 3] && statuses(&gateways, "other") == [200; 3]
     });
@@ -273,16 +248,16 @@ fn an_outage_of_consul_is_reported_and_switches_made_up_for() {
 #[test]
 #[ignore = "needs redis-server"]
 fn a_redis_that_loses_its_data_gets_the_switches_again() {
-    let mut members = Members::new(Store::Redis(Redis::start(&[])));
+    let mut members = Routers::new(Store::Redis(Redis::start(&[])));
     let mut gateways = members.start_all();
     switch(&gateways[0], true, "r");
     eventually("it is active everywhere", || statuses(&gateways, "h") == [503; 3]);
-    members.store.kill();
+    members.0.store.kill();
     eventually("it is missed", || {
         gateways.iter().all(|gateway| shown(gateway)["announcementsError"].is_string())
     });
-    members.store.run();
-    gateways.push(members.start_with("gw-4", "--cluster.address=new"));
+    members.0.store.run();
+    gateways.push(members.start_with("gw-4", "--cluster.address=new".to_owned()));
     eventually("a newcomer learns it", || statuses(&gateways, "h") == [503; 4]);
 }
 
@@ -290,9 +265,9 @@ fn a_redis_that_loses_its_data_gets_the_switches_again() {
 #[test]
 #[ignore = "needs redis-server"]
 fn unreadable_switches_are_reported() {
-    let members = Members::new(Store::redis());
+    let members = Routers::new(Store::redis());
     let gateways = members.start_all();
-    let Store::Redis(redis) = &members.store else { unreachable!() };
+    let Store::Redis(redis) = &members.0.store else { unreachable!() };
     redis.command(&["SET", "tidegate:cluster:{c}:maintenance", r#"{"version":2,"switches":{}}"#]);
     let answer = send(&gateways[0], true, "r");
     assert_eq!(answer.status, 503);

@@ -1,56 +1,44 @@
 //! Purges that reach all gateways of a cluster, with a real Consul agent and a real Redis.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use super::members::{Store, meet, number, shown};
+use super::members::{Members, Store, number, shown};
 use crate::cache_operated::{JSON, OPERATOR, disk_is_ready, is_hit, numbered, purge, routes, with_disk};
 use crate::support::outside::Redis;
-use crate::support::{Backend, Gateway, eventually, get, get_with};
+use crate::support::{Gateway, eventually, get, get_with};
 
 /// A purge is visible everywhere within this time.
 const LIMIT: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 10;
 
-/// Three members with caches on disk, in front of one server.
-struct Members {
-    folder: TempDir,
-    backend: Backend,
-    store: Store,
-}
+/// Members with caches on disk.
+struct Caches(Members);
 
-impl Members {
+impl Caches {
     fn new(store: Store) -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), backend: numbered(), store }
-    }
-
-    fn path(&self, id: &str) -> std::path::PathBuf {
-        self.folder.path().join(id)
+        Self(Members::new(store, numbered()))
     }
 
     fn start(&self, id: &str) -> Gateway {
-        let gateway = self.start_unready(id);
+        let gateway = self.start_unready(id, &[]);
         disk_is_ready(gateway.address("traefik"));
         gateway
     }
 
-    fn start_unready(&self, id: &str) -> Gateway {
-        let audit = format!("--auditLog.filePath={}", self.path(&format!("{id}.log")).display());
-        let (flag, id_flag) = (self.store.flag(), format!("--cluster.id={id}"));
-        let ttl = "--cluster.ttl=10s";
-        let flags =
-            ["--api.middlewares=login@file", "--cluster.name=c", &id_flag, ttl, &flag, audit.as_str()];
-        Gateway::with(&flags, &routes(&self.backend.url(), &with_disk(&self.path(id), "")))
+    fn start_unready(&self, id: &str, more: &[String]) -> Gateway {
+        let routes = routes(&self.0.backend.url(), &with_disk(&self.0.path(id), ""));
+        self.0.start(id, &routes, more)
     }
 
     fn start_all(&self) -> Vec<Gateway> {
-        let all: Vec<_> = ["gw-1", "gw-2", "gw-3"].iter().map(|id| self.start(id)).collect();
-        meet(&all);
-        all
+        Members::start_all(|id| self.start(id))
+    }
+
+    fn audited(&self, id: &str) -> Vec<Value> {
+        self.0.audited(id, "cache_purged")
     }
 }
 
@@ -74,14 +62,8 @@ fn announced(gateway: &Gateway, what: &Value) -> Value {
     serde_json::from_str(&answer.text()).unwrap()
 }
 
-fn audited(folder: &Path, id: &str) -> Vec<Value> {
-    let text = std::fs::read_to_string(folder.join(format!("{id}.log"))).unwrap_or_default();
-    let events = text.lines().filter_map(|line| serde_json::from_str(line).ok());
-    events.filter(|event: &Value| event["event"] == "cache_purged").collect()
-}
-
 fn purges_reach_all(store: Store, name: &str) {
-    let members = Members::new(store);
+    let members = Caches::new(store);
     let gateways = members.start_all();
     let mut times = Vec::new();
     for round in 0..ROUNDS {
@@ -114,13 +96,13 @@ fn purges_reach_all(store: Store, name: &str) {
     }
     for (place, id) in ["gw-1", "gw-2", "gw-3"].into_iter().enumerate() {
         let own = (0..ROUNDS).filter(|round| round % 3 == place).count();
-        eventually("all are audited at every member", || audited(members.folder.path(), id).len() == ROUNDS);
-        let all = audited(members.folder.path(), id);
+        eventually("all are audited at every member", || members.audited(id).len() == ROUNDS);
+        let all = members.audited(id);
         let numbers: Vec<u64> = all.iter().filter_map(|event| event["announcement"].as_u64()).collect();
         assert!(numbers.is_sorted() && numbers.len() == ROUNDS - own, "{numbers:?}");
         assert!(all.iter().all(|event| event["identity"] == "a"), "{all:?}");
     }
-    let of_two = audited(members.folder.path(), "gw-2");
+    let of_two = members.audited("gw-2");
     let first = of_two.iter().find(|event| event["announcement"] == 1).unwrap();
     assert_eq!(json!([first["subject"], first["origin"]]), json!(["url http://h/a/1", "gw-1"]));
 }
@@ -139,7 +121,7 @@ fn purges_reach_all_gateways_over_consul() {
 
 /// A gateway that comes back with what it had on disk does not serve what was purged meanwhile.
 fn who_was_away_catches_up(store: Store) {
-    let members = Members::new(store);
+    let members = Caches::new(store);
     let mut gateways = members.start_all();
     fill(&gateways, &["/a/1", "/b/1"]);
     let objects = |gateway: &Gateway| {
@@ -147,7 +129,7 @@ fn who_was_away_catches_up(store: Store) {
         let all: Value = serde_json::from_str(&answer.text()).unwrap();
         all[0]["disk"]["objects"].as_u64().unwrap()
     };
-    let note = members.path("gw-3").join("note");
+    let note = members.0.path("gw-3").join("note");
     announced(&gateways[0], &json!({"tag": "other"}));
     eventually("its place is kept", || {
         std::fs::read_to_string(&note).is_ok_and(|text| text.split(' ').nth(1) == Some("1"))
@@ -171,7 +153,8 @@ fn who_was_away_catches_up(store: Store) {
     assert!(!has(&gateways[2], "/b/1"), "nobody knows whether it was purged");
     assert!(has(&gateways[1], "/b/1"), "who was there knows");
     eventually("it is audited", || {
-        audited(members.folder.path(), "gw-3")
+        members
+            .audited("gw-3")
             .iter()
             .any(|event| event["subject"].as_str().unwrap().contains("announcements are missing"))
     });
@@ -191,10 +174,10 @@ fn a_gateway_that_was_away_catches_up_over_consul() {
 
 /// While the store is unavailable, the operator learns that only one gateway has purged; the others follow.
 fn an_outage_is_told_and_made_up_for(store: Store) {
-    let mut members = Members::new(store);
+    let mut members = Caches::new(store);
     let mut gateways = members.start_all();
     fill(&gateways, &["/a/1", "/b/1"]);
-    members.store.kill();
+    members.0.store.kill();
     let api = format!("http://{}", gateways[0].address("traefik"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.args(["cache", "purge", "http://h/a/1", "--api", &api, "--user", "a:test"]).env_clear();
@@ -207,13 +190,13 @@ fn an_outage_is_told_and_made_up_for(store: Store) {
 
     // One that starts now does not know what it has missed, so it does not use what is on disk.
     gateways.pop().unwrap().shutdown();
-    gateways.push(members.start_unready("gw-3"));
+    gateways.push(members.start_unready("gw-3", &["--providers.startTimeout=1s".to_owned()]));
     assert!(!has(&gateways[2], "/a/1") && !has(&gateways[2], "/b/1"));
     assert_eq!(get(gateways[2].web(), "h", "/c").status, 200, "it serves");
     let problems = || get_with(gateways[2].address("traefik"), "gw", "/api/problems", OPERATOR).text();
     eventually("it is a problem", || problems().contains("is not used until the cluster is reached"));
 
-    members.store.run();
+    members.0.store.run();
     for gateway in &gateways {
         eventually("the others follow", || !has(gateway, "/a/1"));
         eventually("nothing is wrong any more", || shown(gateway)["announcementsError"].is_null());
@@ -242,18 +225,18 @@ fn an_outage_of_consul_is_told_and_made_up_for() {
 #[test]
 #[ignore = "needs redis-server"]
 fn a_redis_that_loses_its_data_costs_no_cache_that_is_up_to_date() {
-    let mut members = Members::new(Store::Redis(Redis::start(&[])));
+    let mut members = Caches::new(Store::Redis(Redis::start(&[])));
     let gateways = members.start_all();
     fill(&gateways, &["/a/1", "/b/1"]);
     announced(&gateways[0], &json!({"tag": "a"}));
     for gateway in &gateways {
         eventually("it has purged", || !has(gateway, "/a/1") && number(gateway) == 1);
     }
-    members.store.kill();
+    members.0.store.kill();
     eventually("it is missed", || {
         gateways.iter().all(|gateway| shown(gateway)["announcementsError"].is_string())
     });
-    members.store.run();
+    members.0.store.run();
     eventually("it is found", || {
         gateways.iter().all(|gateway| shown(gateway)["announcementsError"].is_null())
     });
