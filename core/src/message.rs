@@ -165,7 +165,7 @@ pub struct Context {
     /// appended.
     pub omit_forwarded_for: bool,
     /// Whether a middleware has another response if no server takes the request. Nothing behind it waits for a server
-    /// (`loadBalancer.hold`) or replaces the failure.
+    /// (`loadBalancer.hold`), or long for a connection to one, or replaces the failure.
     pub has_substitute: bool,
 }
 

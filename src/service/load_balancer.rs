@@ -24,6 +24,9 @@ use crate::upstream::Outgoing;
 
 /// Maximum number of servers tried for a request that could not be sent.
 const MAX_SERVERS: usize = 3;
+/// How long a request for which a cache has another response waits for a connection to a server. A lost segment is
+/// sent again after a second.
+const SUBSTITUTED_CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 /// A service with servers.
 pub(super) struct LoadBalancer {
@@ -166,8 +169,8 @@ impl LoadBalancer {
         // Informational responses must not be sent to HTTP/1.0 clients (RFC 9110 section 15.2).
         let interim = context.interim.as_deref().filter(|_| head.version != Version::HTTP_10);
         let span = exchange.spans().and_then(|spans| begin_span(spans, server, &mut head));
-        let upgrade = context.upgrade.take();
-        let outgoing = Outgoing { head, body, upgrade, exchange: Some(exchange.clone()) };
+        let (upgrade, connect_limit) = (context.upgrade.take(), connect_limit(&context));
+        let outgoing = Outgoing { head, body, upgrade, exchange: Some(exchange.clone()), connect_limit };
         match endpoint.try_send(outgoing, interim).await {
             Ok(response) => {
                 server.answered();
@@ -367,6 +370,11 @@ impl Service for LoadBalancer {
 fn prefixed(base: &str, original: &Uri) -> Result<Uri, http::uri::InvalidUri> {
     let target = original.path_and_query().map_or("/", PathAndQuery::as_str);
     PathAndQuery::try_from(format!("{base}{target}")).map(Uri::from)
+}
+
+/// Returns how long a request waits for a connection, if not for as long as the transport allows.
+fn connect_limit(context: &Context) -> Option<Duration> {
+    context.has_substitute.then_some(SUBSTITUTED_CONNECT_LIMIT)
 }
 
 /// Begins the span of an attempt, and writes it into the headers of the request.

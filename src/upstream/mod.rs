@@ -109,7 +109,7 @@ impl Endpoint {
     /// Dropping the future cancels the request.
     pub async fn send(self: &Arc<Self>, request: Request) -> Result<Response, UpstreamError> {
         let Request { head, body, context } = request;
-        let outgoing = Outgoing { head, body, upgrade: context.upgrade, exchange: None };
+        let outgoing = Outgoing { head, body, upgrade: context.upgrade, exchange: None, connect_limit: None };
         self.try_send(outgoing, None).await.map_err(|failure| failure.error)
     }
 

@@ -48,6 +48,8 @@ pub(crate) struct Outgoing {
     pub(crate) upgrade: Option<Box<tidegate_core::Upgrade>>,
     /// The exchange of this attempt.
     pub(crate) exchange: Option<Arc<Exchange>>,
+    /// Maximum time to wait for a connection, beside the timeouts of the transport.
+    pub(crate) connect_limit: Option<Duration>,
 }
 
 /// A failed attempt, with the request if no byte of it was sent and its body is complete.
@@ -63,7 +65,7 @@ impl Endpoint {
         outgoing: Outgoing,
         interim: Option<&dyn Interim>,
     ) -> Result<Response, Failure> {
-        let Outgoing { mut head, body, upgrade, exchange } = outgoing;
+        let Outgoing { mut head, body, upgrade, exchange, connect_limit } = outgoing;
         let in_flight = InFlight::begin(self);
         let cleaned = fields::clean_request(&mut head, upgrade.is_some());
         fields::fill_host(&mut head.headers, &cleaned, &self.authority);
@@ -79,7 +81,12 @@ impl Endpoint {
         let mut outgoing = Request::from_parts(head, body);
         let mut stale = 0;
         loop {
-            let mut lease = match self.lease(change.is_some(), stale >= MAX_STALE).await {
+            let (upgrade, fresh) = (change.is_some(), stale >= MAX_STALE);
+            let lease = match connect_limit {
+                None => self.lease(upgrade, fresh).await,
+                Some(limit) => Box::pin(self.within(limit, self.lease(upgrade, fresh))).await,
+            };
+            let mut lease = match lease {
                 Ok(lease) => lease,
                 Err(error) => return Err(unsent(error, outgoing, change, exchange)),
             };
@@ -120,6 +127,16 @@ impl Endpoint {
     /// Returns an error for a request that can be sent to another server.
     fn lost(&self, reason: String) -> UpstreamError {
         UpstreamError::Lost { server: self.target.address.clone(), reason, sent: false }
+    }
+
+    /// Gives up waiting for a connection after `limit`.
+    async fn within(
+        &self,
+        limit: Duration,
+        lease: impl Future<Output = Result<Lease, UpstreamError>>,
+    ) -> Result<Lease, UpstreamError> {
+        let timeout = || UpstreamError::ConnectTimeout { server: self.target.address.clone() };
+        tokio::time::timeout(limit, lease).await.unwrap_or_else(|_| Err(timeout()))
     }
 
     /// Returns a connection for one request: a kept one unless `fresh`, or a new one.
@@ -429,7 +446,7 @@ fn unsent(
         head.version = Version::HTTP_11;
     }
     let upgrade = change.map(|change| change.client);
-    Failure { error, unsent: Some(Box::new(Outgoing { head, body, upgrade, exchange })) }
+    Failure { error, unsent: Some(Box::new(Outgoing { head, body, upgrade, exchange, connect_limit: None })) }
 }
 
 /// Returns true if the server has closed the connection.

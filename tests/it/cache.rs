@@ -251,3 +251,24 @@ fn traefik_hubs_options_are_those_of_the_cache() {
         assert_eq!(word(&ask("Cache-Control: no-store\r\n")), "BYPASS", "{options}");
     }
 }
+
+#[test]
+fn a_server_that_swallows_connections_delays_stale_responses_for_seconds() {
+    let backend = numbered();
+    let gateway = start(&backend);
+    assert_eq!(get(gateway.web(), "h", "/stale").text(), "0000");
+    // The kernel drops what does not fit into its queue.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let full = socket.local_addr().unwrap().as_socket().unwrap();
+    let connects = || TcpStream::connect_timeout(&full, Duration::from_millis(300)).ok();
+    let _queued: Vec<_> = std::iter::from_fn(connects).collect();
+    let generation = gateway.generation();
+    gateway.write("routes.yml", &routes(&format!("http://{full}"), "{}"));
+    eventually("it is the server", || gateway.generation() > generation);
+    let begun = std::time::Instant::now();
+    let answer = get(gateway.web(), "h", "/stale");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "0000"));
+    assert!(begun.elapsed() < Duration::from_secs(15), "not for dialTimeout: {:?}", begun.elapsed());
+}
