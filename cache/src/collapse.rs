@@ -1,8 +1,9 @@
 //! One request to the server for many clients that ask for the same at once (request collapsing, RFC 9111 §4).
 //!
-//! The first request for a key leads; others wait for it, up to a limit in number, and for as long as they like to. When
-//! the response turns out not to be storable, all are released at once, and requests for the key do not wait for a
-//! while ("hit for miss"), since they would have to be sent one after the other.
+//! The first request for a key leads; others wait for it, up to a limit in number, and for as long as they like to. While
+//! the response is received, they can be given a handle to read it. When it turns out not to be storable, all are
+//! released at once, and requests for the key do not wait for a while ("hit for miss"), since they would have to be sent
+//! one after the other.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -60,12 +61,21 @@ pub enum Outcome {
     TimedOut,
 }
 
+/// What is known about a request that leads. `F`: how its response is read while it is received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress<F> {
+    /// The response is being received.
+    Filling(F),
+    /// The request has ended, or the time to wait has.
+    Ended(Outcome),
+}
+
 /// What a request does.
-pub enum Role {
+pub enum Role<F> {
     /// It is sent to the server, and others wait for it.
-    Lead(Leader),
+    Lead(Leader<F>),
     /// It waits.
-    Wait(Waiter),
+    Wait(Waiter<F>),
     /// It is sent, and nobody waits for it.
     Pass(Pass),
 }
@@ -81,23 +91,23 @@ pub enum Pass {
     TooManyKeys,
 }
 
-struct Flight {
-    outcome: watch::Receiver<Option<Outcome>>,
+struct Flight<F> {
+    /// `None` until the response is being received.
+    progress: watch::Receiver<Option<Progress<F>>>,
     waiting: Arc<AtomicUsize>,
 }
 
-struct Shared {
-    flights: Mutex<HashMap<Key, Flight, RandomState>>,
+struct Shared<F> {
+    flights: Mutex<HashMap<Key, Flight<F>, RandomState>>,
     /// Until when requests for a key do not wait.
     uncacheable: Cache<Key, Timestamp>,
     limits: CollapseLimits,
 }
 
-/// Requests that are under way.
-#[derive(Clone)]
-pub struct Collapser(Arc<Shared>);
+/// Requests that are under way. `F`: how a response is read while it is received.
+pub struct Collapser<F>(Arc<Shared<F>>);
 
-impl Collapser {
+impl<F: Clone> Collapser<F> {
     /// None is under way.
     pub fn new(limits: CollapseLimits) -> Self {
         Self(Arc::new(Shared {
@@ -108,7 +118,7 @@ impl Collapser {
     }
 
     /// Decides what a request for `key` does that the store cannot answer.
-    pub fn join(&self, key: &Key, now: Timestamp) -> Role {
+    pub fn join(&self, key: &Key, now: Timestamp) -> Role<F> {
         if let Some(until) = self.0.uncacheable.get(key) {
             if now < until {
                 return Role::Pass(Pass::Uncacheable);
@@ -126,12 +136,12 @@ impl Collapser {
                 }
                 flight.waiting.fetch_add(1, Ordering::Relaxed);
                 let count = Waiting(flight.waiting.clone());
-                Role::Wait(Waiter { outcome: flight.outcome.clone(), _count: count })
+                Role::Wait(Waiter { progress: flight.progress.clone(), _count: count })
             }
             Entry::Vacant(_) if !room => Role::Pass(Pass::TooManyKeys),
             Entry::Vacant(place) => {
-                let (sender, outcome) = watch::channel(None);
-                place.insert(Flight { outcome, waiting: Arc::default() });
+                let (sender, progress) = watch::channel(None);
+                place.insert(Flight { progress, waiting: Arc::default() });
                 Role::Lead(Leader { shared: self.0.clone(), key: key.clone(), sender: Some(sender) })
             }
         }
@@ -156,13 +166,20 @@ impl Collapser {
 }
 
 /// The request that others wait for. Dropping it tells them that it was abandoned.
-pub struct Leader {
-    shared: Arc<Shared>,
+pub struct Leader<F> {
+    shared: Arc<Shared<F>>,
     key: Key,
-    sender: Option<watch::Sender<Option<Outcome>>>,
+    sender: Option<watch::Sender<Option<Progress<F>>>>,
 }
 
-impl Leader {
+impl<F> Leader<F> {
+    /// The response is being received, and can be read by `fill`.
+    pub fn filling(&self, fill: F) {
+        if let Some(sender) = &self.sender {
+            sender.send_replace(Some(Progress::Filling(fill)));
+        }
+    }
+
     /// The response is stored and can be found.
     pub fn stored(mut self) {
         self.end(Outcome::Stored);
@@ -188,12 +205,12 @@ impl Leader {
         if let Some(sender) = self.sender.take() {
             // From here on, the next request leads.
             self.shared.flights.lock().remove(&self.key);
-            sender.send_replace(Some(outcome));
+            sender.send_replace(Some(Progress::Ended(outcome)));
         }
     }
 }
 
-impl Drop for Leader {
+impl<F> Drop for Leader<F> {
     fn drop(&mut self) {
         self.end(Outcome::Abandoned);
     }
@@ -209,22 +226,38 @@ impl Drop for Waiting {
 }
 
 /// A request that waits. Dropping it makes room for another.
-pub struct Waiter {
-    outcome: watch::Receiver<Option<Outcome>>,
+pub struct Waiter<F> {
+    progress: watch::Receiver<Option<Progress<F>>>,
     _count: Waiting,
 }
 
-impl Waiter {
-    /// Waits for the leader, or until `deadline` completes.
-    pub async fn wait(mut self, deadline: impl Future<Output = ()>) -> Outcome {
-        let ended = async {
+impl<F: Clone> Waiter<F> {
+    /// Waits until the response is being received or the leader has ended, or until `deadline` completes.
+    pub async fn progress(&mut self, deadline: impl Future<Output = ()>) -> Progress<F> {
+        self.wait(deadline, Option::is_some).await
+    }
+
+    /// Waits until the leader has ended, or until `deadline` completes.
+    pub async fn outcome(&mut self, deadline: impl Future<Output = ()>) -> Outcome {
+        match self.wait(deadline, |progress| matches!(progress, Some(Progress::Ended(_)))).await {
+            Progress::Ended(outcome) => outcome,
+            Progress::Filling(_) => Outcome::Abandoned,
+        }
+    }
+
+    async fn wait(
+        &mut self,
+        deadline: impl Future<Output = ()>,
+        is_enough: impl FnMut(&Option<Progress<F>>) -> bool,
+    ) -> Progress<F> {
+        let told = async {
             // The sender always sends before it is dropped.
-            self.outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| *outcome)
+            self.progress.wait_for(is_enough).await.ok().and_then(|progress| progress.clone())
         };
         tokio::select! {
             biased;
-            outcome = ended => outcome.unwrap_or(Outcome::Abandoned),
-            () = deadline => Outcome::TimedOut,
+            progress = told => progress.unwrap_or(Progress::Ended(Outcome::Abandoned)),
+            () = deadline => Progress::Ended(Outcome::TimedOut),
         }
     }
 }
@@ -245,12 +278,15 @@ mod tests {
         Key::from_bytes(name.as_bytes())
     }
 
+    type Collapser = super::Collapser<&'static str>;
+    type Leader = super::Leader<&'static str>;
+
     fn lead(collapser: &Collapser, name: &str) -> Leader {
         let Role::Lead(leader) = collapser.join(&key(name), NOW) else { panic!("does not lead") };
         leader
     }
 
-    fn wait(collapser: &Collapser, name: &str) -> Waiter {
+    fn wait(collapser: &Collapser, name: &str) -> Waiter<&'static str> {
         let Role::Wait(waiter) = collapser.join(&key(name), NOW) else { panic!("does not wait") };
         waiter
     }
@@ -270,14 +306,19 @@ mod tests {
         ] {
             let collapser = Collapser::new(LIMITS);
             let leader = lead(&collapser, "a");
-            let waiters: Vec<_> = (0..3).map(|_| Box::pin(wait(&collapser, "a").wait(pending()))).collect();
-            let mut waiters = waiters;
+            let mut waiters: Vec<_> = (0..3).map(|_| wait(&collapser, "a")).collect();
             for waiter in &mut waiters {
-                assert_eq!(waiter.as_mut().now_or_never(), None);
+                assert_eq!(waiter.progress(pending()).now_or_never(), None);
+            }
+            leader.filling("a body");
+            for waiter in &mut waiters {
+                assert_eq!(waiter.progress(pending()).now_or_never(), Some(Progress::Filling("a body")));
+                assert_eq!(waiter.outcome(pending()).now_or_never(), None);
             }
             end(leader);
-            for waiter in waiters {
-                assert_eq!(waiter.now_or_never(), Some(expected));
+            for mut waiter in waiters {
+                assert_eq!(waiter.outcome(pending()).now_or_never(), Some(expected));
+                assert_eq!(waiter.progress(pending()).now_or_never(), Some(Progress::Ended(expected)));
             }
             assert_eq!(collapser.usage(), (0, 0));
         }
@@ -289,7 +330,7 @@ mod tests {
         let leader = lead(&collapser, "a");
         let mut waiters: Vec<_> = (0..3).map(|_| wait(&collapser, "a")).collect();
         assert_eq!(pass(&collapser, "a", NOW), Some(Pass::TooManyWaiting));
-        assert_eq!(waiters.pop().unwrap().wait(ready(())).now_or_never(), Some(Outcome::TimedOut));
+        assert_eq!(waiters.pop().unwrap().outcome(ready(())).now_or_never(), Some(Outcome::TimedOut));
         assert_eq!(collapser.usage(), (1, 2));
         wait(&collapser, "a");
         let _other = lead(&collapser, "b");

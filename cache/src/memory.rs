@@ -176,8 +176,18 @@ impl MemoryStore {
         let fixed = (head.size() + 2 * key.as_bytes().len() + OVERHEAD) as u64;
         let mut reserved = Reserved { store: self.clone(), bytes: 0 };
         reserved.add(fixed)?;
-        let (chunks, open, head) = (Vec::new(), BytesMut::new(), head.compact());
-        Ok(Writer { key, head, epoch, chunks, open, received: 0, expected, reserved })
+        Ok(Writer {
+            key,
+            head: head.compact(),
+            epoch,
+            chunks: Vec::new(),
+            open: BytesMut::new(),
+            received: 0,
+            expected,
+            is_reserved: false,
+            is_sealed: false,
+            reserved,
+        })
     }
 
     /// Replaces the head of a stored response, after a 304 or a response to HEAD. False if it is not stored any
@@ -259,6 +269,10 @@ pub struct Writer {
     open: BytesMut,
     received: u64,
     expected: Option<u64>,
+    /// All that is expected is reserved.
+    is_reserved: bool,
+    /// `chunks` are as they are kept.
+    is_sealed: bool,
     reserved: Reserved,
 }
 
@@ -276,8 +290,12 @@ impl Reserved {
             return Err(NotKept::TooLarge(object));
         }
         let before = self.store.receiving.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > limits.receiving.load(Ordering::Relaxed) {
+            self.store.receiving.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(NotKept::Busy);
+        }
         self.bytes += bytes;
-        if before + bytes > limits.receiving.load(Ordering::Relaxed) { Err(NotKept::Busy) } else { Ok(()) }
+        Ok(())
     }
 }
 
@@ -291,8 +309,15 @@ impl Writer {
     /// Adds a piece of the body. It is copied: a piece may keep a much larger buffer alive. After an error, the writer
     /// is of no use.
     pub fn push(&mut self, mut piece: &[u8]) -> Result<(), NotKept> {
-        self.reserved.add(piece.len() as u64)?;
-        self.received += piece.len() as u64;
+        let received = self.received + piece.len() as u64;
+        match self.expected {
+            Some(expected) if self.is_reserved && received > expected => {
+                return Err(NotKept::Incomplete { expected, received });
+            }
+            Some(_) if self.is_reserved => {}
+            _ => self.reserved.add(piece.len() as u64)?,
+        }
+        self.received = received;
         while !piece.is_empty() {
             let (now, later) = piece.split_at(piece.len().min(CHUNK - self.open.len()));
             self.open.extend_from_slice(now);
@@ -302,6 +327,54 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// The head of the response.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The length of the body, if the head says it, and what is missing of it.
+    pub fn expected(&self) -> Option<(u64, u64)> {
+        self.expected.map(|expected| (expected, expected.saturating_sub(self.received)))
+    }
+
+    /// Whether a purge since the request began covers the response.
+    pub fn is_purged(&self) -> bool {
+        self.reserved.store.catalog.is_purged(self.epoch, &self.key, &self.head.tags)
+    }
+
+    /// Reserves what is still to be received, so that only a body of another length makes [`push`](Self::push) fail.
+    /// False if that is not known, or more than may be received at once.
+    pub fn reserve(&mut self) -> bool {
+        let Some((_, missing)) = self.expected() else { return false };
+        self.is_reserved = self.is_reserved || self.reserved.add(missing).is_ok();
+        self.is_reserved
+    }
+
+    /// What has been received after the first `start` bytes, or the beginning of it. `None` if that is nothing.
+    pub fn read(&self, start: u64) -> Option<Bytes> {
+        let start = usize::try_from(start).ok()?;
+        let (chunk, offset) = (start / CHUNK, start % CHUNK);
+        match self.chunks.get(chunk) {
+            Some(chunk) => Some(chunk.slice(offset..)),
+            // Copied, since the chunk still grows.
+            None => self.open.get(offset..).filter(|rest| !rest.is_empty()).map(Bytes::copy_from_slice),
+        }
+    }
+
+    /// Returns the body as it is kept. To be called when it has ended: nothing can be added or read afterwards.
+    pub fn seal(&mut self) -> &[Bytes] {
+        if !std::mem::replace(&mut self.is_sealed, true) {
+            let mut chunks = std::mem::take(&mut self.chunks);
+            let open = std::mem::take(&mut self.open);
+            if !open.is_empty() {
+                chunks.push(open.freeze());
+            }
+            self.chunks =
+                chunks.chunks(KEPT_CHUNK / CHUNK).map(|chunks| Bytes::from(chunks.concat())).collect();
+        }
+        &self.chunks
     }
 
     /// Stores the response. To be called only when the body has ended as it should.
@@ -315,15 +388,12 @@ impl Writer {
         self.store(true)
     }
 
-    fn store(self, unless_stored: bool) -> Result<(), NotKept> {
-        let Self { key, head, epoch, chunks: mut body, open, received, expected, reserved } = self;
-        if let Some(expected) = expected.filter(|expected| *expected != received) {
-            return Err(NotKept::Incomplete { expected, received });
+    fn store(mut self, unless_stored: bool) -> Result<(), NotKept> {
+        if let Some(expected) = self.expected.filter(|expected| *expected != self.received) {
+            return Err(NotKept::Incomplete { expected, received: self.received });
         }
-        if !open.is_empty() {
-            body.push(open.freeze());
-        }
-        let body = body.chunks(KEPT_CHUNK / CHUNK).map(|chunks| Bytes::from(chunks.concat())).collect();
+        self.seal();
+        let Self { key, head, epoch, chunks: body, received, reserved, .. } = self;
         let (variant, tags) = (head.variant.clone(), head.tags.clone());
         let value = Object { head, body, length: received };
         let entry = Entry { key, variant, tags, weight: reserved.bytes, uses: AtomicU64::new(0), value };
@@ -421,6 +491,47 @@ mod tests {
         assert_eq!(refused, 1);
         drop(writers);
         assert!(put(&store, "x", head(&[]), &[0; 30_000]).is_ok());
+    }
+
+    #[test]
+    fn what_is_received_can_be_read() {
+        let store = store(10 << 20, 1 << 20);
+        let body: Vec<u8> = (0..200_000u32).map(|i| (i % 251) as u8).collect();
+        let mut writer = store.write(key("x"), head(&[("content-length", "200000")]), store.epoch()).unwrap();
+        assert!(writer.reserve());
+        let mut read = Vec::new();
+        for piece in body.chunks(30_000) {
+            writer.push(piece).unwrap();
+            while let Some(more) = writer.read(read.len() as u64) {
+                read.extend_from_slice(&more);
+            }
+        }
+        assert_eq!((read == body, writer.expected()), (true, Some((200_000, 0))));
+        assert_eq!(writer.seal().concat(), body);
+        assert!(!writer.is_purged());
+        writer.finish().unwrap();
+        let found = store.find(&key("x"), &HeaderMap::new()).matching.unwrap();
+        assert_eq!((found.object().body().concat(), store.receiving()), (body, 0));
+    }
+
+    #[test]
+    fn what_is_reserved_counts_as_received() {
+        let limits = MemoryLimits { total: 10 << 20, object: 1 << 20, receiving: 100_000, variants: 4 };
+        let store = MemoryStore::new(limits);
+        let mut writers: Vec<_> = (0..2)
+            .map(|_| store.write(key("x"), head(&[("content-length", "60000")]), store.epoch()).unwrap())
+            .collect();
+        assert!(writers[0].reserve() && writers[0].reserve());
+        let before = store.receiving();
+        assert!(!writers[1].reserve());
+        assert_eq!(store.receiving(), before, "a refusal reserves nothing");
+        writers[0].push(&[0; 60_000]).unwrap();
+        assert_eq!(store.receiving(), before);
+        assert!(writers[0].push(&[0]).is_err(), "longer than it should be");
+        let mut unknown = store.write(key("x"), head(&[]), store.epoch()).unwrap();
+        assert!(!unknown.reserve());
+        drop((writers, unknown));
+        assert_eq!(store.receiving(), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use crate::support::backend::{Seen, unused_address};
-use crate::support::client::Answer;
+use crate::support::client::{Answer, Client};
 use crate::support::{Backend, Gateway, eventually, get, get_with, raw};
 
 /// Users of basicAuth: ann and bob, each with the password test.
@@ -271,4 +271,44 @@ fn a_server_that_swallows_connections_delays_stale_responses_for_seconds() {
     let answer = get(gateway.web(), "h", "/stale");
     assert_eq!((answer.status, answer.text().as_str()), (200, "0000"));
     assert!(begun.elapsed() < Duration::from_secs(15), "not for dialTimeout: {:?}", begun.elapsed());
+}
+
+/// A body is sent to those who wait for it as it arrives, and is cut off for all when the server cuts it off.
+#[test]
+fn clients_get_what_another_one_receives() {
+    for is_cut_off in [false, true] {
+        let (piece, pieces) = std::sync::mpsc::channel::<&'static [u8]>();
+        let pieces = Mutex::new(pieces);
+        let backend = Backend::with(move |_, stream| {
+            let head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 6\r\n\r\n";
+            stream.write_all(head).unwrap();
+            while let Ok(piece) = pieces.lock().unwrap().recv() {
+                stream.write_all(piece).unwrap();
+            }
+            false
+        });
+        let gateway = start(&backend);
+        let mut clients: Vec<_> = (0..4).map(|_| Client::connect(gateway.web())).collect();
+        for client in &mut clients {
+            client.send("GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+        }
+        piece.send(b"one").unwrap();
+        for client in &mut clients {
+            let head = client.head().unwrap().to_ascii_lowercase();
+            assert!(head.starts_with("http/1.1 200") && head.contains("content-length: 6"), "{head}");
+            assert_eq!(client.take(3).unwrap(), b"one", "a part has arrived");
+        }
+        if !is_cut_off {
+            piece.send(b"two").unwrap();
+        }
+        drop(piece);
+        for client in &mut clients {
+            if is_cut_off {
+                assert!(client.is_closed());
+            } else {
+                assert_eq!(client.take(3).unwrap(), b"two");
+            }
+        }
+        assert_eq!(backend.seen().len(), 1);
+    }
 }

@@ -26,7 +26,7 @@ pub(super) fn from_store(
     now: Timestamp,
 ) -> Response {
     if rules::is_not_modified(head, request) {
-        return response(StatusCode::NOT_MODIFIED, rules::not_modified_headers(head, now), Body::empty());
+        return not_modified(head, now);
     }
     let mut headers = head.response_headers(now);
     let length = stored.length();
@@ -63,6 +63,18 @@ pub(super) fn from_store(
             response
         }
     }
+}
+
+/// The response to a request for all of a body that is being received.
+pub(super) fn from_fill(head: &Head, body: Body, length: u64, now: Timestamp) -> Response {
+    let mut headers = head.response_headers(now);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    response(head.status, headers, body)
+}
+
+/// 304.
+pub(super) fn not_modified(head: &Head, now: Timestamp) -> Response {
+    response(StatusCode::NOT_MODIFIED, rules::not_modified_headers(head, now), Body::empty())
 }
 
 fn response(status: StatusCode, headers: HeaderMap, body: Body) -> Response {

@@ -1,21 +1,13 @@
-//! Bodies from the store, and bodies that are stored as they pass.
+//! Bodies from the store.
 
-use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http_body::{Body as _, Frame, SizeHint};
-use tidegate_cache::Timestamp;
-use tidegate_cache::collapse::Leader;
+use http_body::{Frame, SizeHint};
 use tidegate_cache::disk::{OpenObject, ReadError};
-use tidegate_core::body::MinDataRate;
-use tidegate_core::{Body, BodyError, Clock, Frames, Polled};
+use tidegate_core::{Body, BodyError, Frames, Polled};
 use tokio::task::JoinHandle;
-
-use super::counters::Counters;
-use super::tiers::{Finished, Writer};
 
 /// Pieces of a stored body.
 pub(super) struct Pieces {
@@ -115,113 +107,5 @@ impl Frames for FromDisk {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.remaining)
-    }
-}
-
-/// A body that is stored as it passes. It is stored when its end has passed, and not if it fails or is dropped before.
-pub(super) struct Storing {
-    body: Body,
-    /// `None` once it is stored, or cannot be.
-    job: Option<Job>,
-    clock: Clock,
-    counters: Arc<Counters>,
-}
-
-struct Job {
-    writer: Writer,
-    leader: Option<Leader>,
-}
-
-impl Storing {
-    pub(super) fn body(
-        body: Body,
-        writer: Writer,
-        leader: Option<Leader>,
-        clock: Clock,
-        counters: Arc<Counters>,
-    ) -> Body {
-        let mut storing = Self { body, job: Some(Job { writer, leader }), clock, counters };
-        if storing.body.is_end_stream() {
-            storing.finish();
-            return storing.body;
-        }
-        Body::of_frames(storing)
-    }
-
-    fn finish(&mut self) {
-        let Some(Job { writer, leader }) = self.job.take() else { return };
-        match writer.finish() {
-            Finished::Stored => stored(leader, &self.counters),
-            Finished::Writing(writing) => {
-                let (clock, counters) = (self.clock.clone(), self.counters.clone());
-                tokio::spawn(async move {
-                    match (writing.await, leader) {
-                        (Ok(Ok(())), leader) => stored(leader, &counters),
-                        (_, Some(leader)) => leader.not_storable(clock.wall().into()),
-                        (_, None) => {}
-                    }
-                });
-            }
-            Finished::Not => {
-                if let Some(leader) = leader {
-                    leader.not_storable(self.now());
-                }
-            }
-        }
-    }
-
-    /// Gives up storing, and releases those who wait for it.
-    fn give_up(&mut self) {
-        if let Some(leader) = self.job.take().and_then(|job| job.leader) {
-            leader.not_storable(self.now());
-        }
-    }
-
-    fn now(&self) -> Timestamp {
-        self.clock.wall().into()
-    }
-}
-
-fn stored(leader: Option<Leader>, counters: &Counters) {
-    counters.count_stored();
-    if let Some(leader) = leader {
-        leader.stored();
-    }
-}
-
-impl Frames for Storing {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
-        let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        match &polled {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    if self.job.as_mut().is_some_and(|job| !job.writer.push(data)) {
-                        self.give_up();
-                    }
-                } else {
-                    // A stored response has no trailers.
-                    self.give_up();
-                }
-                // Not every reader polls again.
-                if self.body.is_end_stream() {
-                    self.finish();
-                }
-            }
-            Some(Err(_)) => self.job = None,
-            None => self.finish(),
-        }
-        Poll::Ready(polled)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-
-    fn set_min_rate(&mut self, min_rate: MinDataRate) -> bool {
-        self.body.set_min_rate(min_rate)
     }
 }

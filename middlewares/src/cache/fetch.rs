@@ -1,16 +1,17 @@
 //! Requests to the server, and what their responses change in the store.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use http::{HeaderMap, Method, StatusCode};
 use tidegate_cache::cache_status::{CacheStatus, Forwarded};
 use tidegate_cache::collapse::Leader;
 use tidegate_cache::rules::{self, Freshened, HeadUpdate, NotStored, Times};
 use tidegate_cache::{Head, Timestamp};
-use tidegate_core::{Body, Next, Reason, Request, Response, UpstreamError};
+use tidegate_core::{Body, Next, Request, Response};
 
 use super::answer::{self, NAME};
-use super::body::Storing;
+use super::failure::{is_disconnected, is_failed};
+use super::fill::{self, Fill};
 use super::handler::{Job, drain};
 use super::tiers::{Epochs, Stored};
 
@@ -41,7 +42,7 @@ impl Job {
     pub(super) async fn fetch(
         mut self,
         stored: Option<Stored>,
-        leader: Option<Leader>,
+        leader: Option<Leader<Weak<Fill>>>,
         forwarded: Forwarded,
         next: &Next,
     ) -> Response {
@@ -110,8 +111,7 @@ impl Job {
         response: &Response,
         disconnected: bool,
     ) -> Option<Response> {
-        let failed = response.failure.is_some() || rules::is_error(response.status());
-        if !failed || !self.is_usable_on_error(Some(stored), disconnected) {
+        if !is_failed(response) || !self.is_usable_on_error(Some(stored), disconnected) {
             return None;
         }
         let (head, now) = (stored.head(), self.shared.now());
@@ -128,7 +128,7 @@ impl Job {
         &self,
         sent: &Sent,
         stored: &Stored,
-        leader: Option<Leader>,
+        leader: Option<Leader<Weak<Fill>>>,
         not_modified: &HeaderMap,
     ) -> Response {
         let now = self.shared.now();
@@ -180,7 +180,7 @@ impl Job {
         &self,
         sent: Sent,
         stored: Option<Stored>,
-        leader: Option<Leader>,
+        leader: Option<Leader<Weak<Fill>>>,
         mut response: Response,
     ) -> Response {
         let now = self.shared.now();
@@ -239,7 +239,13 @@ impl Job {
     }
 
     /// Passes a response on, and stores it as it passes.
-    fn store(&self, sent: Sent, head: Head, leader: Option<Leader>, mut response: Response) -> Response {
+    fn store(
+        &self,
+        sent: Sent,
+        head: Head,
+        leader: Option<Leader<Weak<Fill>>>,
+        mut response: Response,
+    ) -> Response {
         let now = self.shared.now();
         let ttl = Some(head.policy.time_to_live(now));
         // The client's conditions were not sent.
@@ -260,7 +266,7 @@ impl Job {
             self.shared.collapser.stored(&self.key);
         }
         let (clock, counters) = (self.shared.clock.clone(), self.shared.counters.clone());
-        let mut response = response.map(|body| Storing::body(body, writer, leader, clock, counters));
+        let mut response = response.map(|body| fill::storing(body, writer, leader, clock, counters));
         let status = CacheStatus { ttl, stored: true, ..sent.status() };
         if let Some(headers) = not_modified {
             let body = std::mem::take(&mut response.body);
@@ -271,12 +277,4 @@ impl Job {
         self.mark(&mut response, &status);
         response
     }
-}
-
-/// Whether a response says that no server has taken the request: none is usable, connecting failed, or each connection
-/// was closed without a response. Servers that have taken it and fail are left to `staleIfError`.
-fn is_disconnected(response: &Response) -> bool {
-    // When `failover` has no usable service, no connection has failed: only the reason says it.
-    response.reason == Some(Reason::NoServer)
-        || response.failure.as_deref().is_some_and(UpstreamError::is_unsent)
 }

@@ -1,24 +1,26 @@
 //! What happens to a request: it is answered from the store, waits for another one, or is sent.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Weak};
 
 use http::header::{AUTHORIZATION, RANGE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use http_body::Body as _;
 use tidegate_cache::cache_status::{CacheStatus, Forwarded};
-use tidegate_cache::collapse::{Outcome, Role};
-use tidegate_cache::key::{Key, Target, Template};
+use tidegate_cache::collapse::{Outcome, Progress, Role, Waiter};
+use tidegate_cache::key::{Key, Template};
 use tidegate_cache::rules::{self, Bypass, Lookup, Resource, Reuse, Why};
-use tidegate_cache::{Purge, Timestamp};
+use tidegate_cache::{Head, Purge, Timestamp};
 use tidegate_core::caches::ResponseCache;
-use tidegate_core::{
-    BoxFuture, Identity, Middleware, Next, Prediction, Reason, Request, Response, boxed, reply,
-};
+use tidegate_core::{BoxFuture, Middleware, Next, Prediction, Reason, Request, Response, boxed, reply};
 
 use super::answer::{self, NAME, mark};
+use super::fill::Fill;
+use super::key::key_of;
 use super::shared::Shared;
-use super::tiers::{Found, Stored};
+use super::tiers::Stored;
+use super::{failure, prediction};
 
 /// How often a request begins again because the one that it waited for was abandoned.
 const MAX_ROUNDS: usize = 3;
@@ -35,81 +37,8 @@ impl Middleware for Caching {
     }
 
     fn predict(&self, request: Request) -> Prediction {
-        let has_body = !request.body.is_end_stream();
-        let (method, headers) = (&request.head.method, &request.head.headers);
-        let lookup = match rules::inspect(&self.0.rules, method, headers, has_body) {
-            Ok(lookup) => lookup,
-            Err(bypass) => {
-                return Prediction::passes(request).note(format!("passes the cache by: {}", bypass.as_str()));
-            }
-        };
-        let Ok(key) = key_of(&self.0, &request) else {
-            return Prediction::passes(request).note("passes the cache by: key-too-long");
-        };
-        let now = self.0.now();
-        // Predictions may block.
-        let Found { matching, has_others } = self.0.tiers.peek(&key, &request.head.headers);
-        let key = format!("key: {}", key.describe());
-        let Some(stored) = matching else {
-            let why = if has_others { "other variants are stored" } else { "nothing is stored" };
-            return Prediction::passes(request).note(format!("miss: {why}")).note(key);
-        };
-        let what = match rules::reuse(&stored.head().policy, &lookup.directives, now) {
-            Reuse::Fresh => "hit: answered from the cache",
-            Reuse::Stale { revalidate: true } => {
-                "stale: answered from the cache, and validated in the background"
-            }
-            Reuse::Stale { revalidate: false } => "stale: answered from the cache",
-            Reuse::Validate(Why::Request) => {
-                return Prediction::passes(request)
-                    .note("miss: the request asks for the stored response to be validated")
-                    .note(key);
-            }
-            Reuse::Validate(_) => {
-                return Prediction::passes(request)
-                    .note("miss: the stored response is stale and is validated")
-                    .note(key);
-            }
-        };
-        let (method, headers) = (&request.head.method, &request.head.headers);
-        let answer = answer::from_store(method, headers, stored.head(), &stored.body(), now);
-        Prediction::responds(answer).note(what).note(key)
+        prediction::predict(&self.0, request)
     }
-}
-
-fn key_of(shared: &Shared, request: &Request) -> Result<Key, Bypass> {
-    let identity = request.context.identity.as_deref().map(partition);
-    // Another route may have another service, or another path to it.
-    let route = request.context.exchange.route().map_or("", |route| &route.router);
-    let target = Target {
-        scheme: if request.context.is_tls() { "https" } else { "http" },
-        authority: request.host(),
-        path: request.path(),
-        query: request.head.uri.query(),
-        headers: &request.head.headers,
-        route: route.as_bytes(),
-        identity: identity.as_deref(),
-    };
-    shared.template.key(&target).map_err(|_| Bypass::KeyTooLong)
-}
-
-/// Clients whose identities differ share nothing: neither two with the same name from different middlewares, nor one
-/// client with different groups or scopes.
-fn partition(identity: &Identity) -> Vec<u8> {
-    let consumer = identity.consumer.as_deref().map(|consumer| consumer.name.as_ref());
-    format!(
-        "{:?}",
-        (
-            &identity.by,
-            identity.method,
-            &identity.subject,
-            &identity.groups,
-            &identity.labels,
-            &identity.scopes,
-            consumer.unwrap_or("")
-        )
-    )
-    .into_bytes()
 }
 
 /// A request that takes part in caching.
@@ -122,6 +51,16 @@ pub(super) struct Job {
     pub(super) collapsed: bool,
     /// No client waits for it.
     pub(super) in_background: bool,
+}
+
+/// What a request has waited for.
+enum Waited {
+    /// The response to another request answers it.
+    Response(Response),
+    /// That response is for other fields (`Vary`).
+    Unrelated,
+    /// The other request has ended.
+    Ended(Outcome),
 }
 
 async fn respond(shared: &Arc<Shared>, mut request: Request, next: &Next) -> Response {
@@ -163,15 +102,17 @@ async fn respond(shared: &Arc<Shared>, mut request: Request, next: &Next) -> Res
         match shared.collapser.join(&job.key, now) {
             Role::Lead(leader) => return job.fetch(found.matching, Some(leader), forwarded, next).await,
             Role::Pass(_) => return job.fetch(found.matching, None, forwarded, next).await,
-            Role::Wait(waiter) => match waiter.wait(tokio::time::sleep(shared.max_wait)).await {
-                Outcome::Stored => job.collapsed = true,
-                outcome @ (Outcome::Failed | Outcome::Disconnected)
+            Role::Wait(waiter) => match job.wait(waiter).await {
+                Waited::Response(response) => return response,
+                Waited::Unrelated => return job.fetch(found.matching, None, forwarded, next).await,
+                Waited::Ended(Outcome::Stored) => job.collapsed = true,
+                Waited::Ended(outcome @ (Outcome::Failed | Outcome::Disconnected))
                     if job.is_usable_on_error(found.matching.as_ref(), outcome == Outcome::Disconnected) =>
                 {
                     return job.hit(found.matching, shared.now());
                 }
-                Outcome::Abandoned => {}
-                Outcome::NotStorable | Outcome::Failed | Outcome::Disconnected | Outcome::TimedOut => {
+                Waited::Ended(Outcome::Abandoned) => {}
+                Waited::Ended(_) => {
                     return job.fetch(found.matching, None, forwarded, next).await;
                 }
             },
@@ -208,11 +149,8 @@ impl Job {
 
     /// Whether a stored response replaces an error. `disconnected`: no server can be reached.
     pub(super) fn is_usable_on_error(&self, stored: Option<&Stored>, disconnected: bool) -> bool {
-        let (now, directives) = (self.shared.now(), &self.lookup.directives);
-        let without_limit = disconnected && self.shared.stale_without_server;
-        stored.is_some_and(|stored| {
-            rules::usable_on_error(&stored.head().policy, directives, now, without_limit)
-        })
+        let directives = &self.lookup.directives;
+        stored.is_some_and(|stored| failure::is_replaced_by(&self.shared, stored, directives, disconnected))
     }
 
     /// Whether others can use the response to this request, and it theirs.
@@ -225,14 +163,51 @@ impl Job {
         !self.shared.max_wait.is_zero() && !self.lookup.is_head && !ranged && !credentials && !waited
     }
 
+    /// Waits for the request that leads.
+    async fn wait(&mut self, mut waiter: Waiter<Weak<Fill>>) -> Waited {
+        let mut deadline = pin!(tokio::time::sleep(self.shared.max_wait));
+        let fill = match waiter.progress(&mut deadline).await {
+            Progress::Filling(fill) => fill.upgrade(),
+            Progress::Ended(outcome) => return Waited::Ended(outcome),
+        };
+        let followed = fill.and_then(|fill| self.follow(&fill));
+        match followed {
+            Some(waited) => waited,
+            None => Waited::Ended(waiter.outcome(deadline).await),
+        }
+    }
+
+    /// A response that is being received, as it arrives. `None`: it has to be looked up when it is stored.
+    fn follow(&mut self, fill: &Arc<Fill>) -> Option<Waited> {
+        let (head, headers) = (fill.head()?, &self.request.head.headers);
+        if !head.variant.matches(headers) {
+            return Some(Waited::Unrelated);
+        }
+        let now = self.shared.now();
+        let is_usable = rules::reuse(&head.policy, &self.lookup.directives, now) == Reuse::Fresh;
+        if !is_usable || headers.contains_key(RANGE) {
+            return None;
+        }
+        let response = if rules::is_not_modified(&head, headers) {
+            answer::not_modified(&head, now)
+        } else {
+            let (body, length) = fill.follow()?;
+            answer::from_fill(&head, body, length, now)
+        };
+        self.collapsed = true;
+        Some(Waited::Response(self.marked_as_hit(response, &head, now)))
+    }
+
     fn hit(&self, stored: Option<Stored>, now: Timestamp) -> Response {
         let Some(stored) = stored else { return not_cached(&self.shared, Forwarded::Miss) };
         let head = &self.request.head;
-        let mut response =
-            answer::from_store(&head.method, &head.headers, stored.head(), &stored.body(), now);
-        let ttl = Some(stored.head().policy.time_to_live(now));
-        let status =
-            CacheStatus { cache: NAME, hit: true, ttl, collapsed: self.collapsed, ..CacheStatus::default() };
+        let response = answer::from_store(&head.method, &head.headers, stored.head(), &stored.body(), now);
+        self.marked_as_hit(response, stored.head(), now)
+    }
+
+    fn marked_as_hit(&self, mut response: Response, head: &Head, now: Timestamp) -> Response {
+        let (ttl, collapsed) = (Some(head.policy.time_to_live(now)), self.collapsed);
+        let status = CacheStatus { cache: NAME, hit: true, ttl, collapsed, ..CacheStatus::default() };
         self.mark(&mut response, &status);
         response
     }

@@ -5,12 +5,16 @@ mod answer;
 mod body;
 mod counters;
 mod disk;
+mod failure;
 mod fetch;
+mod fill;
 mod handler;
 mod history;
+mod key;
 mod marks;
 mod opening;
 mod operate;
+mod prediction;
 mod shared;
 #[cfg(test)]
 mod tests;

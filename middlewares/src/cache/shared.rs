@@ -1,6 +1,6 @@
 //! What all requests to a cache use.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tidegate_cache::collapse::Collapser;
@@ -11,6 +11,7 @@ use tidegate_core::Clock;
 use tidegate_core::building::Task;
 
 use super::counters::Counters;
+use super::fill::Fill;
 use super::history::History;
 use super::tiers::Tiers;
 
@@ -21,7 +22,7 @@ pub(super) struct Shared {
     pub(super) history: Arc<History>,
     /// Adds to the history.
     pub(super) _sampling: Task,
-    pub(super) collapser: Collapser,
+    pub(super) collapser: Collapser<Weak<Fill>>,
     pub(super) rules: Rules,
     pub(super) template: Template,
     pub(super) clock: Clock,

@@ -1,5 +1,6 @@
 //! The middleware in front of a service whose responses the tests choose.
 
+mod collapsed;
 mod disconnected;
 
 use std::sync::Mutex;

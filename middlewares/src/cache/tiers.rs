@@ -369,6 +369,11 @@ impl Writer {
         self.memory.is_some() || self.disk.is_some()
     }
 
+    /// The part that is kept in memory, unless the response is too large for it.
+    pub(super) fn memory(&mut self) -> Option<&mut memory::Writer> {
+        self.memory.as_mut()
+    }
+
     fn forget(&self, from_memory: bool, from_disk: bool) {
         if let Some(place) = &self.place {
             place.forget(from_memory, from_disk);
