@@ -143,6 +143,10 @@ impl Middleware for Compressor {
         let response = next.run(request);
         boxed(move || async move {
             let mut response = response.await;
+            if choice == Choice::Decline {
+                self.mark_eligible(&mut response);
+                return response;
+            }
             response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
             match choice {
                 Choice::Encode(encoding) if self.is_wanted(&response) => {
@@ -168,24 +172,36 @@ impl Middleware for Compressor {
 }
 
 impl Compressor {
-    /// Decides what to do with the response; `None` when it does not depend on the request.
+    /// Decides what to do with the response; `None` when it is compressed for no client.
     fn choice(&self, request: &Request) -> Option<Choice> {
         let headers = &request.head.headers;
-        if request.head.method == Method::HEAD || self.has_type(&self.excluded, headers) {
+        if self.has_type(&self.excluded, headers) {
             return None;
+        }
+        if request.head.method == Method::HEAD {
+            return Some(Choice::Decline);
         }
         let Some(first) = headers.get(ACCEPT_ENCODING) else {
             // Traefik's gzip checks the header again and does not compress when it is missing.
-            return self.default.map(|encoding| match encoding {
-                Encoding::Gzip => Choice::Plain,
-                other => Choice::Encode(other),
+            return Some(match self.default {
+                None => Choice::Decline,
+                Some(Encoding::Gzip) => Choice::Plain,
+                Some(other) => Choice::Encode(other),
             });
         };
         let mut lines = headers.get_all(ACCEPT_ENCODING).iter();
         if first.is_empty() && lines.size_hint().1 == Some(1) {
-            return None;
+            return Some(Choice::Decline);
         }
-        accept::choose(&mut lines, &self.encodings, self.default)
+        Some(accept::choose(&mut lines, &self.encodings, self.default))
+    }
+
+    /// Adds `Vary` to a response that another client would get compressed: a cache must not send it to everyone, or a
+    /// compressed one to this client (RFC 9110 §12.5.5).
+    fn mark_eligible(&self, response: &mut Response) {
+        if self.is_wanted(response) && !varies_by_encoding(response.headers()) {
+            response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
+        }
     }
 
     fn is_wanted(&self, response: &Response) -> bool {
@@ -269,6 +285,11 @@ fn forbids_change(headers: &HeaderMap) -> bool {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case("no-transform")))
+}
+
+fn varies_by_encoding(headers: &HeaderMap) -> bool {
+    let names = headers.get_all(VARY).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    names.map(<[u8]>::trim_ascii).any(|name| name == b"*" || name.eq_ignore_ascii_case(b"Accept-Encoding"))
 }
 
 async fn encode(mut response: Response, encoding: Encoding) -> Response {
@@ -368,12 +389,36 @@ mod tests {
             assert_eq!(response.headers()[VARY], "Accept-Encoding");
         }
         assert_eq!(encoding_of(&compressed_response(Compress::default(), "gzip", || plain(1023))), "");
-        let head = with_body(http::Request::head("http://h.test/").header("Accept-Encoding", "gzip"), "");
-        let response = testing::response_of(Compress::default(), head, |_| plain(5000));
-        assert!(!response.headers().contains_key(VARY));
-        let response =
-            testing::response_of(Compress::default(), testing::get("http://h.test/"), |_| plain(5000));
-        assert!(!response.headers().contains_key(VARY), "no Accept-Encoding");
+    }
+
+    #[test]
+    fn what_is_compressed_only_for_others_varies() {
+        let vary = |builder: http::request::Builder, make: fn() -> Response| -> Vec<HeaderValue> {
+            let response = testing::response_of(Compress::default(), with_body(builder, ""), move |_| make());
+            assert_eq!(encoding_of(&response), "");
+            response.headers().get_all(VARY).iter().cloned().collect()
+        };
+        let get = || http::Request::get("http://h.test/");
+        let long = || plain(5000);
+        for builder in [
+            get(),
+            get().header("Accept-Encoding", ""),
+            get().header("Accept-Encoding", "identity"),
+            get().header("Accept-Encoding", "compress, gzip;q=0"),
+            http::Request::head("http://h.test/").header("Accept-Encoding", "gzip"),
+        ] {
+            assert_eq!(vary(builder, long), ["Accept-Encoding"]);
+        }
+        assert_eq!(vary(get(), || Response::new(pieces(&["one"]))), ["Accept-Encoding"], "unknown length");
+        // Nobody gets these compressed.
+        assert!(vary(get(), || plain(1023)).is_empty());
+        assert!(vary(get().header("content-type", "application/grpc"), long).is_empty());
+        let varying = || {
+            let mut response = plain(5000);
+            response.headers_mut().insert(VARY, HeaderValue::from_static("Origin, accept-encoding"));
+            response
+        };
+        assert_eq!(vary(get(), varying), ["Origin, accept-encoding"], "it is there already");
     }
 
     #[test]

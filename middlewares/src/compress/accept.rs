@@ -9,17 +9,18 @@ use super::stream::Encoding;
 pub(super) enum Choice {
     /// Compress it if it is eligible.
     Encode(Encoding),
-    /// Leave it as it is, but add `Vary`.
+    /// Leave it as it is, but add `Vary`, as Traefik's gzip does.
     Plain,
+    /// Leave it as it is: the client does not accept anything else. Add `Vary` if others would get it compressed.
+    Decline,
 }
 
-/// Chooses by weight, then by the order of `offered`. Returns `None` when the client accepts none of them, or
-/// prefers `identity`.
+/// Chooses by weight, then by the order of `offered`.
 pub(super) fn choose(
     lines: &mut dyn Iterator<Item = &HeaderValue>,
     offered: &[Encoding],
     default: Option<Encoding>,
-) -> Option<Choice> {
+) -> Choice {
     let mut best: Option<(f64, isize, Wish)> = None;
     for line in lines {
         let Ok(line) = line.to_str() else { continue };
@@ -30,13 +31,14 @@ pub(super) fn choose(
             }
         }
     }
-    match best?.2 {
-        Wish::Named(encoding) => Some(Choice::Encode(encoding)),
-        Wish::Identity => None,
+    match best {
+        Some((_, _, Wish::Named(encoding))) => Choice::Encode(encoding),
+        None | Some((_, _, Wish::Identity)) => Choice::Decline,
         // For `*`, Traefik's gzip looks for its own name in the header, and then does not compress.
-        Wish::Any => match default.or(offered.first().copied())? {
-            Encoding::Gzip => Some(Choice::Plain),
-            encoding => Some(Choice::Encode(encoding)),
+        Some((_, _, Wish::Any)) => match default.or(offered.first().copied()) {
+            None => Choice::Decline,
+            Some(Encoding::Gzip) => Choice::Plain,
+            Some(encoding) => Choice::Encode(encoding),
         },
     }
 }
@@ -70,7 +72,7 @@ mod tests {
     use super::*;
     use Encoding::{Brotli, Gzip, Zstd};
 
-    fn choice(header: &str) -> Option<Choice> {
+    fn choice(header: &str) -> Choice {
         choose(&mut [HeaderValue::from_str(header).unwrap()].iter(), &[Gzip, Brotli, Zstd], None)
     }
 
@@ -91,22 +93,23 @@ mod tests {
             ("br;q=x", None),
             ("gzip;q=NaN", None),
         ] {
-            assert_eq!(choice(header), expected.map(Choice::Encode), "{header}");
+            let expected = expected.map_or(Choice::Decline, Choice::Encode);
+            assert_eq!(choice(header), expected, "{header}");
         }
     }
 
     #[test]
     fn a_star_means_the_first_or_the_default() {
         let any = [HeaderValue::from_static("*")];
-        assert_eq!(choose(&mut any.iter(), &[Brotli, Gzip], None), Some(Choice::Encode(Brotli)));
-        assert_eq!(choose(&mut any.iter(), &[Gzip, Zstd], Some(Zstd)), Some(Choice::Encode(Zstd)));
-        assert_eq!(choice("*"), Some(Choice::Plain), "as in Traefik");
+        assert_eq!(choose(&mut any.iter(), &[Brotli, Gzip], None), Choice::Encode(Brotli));
+        assert_eq!(choose(&mut any.iter(), &[Gzip, Zstd], Some(Zstd)), Choice::Encode(Zstd));
+        assert_eq!(choice("*"), Choice::Plain, "as in Traefik");
     }
 
     proptest::proptest! {
         #[test]
         fn any_header_is_read(header in "[ -~]{0,60}|((gzip|br|zstd|identity|[*])(;q=[0-9.]{0,4})?, ?){0,5}") {
-            if let Some(Choice::Encode(encoding)) = choice(&header) {
+            if let Choice::Encode(encoding) = choice(&header) {
                 proptest::prop_assert!(header.contains(encoding.name()));
             }
         }
