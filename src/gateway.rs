@@ -145,7 +145,7 @@ impl Gateway {
         let entry_options = entry_options(&around, (workers, options.passed), logs, &opening);
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         show_runtimes(&around, &entry_points, control.handle());
-        start_cluster(&around, &snapshots, &generation, &control);
+        start_cluster(&around, (&snapshots, &generation), &opening, &control);
         acme::start(&around.acme, &settings, &snapshots, &generation, &opening, control.handle());
         drop(starting);
         Ok(Self {
@@ -404,14 +404,14 @@ fn start_records(around: &Surroundings, control: &Runtime) {
 /// Joins the cluster, if one is configured, and follows what its members announce.
 fn start_cluster(
     around: &Surroundings,
-    snapshots: &SnapshotHandle,
-    generation: &watch::Receiver<u64>,
+    (snapshots, generation): (&SnapshotHandle, &watch::Receiver<u64>),
+    opening: &Arc<Opening>,
     control: &Runtime,
 ) {
     let Surroundings { settings, cluster, announcements, readiness, .. } = around;
     let watched = (snapshots.downgrade(), generation.clone());
     cluster.start(settings, watched, readiness, announcements, control.handle());
-    announcements.start(settings, cluster.view().id, control.handle());
+    announcements.start(settings, cluster.view().id, opening, control.handle());
 }
 
 /// Lets the API show the runtimes and connections.

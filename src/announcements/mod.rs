@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::maintenance::{Replica, Switches};
 use crate::observability::AuditLog;
+use crate::opening::{Hold, Opening};
 use crate::settings::Settings;
 use announcement::{Announcement, Listing, MAX_LEN, random_id};
 use error::ChannelError;
@@ -41,11 +42,11 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// First delay after a failure.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 const MAX_DELAY: Duration = Duration::from_secs(5);
-
 /// Attempts to write while others do so, too.
 const MAX_ATTEMPTS: usize = 10;
 /// Maximum delay between them.
 const MAX_CONTENTION_DELAY: Duration = Duration::from_millis(100);
+
 /// What carries out announcements. There is a field for each kind.
 struct Handlers {
     purges: PurgesHandle,
@@ -81,6 +82,8 @@ struct State {
     error: String,
     /// Why the switches of routers in it cannot be read or replaced; empty if they can.
     switches_error: String,
+    /// Clients wait for the switches of the store: those that this gateway has saved may be old.
+    start: Option<Hold>,
 }
 
 /// An announcement that waits for the store.
@@ -155,7 +158,8 @@ impl Announcements {
             maintenance: Follower { switches, audit },
         };
         let known = Mark { series: random_id(), ..Mark::default() };
-        let state = Mutex::new(State { known, error: String::new(), switches_error: String::new() });
+        let state =
+            Mutex::new(State { known, error: String::new(), switches_error: String::new(), start: None });
         Self(Some(Arc::new(Inner { handlers, state, running: OnceLock::new() })))
     }
 
@@ -164,8 +168,15 @@ impl Announcements {
         self.0.as_ref().map(|inner| inner.handlers.purges.clone()).unwrap_or_default()
     }
 
-    /// Begins to follow the list. `origin` is the name of this member.
-    pub(crate) fn start(&self, settings: &Settings, origin: String, control: &Handle) {
+    /// Begins to follow the list. `origin` is the name of this member. `opening` is held until the switches of the store
+    /// are active.
+    pub(crate) fn start(
+        &self,
+        settings: &Settings,
+        origin: String,
+        opening: &Arc<Opening>,
+        control: &Handle,
+    ) {
         let Some(inner) = &self.0 else { return };
         let (Some(reader), Some(writer)) = (Store::new(settings), Store::new(settings)) else { return };
         match (reader, writer) {
@@ -173,6 +184,8 @@ impl Announcements {
                 let (requests, waiting) = mpsc::channel(MAX_WAITING);
                 // Only started once.
                 let _ = inner.running.set((origin, requests));
+                let hold = opening.hold("switches of routers to maintenance in the cluster's store");
+                inner.state.lock().start = Some(hold);
                 control.spawn(watch(inner.clone(), reader));
                 control.spawn(write(Arc::downgrade(inner), writer, waiting));
             }
@@ -257,6 +270,14 @@ impl Inner {
             }
             state.switches_error = error;
         }
+        if let Some(hold) = state.start.take() {
+            let switches = self.handlers.maintenance.switches.clone();
+            tokio::spawn(async move {
+                switches.active().await;
+                drop(hold);
+            });
+        }
+        drop(state);
         followed.unwrap_or(false)
     }
 

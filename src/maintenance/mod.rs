@@ -238,12 +238,21 @@ impl Switches {
 
     /// Waits until the switches are saved and active. Returns why they could not be saved.
     pub(crate) async fn settled(&self) -> Option<String> {
-        let version = *self.version.borrow();
+        let version = self.version();
         let saved = self.saved().await;
+        self.active_since(version).await;
+        saved
+    }
+
+    /// Waits until the active snapshot has the current switches.
+    pub(crate) async fn active(&self) {
+        self.active_since(self.version()).await;
+    }
+
+    async fn active_since(&self, version: u64) {
         let mut active = self.active.subscribe();
         // The sender is a field of this.
         let _ = active.wait_for(|active| *active >= version).await;
-        saved
     }
 
     /// Saves the switches on disk. Returns why that failed.

@@ -8,6 +8,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
 use crate::support::http3::{Http3, runtime};
 use crate::support::{Backend, Client, Gateway, eventually, get, tls};
 
@@ -423,4 +427,67 @@ fn a_start_without_slow_providers_does_not_wait() {
         "http: {}",
     );
     assert_eq!(get(never.web(), "h", "/").status, 404);
+}
+
+/// A Consul whose switches put `all@file` in maintenance. It answers for them once it is released.
+fn consul() -> (Sender<()>, Backend) {
+    let (release, held) = barrier();
+    let value = |value: &serde_json::Value| STANDARD.encode(value.to_string());
+    let switch = json!({"version": 5, "origin": "gw-2", "by": "a", "switch": {"since": 1, "by": "a"}});
+    let switches = json!({"version": 1, "switches": {"routers": {"all@file": switch}}});
+    let key = |name: &str, content: &serde_json::Value| {
+        let key = format!("tidegate/cluster/c/announcements/{name}");
+        json!({"Key": key, "Value": value(content), "ModifyIndex": 5})
+    };
+    let head = key("head", &json!({"series": "s", "number": 0}));
+    let list = json!([head, key("maintenance", &switches)]).to_string();
+    let consul = Backend::with(move |seen, stream| {
+        if !seen.target().starts_with("/v1/kv/tidegate/cluster/c/announcements/") {
+            return stream.write_all(b"HTTP/1.1 500 \r\nContent-Length: 0\r\n\r\n").is_ok();
+        }
+        wait_at(&held);
+        let length = list.len();
+        let head = format!("HTTP/1.1 200 OK\r\nX-Consul-Index: 5\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(format!("{head}{list}").as_bytes()).is_ok()
+    });
+    (release, consul)
+}
+
+#[test]
+fn clients_wait_for_the_switches_of_the_cluster() {
+    let backend = Backend::echo("a");
+    let (release, consul) = consul();
+    let address = format!("--cluster.consul.address={}", consul.address);
+    let flags = ["--providers.startTimeout=50s", "--cluster.name=c", &address];
+    let gateway = Gateway::unready(&flags, &Gateway::one_service(&backend.url()));
+    let web = gateway.web();
+    eventually("every provider has delivered", || {
+        get(gateway.address("traefik"), "h", "/ready").status == 200
+    });
+    let client = std::thread::spawn(move || get(web, "h", "/").status);
+    eventually("the switches are asked for", || {
+        consul.seen().iter().any(|seen| seen.target().contains("/announcements/"))
+    });
+    drop(release);
+    assert_eq!(client.join().unwrap(), 503);
+    assert_eq!(backend.seen().len(), 0);
+}
+
+#[test]
+fn saved_switches_count_while_the_cluster_is_away() {
+    let backend = Backend::echo("a");
+    let (_release, consul) = consul();
+    let folder = tempfile::tempdir().unwrap();
+    let saved = folder.path().join("@maintenance.json");
+    std::fs::write(&saved, r#"{"version": 1, "routers": {"all@file": {"since": 1}}}"#).unwrap();
+    std::fs::set_permissions(&saved, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let address = format!("--cluster.consul.address={}", consul.address);
+    let directory = format!("--providers.lastState.directory={}", folder.path().display());
+    let flags = ["--providers.startTimeout=300ms", "--cluster.name=c", &address, &directory];
+    let routes = Gateway::one_service(&backend.url());
+    let routes = routes
+        .replace("  services:", "    other: {rule: 'Host(`other`)', service: a, priority: 99}\n  services:");
+    let gateway = Gateway::unready(&flags, &routes);
+    assert_eq!(get(gateway.web(), "h", "/").status, 503);
+    assert_eq!(get(gateway.web(), "other", "/").status, 200, "the wait is bounded");
 }

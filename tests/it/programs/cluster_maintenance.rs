@@ -149,7 +149,7 @@ fn who_was_away_learns_all(store: Store) {
     gateways.pop().unwrap().shutdown();
     switch(&gateways[0], true, "r");
     gateways.push(members.start("gw-3"));
-    eventually("it learns that it is on", || statuses(&gateways, "h") == [503; 3]);
+    assert_eq!(statuses(&gateways, "h"), [503; 3], "it has learnt that it is on");
     eventually("it has saved it", || {
         let path = members.0.path("gw-3").join("@maintenance.json");
         std::fs::read_to_string(path).is_ok_and(|text| text.contains("r@file"))
@@ -159,9 +159,8 @@ fn who_was_away_learns_all(store: Store) {
     switch(&gateways[1], false, "r");
     switch(&gateways[0], true, "other");
     gateways.push(members.start("gw-3"));
-    eventually("it learns both", || {
-        statuses(&gateways, "h") == [200; 3] && statuses(&gateways, "other") == [503; 3]
-    });
+    assert_eq!(statuses(&gateways, "h"), [200; 3], "it has learnt both");
+    assert_eq!(statuses(&gateways, "other"), [503; 3]);
     let known = number(&gateways[0]);
     eventually("it knows the list", || number(&gateways[2]) >= known);
     assert_eq!(statuses(&gateways, "h"), [200; 3], "what it had does not come back");
