@@ -94,8 +94,7 @@ impl Middleware for Pages {
         boxed(move || async move {
             let response = response.await;
             let status = response.status();
-            let is_unsent = response.failure.as_deref().is_some_and(UpstreamError::is_unsent);
-            if is_unsent && original.context.has_substitute {
+            if is_substituted(&original.context, &response) {
                 return response;
             }
             // A response that switches protocols has no body to replace.
@@ -124,9 +123,9 @@ impl Middleware for Pages {
         Prediction::passes(request).note(note)
     }
 
-    fn revise(&self, _: &Request, response: &mut Response) -> Option<String> {
+    fn revise(&self, request: &Request, response: &mut Response) -> Option<String> {
         let status = response.status();
-        if !self.status.contains(status) {
+        if is_substituted(&request.context, response) || !self.status.contains(status) {
             return None;
         }
         *response.status_mut() = self.shown(status);
@@ -136,6 +135,11 @@ impl Middleware for Pages {
             self.service_name
         ))
     }
+}
+
+/// Whether a cache in front has something better than a page.
+fn is_substituted(context: &Context, response: &Response) -> bool {
+    context.has_substitute && response.failure.as_deref().is_some_and(UpstreamError::is_unsent)
 }
 
 /// The parts of a request kept until the response shows whether a page is needed.

@@ -111,7 +111,11 @@ impl Way {
     pub(super) fn responded(self, origin: String, mut response: Response) -> Outcome {
         let mut outcome = self.outcome(origin);
         for (name, middleware, request) in self.passed.iter().rev() {
+            let before = response.origin();
             let note = middleware.revise(request, &mut response);
+            if response.origin() != before {
+                outcome.origin = format!("middleware:{name}");
+            }
             outcome.revised.extend(note.map(|note| format!("{name} {note}")));
         }
         outcome.response = Some(answer(&response));

@@ -75,7 +75,8 @@ fn follow(
         Preview::Servers(servers, choice) => {
             view.choice = Some(choice_name(choice));
             let destination = to_server(&servers, choice, &request);
-            if let Some(hold) = view.hold.as_ref().filter(|_| choice == Choice::Nobody) {
+            let waits = choice == Choice::Nobody && !request.context.has_substitute;
+            if let Some(hold) = view.hold.as_ref().filter(|_| waits) {
                 way.depends_on.push(format!("a server of {name} within {} (hold)", hold.max_wait));
             }
             view.omitted = servers.len().saturating_sub(MAX_SERVERS);

@@ -350,3 +350,56 @@ fn a_gateway_with_many_routers_lists_those_that_matter() {
     let chosen: Vec<&Value> = candidates.iter().filter(|one| one["chosen"] == true).collect();
     assert_eq!((candidates.len(), &chosen[0]["router"]), (100, &json!("r299@file")));
 }
+
+#[test]
+fn stale_responses_instead_of_failures_are_explained() {
+    let stale = |lines: &str| {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nCache-Control: {lines}\r\nAge: 100\r\nETag: \"1\"\r\nX-Backend: a\r\n"
+        );
+        Backend::bytes(format!("{head}Content-Length: 2\r\n\r\nhi"))
+    };
+    for (lines, expected) in [("max-age=60", 200), ("max-age=60, must-revalidate", 418)] {
+        let backend = stale(lines);
+        let routes = |server: &str| {
+            format!(
+                "http:
+  routers:
+    all: {{rule: 'PathPrefix(`/`)', service: a, middlewares: [cache, pages]}}
+  middlewares:
+    cache: {{cache: {{}}}}
+    pages: {{errors: {{status: ['500-599'], statusRewrites: {{'500-599': 418}}, service: p}}}}
+  services:
+    a: {{loadBalancer: {{hold: {{}}, servers: [{server}]}}}}
+    p: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+",
+                backend.url()
+            )
+        };
+        let gateway = Gateway::serve(&routes(&format!("{{url: '{}'}}", backend.url())));
+        let case = get("a.test", "/x");
+        let before = explain(&gateway, &case);
+        assert!(!before.to_string().contains("the stored response"), "nothing is stored: {before:#}");
+        assert_eq!(send(&gateway, &case).unwrap().status, 200);
+        let explained = explain(&gateway, &case);
+        let note = "the stored response is sent if no server can be reached";
+        assert_eq!(
+            (explained.to_string().contains(note), &explained["result"]["origin"]),
+            (expected == 200, &json!("server"))
+        );
+        let generation = gateway.generation();
+        gateway.write("routes.yml", &routes(""));
+        eventually("there is no server", || gateway.generation() > generation);
+        let explained = explain(&gateway, &case);
+        assert_eq!(explained["result"]["response"]["status"], expected, "{explained:#}");
+        if expected == 200 {
+            assert_eq!(explained["result"]["dependsOn"], Value::Null, "it does not wait: {explained:#}");
+            // The record names the innermost middleware that the request has reached.
+            assert_eq!(explained["result"]["origin"], "middleware:cache@file");
+            assert_eq!(explained["result"]["response"]["reason"], "cached");
+            let revised = json!(["cache@file sends a stored response instead of the one with status 503"]);
+            assert_eq!(explained["result"]["revised"], revised);
+            assert_eq!(send(&gateway, &case).unwrap().status, expected);
+        }
+    }
+}

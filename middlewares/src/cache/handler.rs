@@ -39,6 +39,10 @@ impl Middleware for Caching {
     fn predict(&self, request: Request) -> Prediction {
         prediction::predict(&self.0, request)
     }
+
+    fn revise(&self, request: &Request, response: &mut Response) -> Option<String> {
+        prediction::revise(&self.0, request, response)
+    }
 }
 
 /// A request that takes part in caching.

@@ -1,15 +1,16 @@
 //! What the cache would do with a request, found out without sending it.
 
 use tidegate_cache::rules::{self, RequestDirectives, Reuse, Why};
-use tidegate_core::{Prediction, Request};
+use tidegate_core::{Prediction, Request, Response};
 
 use super::answer;
+use super::failure::{is_disconnected, is_failed, is_replaced_by};
 use super::key::key_of;
 use super::shared::Shared;
 use super::tiers::Found;
 
 /// Predicts what becomes of a request. Blocks while a response is read from the disk.
-pub(super) fn predict(shared: &Shared, request: Request) -> Prediction {
+pub(super) fn predict(shared: &Shared, mut request: Request) -> Prediction {
     let (directives, key) = match asked(shared, &request) {
         Ok(asked) => asked,
         Err(why) => return Prediction::passes(request).note(format!("passes the cache by: {why}")),
@@ -32,12 +33,38 @@ pub(super) fn predict(shared: &Shared, request: Request) -> Prediction {
                 Why::Request => "miss: the request asks for the stored response to be validated",
                 Why::Stale | Why::NoCache => "miss: the stored response is stale and is validated",
             };
-            return Prediction::passes(request).note(what).note(key);
+            let (on_error, disconnected) = (
+                is_replaced_by(shared, &stored, &directives, false),
+                is_replaced_by(shared, &stored, &directives, true),
+            );
+            request.context.has_substitute |= disconnected;
+            let prediction = Prediction::passes(request).note(what).note(key);
+            return match (on_error, disconnected) {
+                (true, _) => prediction.note("the stored response is sent if the server fails"),
+                (false, true) => prediction.note("the stored response is sent if no server can be reached"),
+                (false, false) => prediction,
+            };
         }
     };
     let (method, headers) = (&request.head.method, &request.head.headers);
     let answer = answer::from_store(method, headers, stored.head(), &stored.body(), now);
     Prediction::responds(answer).note(what).note(key)
+}
+
+/// Replaces a predicted failure by a stored response, as the cache would.
+pub(super) fn revise(shared: &Shared, request: &Request, response: &mut Response) -> Option<String> {
+    if !is_failed(response) {
+        return None;
+    }
+    let (directives, key) = asked(shared, request).ok()?;
+    let stored = shared.tiers.peek(&key, &request.head.headers).matching?;
+    if !is_replaced_by(shared, &stored, &directives, is_disconnected(response)) {
+        return None;
+    }
+    let status = response.status().as_u16();
+    let (method, headers) = (&request.head.method, &request.head.headers);
+    *response = answer::from_store(method, headers, stored.head(), &stored.body(), shared.now());
+    Some(format!("sends a stored response instead of the one with status {status}"))
 }
 
 /// Returns what the request asks of the cache and its key, or why it passes the cache by.
