@@ -6,6 +6,7 @@ mod conditions;
 mod open;
 mod path;
 mod reading;
+mod root;
 mod site;
 
 use std::sync::Arc;

@@ -22,6 +22,7 @@ use super::conditions::{Part, Precondition, Validators};
 use super::open::{Entry, Root, Stamp};
 use super::path::{RelativePath, Target, matches};
 use super::reading::Reader;
+use super::root;
 
 /// Size up to which a file is read as a whole, and its entity tag made of its content, in bytes.
 const SMALL: u64 = 64 * 1024;
@@ -123,9 +124,10 @@ impl Site {
         })
     }
 
-    /// Returns why the root cannot be opened, if so.
+    /// Returns why the root cannot be opened, if so. Waits for it for a bounded time.
     pub(super) fn problem(&self) -> Option<String> {
-        let error = Root::open(&self.root, self.links).err()?;
+        let (path, links) = (self.root.clone(), self.links);
+        let error = root::check(&self.root, move || Root::open(&path, links).map(drop)).err()?;
         Some(format!("static.root: `{}` cannot be opened, so requests get 503: {error}", self.root))
     }
 

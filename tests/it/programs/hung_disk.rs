@@ -1,4 +1,5 @@
-//! A disk that hangs (`static.maxReads`). A program holds up whoever opens a file, for which it needs to be root.
+//! A disk that hangs (`static.maxReads`), and a directory on one. Programs hold up whoever opens a file or looks for a
+//! directory, for which they need to be root.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::support::{Gateway, eventually, get};
 
-/// Holds up whoever opens a file.
+/// Holds up whoever opens a file, or looks for something in a directory.
 struct Hung {
     child: Child,
     input: ChildStdin,
@@ -14,10 +15,10 @@ struct Hung {
 }
 
 impl Hung {
-    fn new(file: &Path) -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/programs/hung_disk.py");
+    fn new(script: &str, path: &Path) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/programs").join(script);
         let mut command = Command::new("python3");
-        command.arg(script).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(script).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         let mut hung = Self { child, input, output };
@@ -31,7 +32,7 @@ impl Hung {
         assert_eq!(line.trim(), expected);
     }
 
-    /// Lets everybody open the file.
+    /// Lets everybody go on.
     fn release(&mut self) {
         self.input.write_all(b"\n").unwrap();
     }
@@ -68,7 +69,7 @@ fn a_disk_that_hangs_holds_up_few_threads_and_one_service() {
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let gateway = Gateway::with(&flags, &routes);
     let web = gateway.web();
-    let mut disk = Hung::new(&folder.path().join("hung/index.html"));
+    let mut disk = Hung::new("hung_disk.py", &folder.path().join("hung/index.html"));
     let waiting: Vec<_> = (0..3).map(|_| std::thread::spawn(move || get(web, "hung", "/"))).collect();
     for _ in 0..3 {
         disk.expect("hangs");
@@ -88,4 +89,38 @@ fn a_disk_that_hangs_holds_up_few_threads_and_one_service() {
     }
     assert_eq!(get(web, "hung", "/").text(), "hung");
     assert_eq!(get(web, "hung", "/other").status, 404);
+}
+
+#[test]
+#[ignore = "needs Python and root"]
+fn a_root_that_hangs_delays_no_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mount, fine) = (folder.path().join("mount"), folder.path().join("fine"));
+    std::fs::create_dir(&mount).unwrap();
+    std::fs::create_dir(&fine).unwrap();
+    std::fs::write(fine.join("index.html"), "fine").unwrap();
+    let mut disk = Hung::new("hung_mount.py", &mount);
+    let routes = |host: &str| {
+        format!(
+            "http:
+  routers:
+    hung: {{rule: 'Host(`hung`)', service: hung}}
+    fine: {{rule: 'Host(`{host}`)', service: fine}}
+  services:
+    hung: {{static: {{root: '{}/sub'}}}}
+    fine: {{static: {{root: '{}'}}}}
+",
+            mount.display(),
+            fine.display()
+        )
+    };
+    let gateway = Gateway::serve(&routes("one"));
+    assert_eq!(get(gateway.web(), "one", "/").text(), "fine");
+    let is_reported = || gateway.problems().iter().any(|one| one.contains("did not respond within 500ms"));
+    assert!(is_reported(), "{:?}", gateway.problems());
+    gateway.write("routes.yml", &routes("two"));
+    eventually("the next configuration is served", || get(gateway.web(), "two", "/").status == 200);
+    assert!(is_reported());
+    disk.release();
+    disk.expect("gone");
 }
