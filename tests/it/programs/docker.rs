@@ -301,8 +301,8 @@ fn the_compose_file_comes_up_scales_and_stops() {
                 concat!(env!("CARGO_MANIFEST_DIR"), "/docker-compose.yml"),
             ])
             .args(arguments)
-            .env("TIDEGATE_HTTP", port.to_string())
-            .env("TIDEGATE_API", api.to_string()))
+            .env("WEB_PORT", port.to_string())
+            .env("API_PORT", api.to_string()))
     };
     struct Down<F: Fn()>(F);
     impl<F: Fn()> Drop for Down<F> {
