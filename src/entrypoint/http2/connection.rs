@@ -22,21 +22,18 @@ use crate::entrypoint::shutdown::Phase;
 /// The library's side of a connection.
 type Library<S> = http2::Connection<TokioIo<Watched<S, OpenConnection>>, HttpService, TokioExecutor>;
 
-/// Serves a connection until it ends.
-///
-/// # Errors
-/// If the client or the gateway ends it early.
-pub(in crate::entrypoint) async fn serve<S: Stream>(
+/// Serves a connection until it ends, or the client or the gateway ends it early.
+pub(in crate::entrypoint) fn serve<S: Stream>(
     client: Arc<ClientConnection>,
     stream: S,
     open: OpenConnection,
-) -> io::Result<()> {
+) -> impl Future<Output = io::Result<()>> + Send {
     let (listener, progress) = (client.listener.clone(), client.progress.clone());
     let reservation = HeaderReservation::new(listener.heads.clone());
     let stream = Watched::new(stream, progress.clone(), reservation, open);
     let service = HttpService::new(client);
     let mut connection = Box::pin(listener.http2.serve_connection(TokioIo::new(stream), service));
-    drive(&listener, &progress, connection.as_mut()).await
+    async move { drive(&listener, &progress, connection.as_mut()).await }
 }
 
 /// Drives a connection. Shuts it down gracefully if the listener drains or its time is up, and closes it if the
