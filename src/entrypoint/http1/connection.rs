@@ -228,14 +228,10 @@ impl<S: Stream> Connection<'_, S> {
 
     fn poll_handling(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Step>> {
         let State::Handling(handling) = &mut self.state else { return Poll::Pending };
-        {
-            let mut io = self.shared.lock();
-            io.keep_waker(cx);
-            io.set_polled(true);
-        }
+        self.shared.lock().begin_poll(cx);
         let polled = handling.as_mut().poll(cx);
         let mut io = self.shared.lock();
-        io.set_polled(false);
+        io.end_poll();
         let Poll::Ready((mut response, closing)) = polled else {
             // Informational responses.
             ready!(io.poll_drain(cx))?;

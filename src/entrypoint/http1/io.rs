@@ -134,16 +134,17 @@ pub(super) struct Io<S> {
 }
 
 impl<S> Io<S> {
-    /// Records that the future of the connection begins to poll a request, or has polled it.
-    pub(super) fn set_polled(&mut self, is_polled: bool) {
-        self.is_polled = is_polled;
-    }
-
-    /// Keeps the task of the connection, for those that have something to do for it.
-    pub(super) fn keep_waker(&mut self, cx: &Context<'_>) {
+    /// Records that the future of the connection polls a request or a response: it looks at the state afterwards.
+    pub(super) fn begin_poll(&mut self, cx: &Context<'_>) {
+        self.is_polled = true;
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }
+    }
+
+    /// Records that it has polled it.
+    pub(super) fn end_poll(&mut self) {
+        self.is_polled = false;
     }
 
     /// Wakes the connection, unless it looks at the state anyway.

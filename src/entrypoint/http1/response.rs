@@ -94,13 +94,13 @@ pub(super) fn poll<S: Stream>(
     loop {
         let has_room = {
             let mut io = shared.lock();
-            io.set_polled(true);
+            io.begin_poll(cx);
             !io.output.has_frame() && io.output.head_left() < FULL
         };
         // It may be the body of the request, which reads the connection.
         let polled = has_room.then(|| body.poll_frame(cx));
         let mut io = shared.lock();
-        io.set_polled(false);
+        io.end_poll();
         let is_waiting = match polled {
             Some(Poll::Ready(part)) => {
                 let part = part.transpose().map_err(|_| ResponseError::Body)?;

@@ -328,12 +328,6 @@ impl Server {
         }
     }
 
-    /// Returns true while the response is complete and the request is not: its rest has to be read and dropped, or the
-    /// connection closed.
-    pub fn is_draining(&self) -> bool {
-        self.writing == Writing::Complete && matches!(self.reading, Reading::Body(_))
-    }
-
     /// Gives all memory back if the connection is idle. Returns true if it was.
     pub fn release(&mut self) -> bool {
         let is_idle = matches!(self.phase(), Phase::Idle | Phase::Closed);
