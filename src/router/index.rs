@@ -104,11 +104,13 @@ impl<T> Index<T> {
     }
 
     fn collect<'a>(&'a self, view: &View<'_>, lists: &mut SmallVec<[&'a [u32]; 8]>) {
-        let host = view.host();
-        if let Some(paths) = self.exact.get(host) {
+        if !self.exact.is_empty()
+            && let Some(paths) = self.exact.get(view.host())
+        {
             paths.collect(&view.path, lists);
         }
         if !self.below.is_empty() {
+            let host = view.host();
             // Only the end of the host can be a key, so an overlong host costs nothing.
             let from = host.len().saturating_sub(self.longest_below + 1);
             for dot in memchr::memchr_iter(b'.', host.as_bytes().get(from..).unwrap_or_default()) {

@@ -82,7 +82,7 @@ impl Matcher {
             Self::Host(host) => **host == *view.host(),
             Self::HostBelow(suffix) => view.host().split_once('.').is_some_and(|(_, rest)| *rest == **suffix),
             Self::AnyHost => true,
-            Self::HostRegexp(pattern) => pattern.is_match(&view.dotted_host),
+            Self::HostRegexp(pattern) => pattern.is_match(view.dotted_host()),
             Self::Path(path) => **path == *view.path,
             Self::PathPrefix(prefix) => view.path.starts_with(&**prefix),
             Self::PathRegexp(pattern) => pattern.is_match(&view.path),

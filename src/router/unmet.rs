@@ -74,7 +74,7 @@ fn because(matcher: &Matcher, view: &View<'_>) -> String {
     };
     match matcher {
         Matcher::Host(_) | Matcher::HostBelow(_) | Matcher::AnyHost | Matcher::HostRegexp(_) => {
-            format!("the host is `{}`", view.dotted_host)
+            format!("the host is `{}`", view.dotted_host())
         }
         Matcher::Path(_) | Matcher::PathPrefix(_) | Matcher::PathRegexp(_) => {
             format!("the path is `{}`", view.path)

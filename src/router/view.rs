@@ -1,15 +1,16 @@
 //! A request as seen by rules: host in lower case, path with only reserved characters escaped.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::net::IpAddr;
 
 use tidegate_core::{Identity, Request};
 
-/// The values that matchers compare, computed once per request.
+/// The values that matchers compare, computed at most once per request.
 pub(super) struct View<'a> {
     pub(super) request: &'a Request,
-    /// The host in lower case, without port; a trailing dot is kept (`HostRegexp` sees it).
-    pub(super) dotted_host: Cow<'a, str>,
+    /// Computed when it is asked for, since not all routes have rules about the host.
+    dotted_host: OnceCell<Cow<'a, str>>,
     /// The normalised path.
     pub(super) path: Cow<'a, str>,
     /// The client's address, in IPv4 form if mapped.
@@ -18,22 +19,29 @@ pub(super) struct View<'a> {
 
 impl<'a> View<'a> {
     pub(super) fn new(request: &'a Request) -> Self {
-        let host = without_port(request.host());
-        let dotted_host = match host.bytes().any(|b| b.is_ascii_uppercase()) {
-            true => Cow::Owned(host.to_ascii_lowercase()),
-            false => Cow::Borrowed(host),
-        };
         Self {
             request,
-            dotted_host,
+            dotted_host: OnceCell::new(),
             path: routing_path(request.path()),
             peer: request.context.exchange.connection.peer.ip().to_canonical(),
         }
     }
 
+    /// Returns the host in lower case, without port; a trailing dot is kept (`HostRegexp` sees it).
+    pub(super) fn dotted_host(&self) -> &str {
+        self.dotted_host.get_or_init(|| {
+            let host = without_port(self.request.host());
+            match host.bytes().any(|b| b.is_ascii_uppercase()) {
+                true => Cow::Owned(host.to_ascii_lowercase()),
+                false => Cow::Borrowed(host),
+            }
+        })
+    }
+
     /// Returns the host without port and trailing dot.
     pub(super) fn host(&self) -> &str {
-        self.dotted_host.strip_suffix('.').unwrap_or(&self.dotted_host)
+        let host = self.dotted_host();
+        host.strip_suffix('.').unwrap_or(host)
     }
 
     /// Returns the client's identity, if it was authenticated.
