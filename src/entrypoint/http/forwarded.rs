@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, Entry, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, request};
 use tidegate_core::client_ip::IpRanges;
 use tidegate_core::{BuildError, Request};
@@ -182,18 +182,21 @@ pub(crate) fn append_for(request: &mut Request) {
 }
 
 fn append(headers: &mut HeaderMap, address: &HeaderValue) {
-    let mut earlier = headers.get_all(X_FORWARDED_FOR).iter();
-    let Some(first) = earlier.next() else {
-        headers.insert(X_FORWARDED_FOR, address.clone());
-        return;
+    // One look-up for both cases.
+    let mut earlier = match headers.entry(X_FORWARDED_FOR) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(address.clone());
+            return;
+        }
+        Entry::Occupied(earlier) => earlier,
     };
-    let mut list = first.as_bytes().to_vec();
-    for value in earlier.map(HeaderValue::as_bytes).chain([address.as_bytes()]) {
+    let mut list = earlier.get().as_bytes().to_vec();
+    for value in earlier.iter().skip(1).map(HeaderValue::as_bytes).chain([address.as_bytes()]) {
         list.extend_from_slice(b", ");
         list.extend_from_slice(value);
     }
     if let Ok(list) = HeaderValue::from_bytes(&list) {
-        headers.insert(X_FORWARDED_FOR, list);
+        earlier.insert(list);
     }
 }
 
