@@ -20,7 +20,7 @@ use super::hold::Hold;
 use super::preview::{Choice, Preview, ServerPreview};
 use super::server::{Rank, Server};
 use super::sticky::Sticky;
-use crate::upstream::Outgoing;
+use crate::upstream::{Failure, Outgoing};
 
 /// Maximum number of servers tried for a request that could not be sent.
 const MAX_SERVERS: usize = 3;
@@ -90,8 +90,11 @@ impl LoadBalancer {
         }
     }
 
-    /// Sends a request to a server. Returns it in `unsent`, if that is given, when no server took it.
-    async fn serve(&self, mut request: Request, unsent: Option<&mut Option<Request>>) -> Response {
+    /// Sends a request to a server. Returns also whether no server took it, and it is still as it was.
+    ///
+    /// The request stays where its caller has it: moving it to each function behind this one would copy 500 bytes each
+    /// time.
+    async fn serve(&self, request: &mut Request) -> (Response, bool) {
         let sticky = self.sticky.as_ref().and_then(|sticky| sticky.find(&request.head.headers));
         let original = self.prefixes.then(|| request.head.uri.clone());
         let mut failed = SmallVec::<[usize; MAX_SERVERS]>::new();
@@ -108,13 +111,14 @@ impl LoadBalancer {
                 request.context.exchange.replace(last.status().as_u16());
             }
             match self.send(index, request, original.as_ref()).await {
-                Ok(response) => return self.finish(response, index, renew),
-                Err((error, Some(unsent))) if error.is_unsent() => {
+                Ok(response) => return (self.finish(response, index, renew), false),
+                Err(Failure { error, is_unsent: true }) if error.is_unsent() => {
                     last = error;
-                    request = *unsent;
                     failed.push(index);
                 }
-                Err((error, _)) => return self.finish(reply::upstream_failure(error), index, renew),
+                Err(Failure { error, .. }) => {
+                    return (self.finish(reply::upstream_failure(error), index, renew), false);
+                }
             }
         }
         if failed.is_empty() {
@@ -125,33 +129,20 @@ impl LoadBalancer {
             Some(index) => self.finish(response, *index, true),
             None => response,
         };
-        if let Some(unsent) = unsent {
-            *unsent = Some(request);
-        }
-        response
+        (response, true)
     }
 
-    /// The same, but lets the request wait if no server takes it.
-    async fn serve_or_hold(&self, request: Request, hold: &Hold) -> Response {
-        let mut unsent = None;
-        let response = self.serve(request, Some(&mut unsent)).await;
-        match unsent {
-            Some(request) => Box::pin(hold.wait(request)).await,
-            None => response,
-        }
-    }
-
-    /// Sends to one server. Returns the request in the error if it was not sent.
+    /// Sends to one server. The request is as it was if it was not sent.
     async fn send(
         &self,
         index: usize,
-        request: Request,
+        request: &mut Request,
         original: Option<&Uri>,
-    ) -> Result<Response, (UpstreamError, Option<Box<Request>>)> {
+    ) -> Result<Response, Failure> {
         let candidate = &self.servers[index];
         let Candidate { server, preserve_path, .. } = candidate;
         let endpoint = server.endpoint();
-        let Request { mut head, body, mut context } = request;
+        let Request { head, body, context } = request;
         if !self.pass_host {
             head.headers.insert(HOST, endpoint.authority().clone());
         }
@@ -161,16 +152,17 @@ impl LoadBalancer {
         {
             match prefixed(endpoint.path(), original) {
                 Ok(uri) => head.uri = uri,
-                Err(error) => return Err((UpstreamError::Internal(error.to_string()), None)),
+                Err(error) => return Err(UpstreamError::Internal(error.to_string()).into()),
             }
         }
-        let exchange = context.exchange.clone();
-        let attempt = self.begin_attempt(&exchange, Some(candidate));
+        let connect_limit = connect_limit(context);
+        let Context { exchange, interim, upgrade, .. } = context;
+        let attempt = self.begin_attempt(exchange, Some(candidate));
         // Informational responses must not be sent to HTTP/1.0 clients (RFC 9110 section 15.2).
-        let interim = context.interim.as_deref().filter(|_| head.version != Version::HTTP_10);
-        let span = exchange.spans().and_then(|spans| begin_span(spans, server, &mut head));
-        let (upgrade, connect_limit) = (context.upgrade.take(), connect_limit(&context));
-        let outgoing = Outgoing { head, body, upgrade, exchange: Some(exchange.clone()), connect_limit };
+        let interim = interim.as_deref().filter(|_| head.version != Version::HTTP_10);
+        let span = exchange.spans().and_then(|spans| begin_span(spans, server, head));
+        let outgoing =
+            Outgoing { head: &mut *head, body, upgrade, exchange: Some(&*exchange), connect_limit };
         match endpoint.try_send(outgoing, interim).await {
             Ok(response) => {
                 server.answered();
@@ -196,15 +188,10 @@ impl LoadBalancer {
                 if let Some(attempt) = attempt {
                     attempt.end();
                 }
-                let unsent = failure.unsent.map(|unsent| {
-                    let Outgoing { mut head, body, upgrade, .. } = *unsent;
-                    context.upgrade = upgrade;
-                    if let Some(original) = original {
-                        head.uri = original.clone();
-                    }
-                    Box::new(Request::new(head, body, context))
-                });
-                Err((failure.error, unsent))
+                if let Some(original) = original.filter(|_| failure.is_unsent) {
+                    head.uri = original.clone();
+                }
+                Err(failure)
             }
         }
     }
@@ -323,10 +310,15 @@ impl Load for Servers<'_> {
 }
 
 impl Handler for LoadBalancer {
-    fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+    fn call<'a>(&'a self, mut request: Request) -> BoxFuture<'a, Response> {
         match &self.hold {
-            None => boxed(move || self.serve(request, None)),
-            Some(hold) => boxed(move || self.serve_or_hold(request, hold)),
+            None => boxed(move || async move { self.serve(&mut request).await.0 }),
+            Some(hold) => boxed(move || async move {
+                match self.serve(&mut request).await {
+                    (_, true) => Box::pin(hold.wait(request)).await,
+                    (response, false) => response,
+                }
+            }),
         }
     }
 }
@@ -340,8 +332,16 @@ impl Service for LoadBalancer {
         self.hold.as_ref().map_or(0, |hold| hold.queue.waiting())
     }
 
-    fn try_call<'a>(&'a self, request: Request, unsent: &'a mut Option<Request>) -> BoxFuture<'a, Response> {
-        boxed(move || self.serve(request, Some(unsent)))
+    fn try_call<'a>(
+        &'a self,
+        mut request: Request,
+        unsent: &'a mut Option<Request>,
+    ) -> BoxFuture<'a, Response> {
+        boxed(move || async move {
+            let (response, is_unsent) = self.serve(&mut request).await;
+            *unsent = is_unsent.then_some(request);
+            response
+        })
     }
 
     fn server_status(&self) -> BTreeMap<String, &'static str> {

@@ -264,6 +264,18 @@ impl Stream {
         self.window.limit()
     }
 
+    /// Returns true if the peer has neither closed an idle stream nor sent anything; `None` for TLS, which has messages
+    /// of its own. Costs no system call as a rule, and no waker is registered, which takes a lock.
+    pub(super) fn is_quiet(&self) -> Option<bool> {
+        let mut byte = [0];
+        let read = match &self.kind {
+            Kind::Plain(stream) => stream.try_read(&mut byte),
+            Kind::Unix(stream) => stream.try_read(&mut byte),
+            Kind::Tls(_) => return None,
+        };
+        Some(read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))
+    }
+
     /// Returns true for TLS.
     pub(super) fn is_tls(&self) -> bool {
         matches!(self.kind, Kind::Tls(_))

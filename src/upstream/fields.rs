@@ -93,11 +93,16 @@ pub(super) fn without_body(head: &mut request::Parts, cleaned: &Cleaned) {
     if cleaned.found.has(Found::TRAILER) {
         head.headers.remove(TRAILER);
     }
-    if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
+    if announces_none(&head.method) {
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     } else if cleaned.found.has(Found::CONTENT_LENGTH) {
         head.headers.remove(CONTENT_LENGTH);
     }
+}
+
+/// Returns true for methods with which a request without a body says so.
+pub(super) fn announces_none(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
 /// Sets chunked coding for a body of unknown length, as the HTTP library drops the body of such a GET. Not

@@ -11,8 +11,9 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
+use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, StatusCode};
+use http::{StatusCode, request};
 use http_body::Body as _;
 use tidegate_core::{Body, Interim};
 use tidegate_wire::http1::client::{Client, Event, Request};
@@ -61,6 +62,9 @@ impl Http1 {
         if !self.codec.is_reusable() {
             return false;
         }
+        if let Some(is_quiet) = self.stream.is_quiet() {
+            return is_quiet;
+        }
         // Whatever the task has done before: a connection that is not looked at would seem open.
         let looking = pin!(tokio::task::unconstrained(poll_fn(|cx| self.poll_unasked(cx))));
         looking.poll(&mut Context::from_waker(Waker::noop())).is_pending()
@@ -78,14 +82,14 @@ impl Http1 {
     /// If the connection is not [usable](Self::is_usable).
     pub(super) fn begin(
         &mut self,
-        request: &http::Request<Body>,
+        head: &request::Parts,
         body: Body,
         is_upgrade: bool,
     ) -> Result<(), Http1Error> {
-        let payload = payload(request.headers(), &body);
+        let payload = payload(head, &body);
         self.output.head.reserve(USUAL_HEAD);
-        let fields = Fields { headers: request.headers(), spelling: &Spelling::USUAL };
-        let (method, uri) = (request.method(), request.uri());
+        let fields = Fields { headers: &head.headers, spelling: &Spelling::USUAL };
+        let (method, uri) = (&head.method, &head.uri);
         self.codec
             .request(Request { method, uri, fields, payload, upgrade: is_upgrade }, &mut self.output.head)?;
         // A body without an announced end has nothing to write.
@@ -101,7 +105,7 @@ impl Http1 {
     pub(super) async fn exchange(
         &mut self,
         interim: Option<&dyn Interim>,
-    ) -> Result<ResponseHead, Http1Error> {
+    ) -> Result<Box<ResponseHead>, Http1Error> {
         poll_fn(|cx| {
             if let Poll::Ready(Err(error)) = self.poll_send(cx) {
                 return Poll::Ready(Err(error));
@@ -109,7 +113,7 @@ impl Http1 {
             loop {
                 match ready!(self.poll_event(cx))? {
                     Event::Head(head) => return Poll::Ready(Ok(head)),
-                    Event::Informational(head) => relay(head, interim),
+                    Event::Informational(mut head) => relay(&mut head, interim),
                     Event::Data(_) | Event::Trailers(_) | Event::End | Event::Upgraded(_) => {
                         return Poll::Ready(Err(Http1Error::Closed));
                     }
@@ -125,10 +129,10 @@ impl Http1 {
     }
 
     /// After a response with status 101: the stream, and what the server has sent on it.
-    pub(super) fn into_tunnel(mut self) -> (Stream, bytes::BytesMut) {
+    pub(super) fn into_tunnel(mut self) -> (Stream, BytesMut) {
         let rest = match self.codec.poll() {
             Ok(Some(Event::Upgraded(rest))) => rest,
-            _ => bytes::BytesMut::new(),
+            _ => BytesMut::new(),
         };
         (self.stream, rest)
     }
@@ -200,7 +204,12 @@ impl Http1 {
         let is_sending = self.is_sending();
         let size = self.stream.read_size();
         let input = self.codec.input();
-        input.reserve(size);
+        if input.capacity() == 0 {
+            // Without the checks of a buffer that grows.
+            *input = BytesMut::with_capacity(size);
+        } else {
+            input.reserve(size);
+        }
         match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, input)) {
             // A server that closes with unread request data resets the connection, which ends its response.
             Err(error)
@@ -212,6 +221,18 @@ impl Http1 {
         }
     }
 
+    /// Returns the content of a response's body that ends after `length` bytes, if all of it has been read.
+    fn take_whole(&mut self, length: u64) -> Option<Bytes> {
+        if self.codec.input().len() as u64 != length || self.is_sending() {
+            return None;
+        }
+        let Ok(Some(Event::Data(data))) = self.codec.poll() else { return None };
+        // The codec learns that it is the end.
+        let ended = self.codec.poll();
+        debug_assert!(matches!(ended, Ok(Some(Event::End))), "the length is known");
+        Some(data)
+    }
+
     /// Frees the memory of a connection that becomes idle. Returns false if it cannot be used again.
     fn park(&mut self) -> bool {
         self.output.release();
@@ -220,16 +241,16 @@ impl Http1 {
 }
 
 /// How the end of a body is announced: as its source knows it, or as the client has.
-fn payload(headers: &HeaderMap, body: &Body) -> Payload {
-    let announced = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+fn payload(head: &request::Parts, body: &Body) -> Payload {
+    let announced = || head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
     if body.is_end_stream() {
-        return if headers.contains_key(CONTENT_LENGTH) { Payload::Length(0) } else { Payload::None };
+        return if fields::announces_none(&head.method) { Payload::Length(0) } else { Payload::None };
     }
     body.size_hint().exact().or_else(announced).map_or(Payload::Unknown, Payload::Length)
 }
 
 /// Passes an informational response on. The client gets a 100 when its body is read.
-fn relay(mut head: ResponseHead, interim: Option<&dyn Interim>) {
+fn relay(head: &mut ResponseHead, interim: Option<&dyn Interim>) {
     let Some(client) = interim.filter(|_| head.status != StatusCode::CONTINUE) else { return };
     let _ = fields::clean_response(&mut head.headers);
     head.headers.remove(CONTENT_LENGTH);

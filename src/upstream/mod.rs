@@ -33,7 +33,7 @@ pub(crate) use connect::{Host, connect_tcp};
 use http1::Http1;
 use peers::Peers;
 use pool::Pool;
-pub(crate) use send::Outgoing;
+pub(crate) use send::{Failure, Outgoing};
 pub use transport::Transport;
 pub(crate) use transport::{ServerNameError, server_name, tls_error};
 
@@ -108,8 +108,10 @@ impl Endpoint {
     ///
     /// Dropping the future cancels the request.
     pub async fn send(self: &Arc<Self>, request: Request) -> Result<Response, UpstreamError> {
-        let Request { head, body, context } = request;
-        let outgoing = Outgoing { head, body, upgrade: context.upgrade, exchange: None, connect_limit: None };
+        let Request { mut head, mut body, mut context } = request;
+        let upgrade = &mut context.upgrade;
+        let outgoing =
+            Outgoing { head: &mut head, body: &mut body, upgrade, exchange: None, connect_limit: None };
         self.try_send(outgoing, None).await.map_err(|failure| failure.error)
     }
 

@@ -64,9 +64,8 @@ impl Shared {
 }
 
 impl Pool {
-    /// Takes an idle HTTP/1 connection.
-    pub(super) fn take(&mut self) -> Option<Box<Http1>> {
-        let now = Instant::now();
+    /// Takes an idle HTTP/1 connection that has not expired by `now`.
+    pub(super) fn take(&mut self, now: Instant) -> Option<Box<Http1>> {
         while let Some(Idle { mut connection, expires }) = self.idle.pop() {
             if expires.is_none_or(|at| at > now) && connection.is_usable() {
                 return Some(connection);

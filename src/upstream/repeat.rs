@@ -1,7 +1,7 @@
 //! Requests that are sent again.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Uri};
+use http::{Method, Request, Uri, request};
 use http_body::Body as _;
 use tidegate_core::Body;
 
@@ -20,21 +20,21 @@ pub(super) enum Repeatable {
 impl Repeatable {
     /// Requests with a safe method and no body may be repeated. Go's transport repeats the same if a kept connection
     /// closes.
-    pub(super) fn new(request: &Request<Body>, lease: &Lease) -> Self {
-        let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
+    pub(super) fn new(head: &request::Parts, body: &Body, lease: &Lease) -> Self {
+        let safe = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
         match lease {
-            _ if !safe || !request.body().is_end_stream() => Self::No,
+            _ if !safe || !body.is_end_stream() => Self::No,
             Lease::Own { .. } => Self::Itself,
-            Lease::Stream { .. } => Self::Copy(Spare::new(request)),
+            Lease::Stream { .. } => Self::Copy(Spare::new(head)),
         }
     }
 
-    /// Returns the request to send again; `None` if it must not be repeated. `sent`: what is left of it.
-    pub(super) fn into_request(self, sent: Request<Body>) -> Option<Request<Body>> {
+    /// Makes the head what it was, to send it again. Returns false if it must not be repeated.
+    pub(super) fn restore(self, head: &mut request::Parts) -> bool {
         match self {
-            Self::No => None,
-            Self::Itself => Some(sent),
-            Self::Copy(spare) => spare.into_request(),
+            Self::No => false,
+            Self::Itself => true,
+            Self::Copy(spare) => spare.into_head().map(|spare| *head = spare).is_some(),
         }
     }
 }
@@ -51,9 +51,9 @@ impl Spare {
     /// Most copies fit in.
     const USUAL: usize = 512;
 
-    fn new(request: &Request<Body>) -> Self {
-        let fields = Self::of_fields(request.headers());
-        Self { method: request.method().clone(), uri: request.uri().clone(), fields }
+    fn new(head: &request::Parts) -> Self {
+        let fields = Self::of_fields(&head.headers);
+        Self { method: head.method.clone(), uri: head.uri.clone(), fields }
     }
 
     fn of_fields(headers: &HeaderMap) -> Vec<u8> {
@@ -67,18 +67,17 @@ impl Spare {
         fields
     }
 
-    /// The request. `None` if a field cannot be read back, so that none goes missing.
-    fn into_request(self) -> Option<Request<Body>> {
-        let mut request = Request::new(Body::empty());
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
+    /// The head. `None` if a field cannot be read back, so that none goes missing.
+    fn into_head(self) -> Option<request::Parts> {
+        let mut head = Request::new(()).into_parts().0;
+        (head.method, head.uri) = (self.method, self.uri);
         for field in self.fields.strip_suffix(b"\n").into_iter().flat_map(|all| all.split(|&b| b == b'\n')) {
             let colon = memchr::memchr(b':', field)?;
             let name = HeaderName::from_bytes(&field[..colon]).ok()?;
             let value = HeaderValue::from_bytes(&field[colon + 1..]).ok()?;
-            request.headers_mut().append(name, value);
+            head.headers.append(name, value);
         }
-        Some(request)
+        Some(head)
     }
 }
 
@@ -95,12 +94,14 @@ mod tests {
             .header("x-a", "1: 2")
             .header("x-a", HeaderValue::from_bytes(b"\t\xff").unwrap())
             .header("x-empty", "")
-            .body(Body::empty())
-            .unwrap();
-        let copy = Spare::new(&original).into_request().unwrap();
-        assert_eq!((copy.method(), copy.uri()), (original.method(), original.uri()));
-        assert_eq!(copy.headers(), original.headers());
-        let bare = Request::new(Body::empty());
-        assert!(Spare::new(&bare).into_request().unwrap().headers().is_empty());
+            .body(())
+            .unwrap()
+            .into_parts()
+            .0;
+        let copy = Spare::new(&original).into_head().unwrap();
+        assert_eq!((&copy.method, &copy.uri), (&original.method, &original.uri));
+        assert_eq!(copy.headers, original.headers);
+        let bare = Request::new(()).into_parts().0;
+        assert!(Spare::new(&bare).into_head().unwrap().headers.is_empty());
     }
 }

@@ -40,81 +40,85 @@ const ASSUMED_STREAMS: usize = 100;
 /// Maximum number of buffered bytes of a request body per HTTP/2 stream.
 const STREAM_BUFFER: usize = 128 * 1024;
 
-/// A request that is ready for a server.
-pub(crate) struct Outgoing {
-    pub(crate) head: request::Parts,
-    pub(crate) body: Body,
+/// A request that is ready for a server. It stays where it is, as it would be copied at each step otherwise.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) head: &'a mut request::Parts,
+    pub(crate) body: &'a mut Body,
     /// The client's side of an upgrade, if requested.
-    pub(crate) upgrade: Option<Box<tidegate_core::Upgrade>>,
+    pub(crate) upgrade: &'a mut Option<Box<tidegate_core::Upgrade>>,
     /// The exchange of this attempt.
-    pub(crate) exchange: Option<Arc<Exchange>>,
+    pub(crate) exchange: Option<&'a Arc<Exchange>>,
     /// Maximum time to wait for a connection, beside the timeouts of the transport.
     pub(crate) connect_limit: Option<Duration>,
 }
 
-/// A failed attempt, with the request if no byte of it was sent and its body is complete.
+/// A failed attempt.
 pub(crate) struct Failure {
     pub(crate) error: UpstreamError,
-    pub(crate) unsent: Option<Box<Outgoing>>,
+    /// No byte of the request was sent, and all of it is still there.
+    pub(crate) is_unsent: bool,
 }
 
 impl Endpoint {
-    /// Sends a request; see [`Endpoint::send`]. Returns the request with the error if it was not sent.
+    /// Sends a request; see [`Endpoint::send`]. Its head is prepared for the server. Returns in the error whether it
+    /// can be sent to another one.
     pub(crate) async fn try_send(
         self: &Arc<Self>,
-        outgoing: Outgoing,
+        outgoing: Outgoing<'_>,
         interim: Option<&dyn Interim>,
     ) -> Result<Response, Failure> {
-        let Outgoing { mut head, body, upgrade, exchange, connect_limit } = outgoing;
+        let Outgoing { head, body, upgrade, exchange, connect_limit } = outgoing;
         let in_flight = InFlight::begin(self);
-        let cleaned = fields::clean_request(&mut head, upgrade.is_some());
+        let cleaned = fields::clean_request(head, upgrade.is_some());
         fields::fill_host(&mut head.headers, &cleaned, &self.authority);
         if body.is_end_stream() {
-            fields::without_body(&mut head, &cleaned);
+            fields::without_body(head, &cleaned);
         } else {
-            fields::with_body(&mut head, &body);
+            fields::with_body(head, body);
         }
-        let change = cleaned.upgrade.zip(upgrade).map(|(protocol, client)| Change { protocol, client });
+        let change = match cleaned.upgrade {
+            Some(protocol) => upgrade.take().map(|client| Change { protocol, client }),
+            None => None,
+        };
         if !head.extensions.is_empty() {
             head.extensions.clear();
         }
-        let mut outgoing = Request::from_parts(head, body);
+        let asked = exchange.and_then(|exchange| exchange.last_attempt()).map(|attempt| attempt.sent);
         let mut stale = 0;
         loop {
-            let (upgrade, fresh) = (change.is_some(), stale >= MAX_STALE);
+            let (is_upgrade, fresh) = (change.is_some(), stale >= MAX_STALE);
             let lease = match connect_limit {
-                None => self.lease(upgrade, fresh).await,
-                Some(limit) => Box::pin(self.within(limit, self.lease(upgrade, fresh))).await,
+                None => self.lease(is_upgrade, fresh, asked).await,
+                Some(limit) => Box::pin(self.within(limit, self.lease(is_upgrade, fresh, asked))).await,
             };
             let mut lease = match lease {
                 Ok(lease) => lease,
-                Err(error) => return Err(unsent(error, outgoing, change, exchange)),
+                Err(error) => return Err(unsent(error, head, change, upgrade)),
             };
             let reused = lease.opened().is_none();
-            note_connection(exchange.as_deref(), &lease);
-            let repeatable = Repeatable::new(&outgoing, &lease);
-            match self.exchange(&mut lease, &mut outgoing, interim, change.is_some()).await {
+            note_connection(exchange.map(|exchange| &**exchange), &lease);
+            let repeatable = Repeatable::new(head, body, &lease);
+            match self.exchange(&mut lease, (&mut *head, &mut *body), interim, change.is_some()).await {
                 Ok(answer) => return self.answer(answer, lease, change, (in_flight, exchange)),
                 Err(Lost { unsent: Some(request), .. }) if reused && stale < MAX_STALE => {
-                    outgoing = *request;
+                    (*head, *body) = request.into_parts();
                     stale += 1;
                 }
                 Err(Lost { error: Some(error), unsent: None }) if error.is_closed() => {
-                    let Some(request) = repeatable.into_request(outgoing) else {
+                    if !repeatable.restore(head) {
                         return Err(self.fail(&error).into());
-                    };
+                    }
                     if !reused {
                         // A server that shuts down drops connections it has not accepted yet: another one may
                         // respond.
-                        let error = self.lost(error.to_string());
-                        return Err(unsent(error, request, change, exchange));
+                        return Err(unsent(self.lost(error.to_string()), head, change, upgrade));
                     }
-                    outgoing = request;
                     stale = MAX_STALE;
                 }
                 Err(Lost { error, unsent: Some(request) }) => {
+                    (*head, *body) = request.into_parts();
                     let error = self.lost(error.map_or_else(|| "closed".into(), |e| e.to_string()));
-                    return Err(unsent(error, *request, change, exchange));
+                    return Err(unsent(error, head, change, upgrade));
                 }
                 Err(Lost { error: Some(error), .. }) => return Err(self.fail(&error).into()),
                 Err(Lost { error: None, .. }) => {
@@ -139,8 +143,14 @@ impl Endpoint {
         tokio::time::timeout(limit, lease).await.unwrap_or_else(|_| Err(timeout()))
     }
 
-    /// Returns a connection for one request: a kept one unless `fresh`, or a new one.
-    async fn lease(self: &Arc<Self>, upgrade: bool, fresh: bool) -> Result<Lease, UpstreamError> {
+    /// Returns a connection for one request: a kept one unless `fresh`, or a new one. `asked`: when the attempt began,
+    /// if that is known.
+    async fn lease(
+        self: &Arc<Self>,
+        upgrade: bool,
+        fresh: bool,
+        asked: Option<Instant>,
+    ) -> Result<Lease, UpstreamError> {
         if upgrade {
             return Box::pin(self.open_for_upgrade()).await;
         }
@@ -156,7 +166,7 @@ impl Endpoint {
             let mut pool = self.pool(worker).lock();
             if !fresh
                 && self.target.scheme != Scheme::H2c
-                && let Some(connection) = pool.take()
+                && let Some(connection) = pool.take(asked.unwrap_or_else(Instant::now))
             {
                 return Ok(Lease::Own { connection, opened: None });
             }
@@ -256,26 +266,28 @@ impl Endpoint {
     async fn exchange(
         &self,
         lease: &mut Lease,
-        outgoing: &mut Request<Body>,
+        (head, body): (&mut request::Parts, &mut Body),
         interim: Option<&dyn Interim>,
         is_upgrade: bool,
     ) -> Result<Answer, Lost> {
         let limit = self.transport.response_header_timeout();
-        let sent = if limit.is_zero() { None } else { watch_end(outgoing) };
+        let sent = if limit.is_zero() { None } else { watch_end(body) };
         let answer = async {
             match lease {
                 Lease::Own { connection, .. } => {
-                    origin_form(outgoing);
-                    let body = std::mem::take(outgoing.body_mut());
-                    let head = match connection.begin(outgoing, body, is_upgrade) {
+                    origin_form(head);
+                    let answer = match connection.begin(head, std::mem::take(body), is_upgrade) {
                         Ok(()) => connection.exchange(interim).await,
                         Err(error) => Err(error),
                     };
-                    head.map(|head| Answer::Http1(Box::new(head))).map_err(|error| Error::Http1(error).into())
+                    answer.map(Answer::Http1).map_err(|error| Error::Http1(error).into())
                 }
+                // Boxed, as the library's request and response are large, and most requests do not need this memory.
                 Lease::Stream { sender, .. } => {
-                    absolute_form(outgoing, self.target.scheme);
-                    sender.try_send_request(take(outgoing)).await.map(Answer::Http2).map_err(Lost::from)
+                    absolute_form(head, self.target.scheme);
+                    let request = Request::from_parts(take(head), std::mem::take(body));
+                    let sent = Box::pin(sender.try_send_request(request)).await;
+                    sent.map(|answer| Answer::Http2(Box::new(answer))).map_err(Lost::from)
                 }
             }
         };
@@ -294,10 +306,10 @@ impl Endpoint {
         answer: Answer,
         lease: Lease,
         change: Option<Change>,
-        (in_flight, exchange): (InFlight, Option<Arc<Exchange>>),
+        (in_flight, exchange): (InFlight, Option<&Arc<Exchange>>),
     ) -> Result<Response, Failure> {
         let (mut response, stream) = match (answer, lease) {
-            (Answer::Http1(head), Lease::Own { connection, .. }) => {
+            (Answer::Http1(mut head), Lease::Own { connection, .. }) => {
                 if head.status == StatusCode::SWITCHING_PROTOCOLS {
                     return upgrade::accept(*head, connection, change, in_flight)
                         .map_err(|error| self.malformed(error.to_string()).into());
@@ -305,21 +317,27 @@ impl Endpoint {
                 // After a rejected upgrade, the state of the connection is unreliable.
                 let reuse = change.is_none();
                 let release = Release { endpoint: self.clone(), worker: crate::worker::index(), reuse };
-                let mut response = http::Response::new(response_body(connection, head.framing, release));
-                (*response.status_mut(), *response.version_mut()) = (head.status, head.version);
-                *response.headers_mut() = head.headers;
+                if head.hop_by_hop && !fields::clean_response(&mut head.headers) {
+                    return Err(self.malformed("its transfer coding is not chunked".into()).into());
+                }
+                let mut response = Response::new(Body::empty());
+                (response.head.status, response.head.version) = (head.status, head.version);
+                response.head.headers = head.headers;
+                response.body = response_body(connection, head.framing, release);
                 (response, None)
             }
             (Answer::Http2(response), Lease::Stream { count, .. }) => {
-                (response.map(Body::incoming), Some(count))
+                let mut response = response.map(Body::incoming);
+                if !fields::clean_response(response.headers_mut()) {
+                    return Err(self.malformed("its transfer coding is not chunked".into()).into());
+                }
+                (response.into(), Some(count))
             }
             _ => return Err(UpstreamError::Internal("response of another protocol".into()).into()),
         };
-        if !fields::clean_response(response.headers_mut()) {
-            return Err(self.malformed("its transfer coding is not chunked".into()).into());
-        }
-        let guard = Box::new(Finish { _in_flight: in_flight, _stream: stream, exchange });
-        Ok(response.map(|body| body.with_guard(guard)).into())
+        let guard = Finish { _in_flight: in_flight, _stream: stream, exchange: exchange.cloned() };
+        response.body = response.body.with_guard(Box::new(guard));
+        Ok(response)
     }
 
     fn not_connected(&self, error: &hyper::Error) -> UpstreamError {
@@ -357,7 +375,7 @@ impl Endpoint {
 /// The head of a response, and of HTTP/2 also its body.
 enum Answer {
     Http1(Box<ResponseHead>),
-    Http2(http::Response<Incoming>),
+    Http2(Box<http::Response<Incoming>>),
 }
 
 /// Why an exchange failed.
@@ -409,7 +427,7 @@ impl From<Error> for Lost {
 
 impl From<UpstreamError> for Failure {
     fn from(error: UpstreamError) -> Self {
-        Self { error, unsent: None }
+        Self { error, is_unsent: false }
     }
 }
 
@@ -423,13 +441,14 @@ fn note_connection(exchange: Option<&Exchange>, lease: &Lease) {
     }
 }
 
+/// Prepares a request for another server.
+#[cold]
 fn unsent(
     error: UpstreamError,
-    request: Request<Body>,
+    head: &mut request::Parts,
     change: Option<Change>,
-    exchange: Option<Arc<Exchange>>,
+    upgrade: &mut Option<Box<tidegate_core::Upgrade>>,
 ) -> Failure {
-    let (mut head, body) = request.into_parts();
     if let Some(authority) = head.uri.authority()
         && !head.headers.contains_key(HOST)
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
@@ -445,8 +464,10 @@ fn unsent(
     if change.is_some() {
         head.version = Version::HTTP_11;
     }
-    let upgrade = change.map(|change| change.client);
-    Failure { error, unsent: Some(Box::new(Outgoing { head, body, upgrade, exchange, connect_limit: None })) }
+    if let Some(change) = change {
+        *upgrade = Some(change.client);
+    }
+    Failure { error, is_unsent: true }
 }
 
 /// Returns true if the server has closed the connection.
@@ -485,47 +506,46 @@ fn describe(error: &hyper::Error) -> String {
     }
 }
 
-/// Takes a request, and leaves an empty one.
-fn take(request: &mut Request<Body>) -> Request<Body> {
-    std::mem::replace(request, Request::new(Body::empty()))
+/// Takes a head, and leaves an empty one.
+fn take(head: &mut request::Parts) -> request::Parts {
+    std::mem::replace(head, Request::new(()).into_parts().0)
 }
 
-fn origin_form(request: &mut Request<Body>) {
-    *request.version_mut() = Version::HTTP_11;
-    if request.uri().scheme().is_some() || request.uri().authority().is_some() {
-        let target = request.uri().path_and_query().cloned();
-        *request.uri_mut() = Uri::from(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
+fn origin_form(head: &mut request::Parts) {
+    head.version = Version::HTTP_11;
+    if head.uri.scheme().is_some() || head.uri.authority().is_some() {
+        let target = head.uri.path_and_query().cloned();
+        head.uri = Uri::from(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
     }
 }
 
 /// Moves `Host` to the target for HTTP/2 (RFC 9113 section 8.3.1).
-fn absolute_form(request: &mut Request<Body>, scheme: Scheme) {
-    *request.version_mut() = Version::HTTP_2;
-    let authority = match request.headers().get(HOST) {
+fn absolute_form(head: &mut request::Parts, scheme: Scheme) {
+    head.version = Version::HTTP_2;
+    let authority = match head.headers.get(HOST) {
         Some(host) => Authority::try_from(host.as_bytes()).ok(),
-        None => request.uri().authority().cloned(),
+        None => head.uri.authority().cloned(),
     };
     let mut parts = http::uri::Parts::default();
     parts.path_and_query =
-        Some(request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+        Some(head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
     if let Some(authority) = authority {
         parts.scheme = Some(if scheme == Scheme::Https { UriScheme::HTTPS } else { UriScheme::HTTP });
         parts.authority = Some(authority);
         if let Ok(uri) = Uri::from_parts(parts) {
-            *request.uri_mut() = uri;
-            request.headers_mut().remove(HOST);
+            head.uri = uri;
+            head.headers.remove(HOST);
         }
     }
 }
 
 /// Returns a receiver that resolves when the request body has been sent or dropped; `None` if there is none.
-fn watch_end(request: &mut Request<Body>) -> Option<oneshot::Receiver<()>> {
-    if request.body().is_end_stream() {
+fn watch_end(body: &mut Body) -> Option<oneshot::Receiver<()>> {
+    if body.is_end_stream() {
         return None;
     }
     let (sender, receiver) = oneshot::channel();
-    let body = std::mem::take(request.body_mut());
-    *request.body_mut() = body.with_guard(Box::new(Ended(sender)));
+    *body = std::mem::take(body).with_guard(Box::new(Ended(sender)));
     Some(receiver)
 }
 

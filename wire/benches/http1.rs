@@ -72,7 +72,7 @@ fn request(head: &[u8]) -> RequestHead {
     parsed.ok().flatten().expect("a valid head")
 }
 
-fn response() -> ResponseHead {
+fn response() -> Box<ResponseHead> {
     let mut bytes = BytesMut::from(RESPONSE);
     let parsed = ResponseParser::default().parse(&mut bytes, Asked::default(), &Limits::default());
     parsed.ok().flatten().expect("a valid head")
@@ -106,7 +106,7 @@ fn run(case: &str, rounds: usize) {
             }
             "write-response" => {
                 let fields = Fields { headers: &response.headers, spelling: &response.spelling };
-                let ResponseHead { version, status, framing, .. } = response;
+                let ResponseHead { version, status, framing, .. } = *response;
                 let unsaid = Connection::Unsaid;
                 encode::response(version, status, None, black_box(fields), framing, unsaid, &mut out);
             }

@@ -2,6 +2,7 @@
 
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tidegate_core::{Body, BodyError, Frames, Polled};
 use tidegate_wire::http1::Framing;
@@ -11,11 +12,20 @@ use super::release::Release;
 use super::upload::Uploading;
 use super::{Http1, Http1Error};
 
-/// Returns the body of a response, whose head has been read.
-pub(in crate::upstream) fn response_body(connection: Box<Http1>, framing: Framing, release: Release) -> Body {
-    if !framing.has_body() {
+/// Returns the body of a response, whose head has been read. If all of it has been read, the connection is free at once.
+pub(in crate::upstream) fn response_body(
+    mut connection: Box<Http1>,
+    framing: Framing,
+    release: Release,
+) -> Body {
+    let whole = match framing {
+        Framing::None | Framing::Length(0) => Some(Bytes::new()),
+        Framing::Length(length) => connection.take_whole(length),
+        Framing::Chunked | Framing::UntilClose => None,
+    };
+    if let Some(data) = whole {
         release.release(connection);
-        return Body::empty();
+        return Body::full(data);
     }
     if connection.is_sending() {
         // The client may send all of its request before it reads anything.

@@ -4,6 +4,7 @@
 //! line of the trailer section.
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use http::HeaderMap;
 
 use super::error::{Error, ErrorKind};
 use super::fields::Fields;
@@ -204,7 +205,8 @@ impl Chunked {
         }
         let section: Bytes = input.split_to(lines.consumed()).freeze();
         let is_empty = fields.is_empty();
-        let (headers, spelling) = fields.build(&section).map_err(wrong)?;
+        let mut headers = HeaderMap::new();
+        let spelling = fields.build(&section, &mut headers, 0).map_err(wrong)?;
         self.at += section.len() as u64;
         self.state = State::Done;
         Ok(Some(if is_empty { Piece::End } else { Piece::Trailers(Trailers { headers, spelling }) }))

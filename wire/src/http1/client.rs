@@ -20,13 +20,13 @@ use super::send::{BodyWriter, Payload, SendError};
 #[derive(Debug)]
 pub enum Event {
     /// An informational response: the response is still to come.
-    Informational(ResponseHead),
+    Informational(Box<ResponseHead>),
     /// A head. The rest of the response follows if [`Framing::has_body`].
-    Head(ResponseHead),
+    Head(Box<ResponseHead>),
     /// Bytes of the body.
     Data(Bytes),
     /// Fields after the body.
-    Trailers(Trailers),
+    Trailers(Box<Trailers>),
     /// The end of the body.
     End,
     /// The connection has changed to another protocol, or is a tunnel: these are the first bytes that are not HTTP. The
@@ -188,6 +188,7 @@ impl Client {
         let polled = match &mut self.reading {
             Reading::Nothing if self.input.is_empty() => Ok(None),
             Reading::Nothing => Err(Error::new(ErrorKind::Unsolicited, 0)),
+            Reading::Head if self.input.is_empty() && !self.ended => Ok(None),
             Reading::Head => self.poll_head(),
             Reading::Body(_) => self.poll_body(),
             Reading::Switching => {
@@ -261,7 +262,7 @@ impl Client {
         }
         Ok(match decoder.decode(&mut self.input, &self.limits)? {
             Some(Piece::Data(data)) => Some(Event::Data(data)),
-            Some(Piece::Trailers(trailers)) => Some(Event::Trailers(trailers)),
+            Some(Piece::Trailers(trailers)) => Some(Event::Trailers(Box::new(trailers))),
             Some(Piece::End) => {
                 self.reading = Reading::Nothing;
                 Some(Event::End)

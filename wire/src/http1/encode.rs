@@ -176,6 +176,7 @@ fn write_own(speller: &mut Speller<'_>, name: &HeaderName, value: &[u8], out: &m
     write_value(value, out);
 }
 
+#[inline]
 fn write_value(value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);

@@ -49,6 +49,8 @@ impl Field<'_> {
     }
 }
 
+/// The fields that most sections have at most, so that their list is allocated once.
+const USUAL_FIELDS: usize = 24;
 /// The number of names that are not known.
 const UNKNOWN: u8 = u8::MAX;
 
@@ -89,6 +91,9 @@ impl Fields {
             known: number,
             form,
         };
+        if self.list.capacity() == 0 {
+            self.list.reserve_exact(USUAL_FIELDS);
+        }
         self.list.push(place);
         let role = names::known(number).map_or(Role::Other, |known| known.role);
         Ok(Field { role, value, at })
@@ -103,10 +108,16 @@ impl Fields {
         self.list.is_empty()
     }
 
-    /// Returns the map of all fields and the spelling of their names, both as slices of the section, and starts again.
-    pub(super) fn build(&mut self, section: &Bytes) -> Result<(HeaderMap, Spelling), Error> {
+    /// Adds all fields to an empty map, with room for `added` more, and returns the spelling of their names, both as
+    /// slices of the section. Starts again.
+    pub(super) fn build(
+        &mut self,
+        section: &Bytes,
+        headers: &mut HeaderMap,
+        added: usize,
+    ) -> Result<Spelling, Error> {
         let too_many = |_| Error::new(ErrorKind::TooManyFields, section.len());
-        let mut headers = HeaderMap::try_with_capacity(self.list.len()).map_err(too_many)?;
+        headers.try_reserve(self.list.len() + added).map_err(too_many)?;
         let mut spelling = Spelling::new(self.rule.take().unwrap_or_default());
         for place in &self.list {
             let name = place.name as usize..place.name as usize + usize::from(place.name_length);
@@ -127,7 +138,7 @@ impl Fields {
             fits.map_err(|_| Error::new(ErrorKind::TooManyFields, name.start))?;
         }
         self.list.clear();
-        Ok((headers, spelling))
+        Ok(spelling)
     }
 
     /// Gives the memory back.

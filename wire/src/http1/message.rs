@@ -44,14 +44,19 @@ impl Options {
         !self.close && (version == Version::HTTP_11 || self.keep_alive)
     }
 
-    /// Reads a value of `Connection`.
-    pub(super) fn read_connection(&mut self, value: &[u8]) {
-        if value == b"keep-alive" {
+    /// Reads a value of `Connection`. Returns true if it has one option, which is `close` or `keep-alive`.
+    pub(super) fn read_connection(&mut self, value: &[u8]) -> bool {
+        if value.eq_ignore_ascii_case(b"keep-alive") {
             self.keep_alive = true;
-            return;
+            return true;
+        }
+        if value.eq_ignore_ascii_case(b"close") {
+            self.close = true;
+            return true;
         }
         self.close |= lists(value, b"close");
         self.keep_alive |= lists(value, b"keep-alive");
+        false
     }
 
     /// Reads a value of `TE`.
@@ -127,7 +132,9 @@ mod tests {
 
     fn options(connection: &[&str]) -> Options {
         let mut options = Options::default();
-        connection.iter().for_each(|value| options.read_connection(value.as_bytes()));
+        for value in connection {
+            options.read_connection(value.as_bytes());
+        }
         options
     }
 

@@ -34,6 +34,8 @@ pub(super) enum Role {
     Expect,
     /// `TE`.
     Te,
+    /// Another field that concerns one connection (RFC 9110 section 7.6.1, and RFC 9112 section 9 for the older ones).
+    OneConnection,
     /// A field that may not be a trailer, since it changes how the message is framed, routed, authorised or read
     /// (RFC 9110 section 6.5.1).
     NoTrailer,
@@ -54,9 +56,8 @@ pub(super) enum Form {
 
 /// Returns what is known about a name.
 pub(super) fn find(name: &HeaderName) -> Option<&'static Known> {
-    let name = name.as_str();
-    let known = KNOWN.get(usize::from(SLOTS[slot(name.as_bytes())?]))?;
-    (name == known.lower).then_some(known)
+    let known = KNOWN.get(usize::from(SLOTS[slot(name.as_str().as_bytes())?]))?;
+    (*name == known.name).then_some(known)
 }
 
 /// Returns the number of a name, as for [`known`], and how it is spelt.
@@ -232,7 +233,7 @@ known! {
     "If-None-Match" NoTrailer,
     "If-Range" NoTrailer,
     "If-Unmodified-Since" NoTrailer,
-    "Keep-Alive" NoTrailer,
+    "Keep-Alive" OneConnection,
     "Last-Modified" Other,
     "Link" Other,
     "Location" NoTrailer,
@@ -241,9 +242,9 @@ known! {
     "Permissions-Policy" Other,
     "Pragma" NoTrailer,
     "Priority" Other,
-    "Proxy-Authenticate" NoTrailer,
+    "Proxy-Authenticate" OneConnection,
     "Proxy-Authorization" NoTrailer,
-    "Proxy-Connection" NoTrailer,
+    "Proxy-Connection" OneConnection,
     "Proxy-Status" Other,
     "Range" NoTrailer,
     "Referer" Other,

@@ -16,6 +16,8 @@ use crate::target::{MAX_TARGET, escape_of, is_host, must_be_escaped};
 
 /// Maximum number of empty lines before a request. Some clients send one after a body (RFC 9112 section 2.2).
 const MAX_EMPTY_LINES: u8 = 8;
+/// Room in the map for fields that are added to a request: growing would cost as much as four of them.
+const ADDED: usize = 8;
 /// Maximum number of bytes of a request line besides its target.
 const MAX_METHOD: usize = 256;
 
@@ -159,7 +161,8 @@ impl RequestParser {
         };
         let at = target.start;
         let uri = uri(&head, target, &method, limits).map_err(|kind| Error::new(kind, at))?;
-        let (headers, spelling) = self.fields.build(&head)?;
+        let mut headers = HeaderMap::new();
+        let spelling = self.fields.build(&head, &mut headers, ADDED)?;
         Ok(RequestHead { method, uri, version, headers, spelling, framing, options })
     }
 }
@@ -191,11 +194,13 @@ impl Seen {
                 return wrong(ErrorKind::TransferEncoding);
             }
             Role::TransferEncoding => self.chunked = true,
-            Role::Connection => self.options.read_connection(value),
+            Role::Connection => {
+                self.options.read_connection(value);
+            }
             Role::Upgrade => self.options.upgrade = true,
             Role::Expect => self.options.read_expect(value),
             Role::Te => self.options.read_te(value),
-            Role::NoTrailer | Role::Other => {}
+            Role::OneConnection | Role::NoTrailer | Role::Other => {}
         }
         Ok(())
     }

@@ -15,6 +15,9 @@ use super::message::{Asked, Framing, Options, decimal, trim};
 use super::names::Role;
 use super::spelling::Spelling;
 
+/// Room in the map for fields that are added to a response.
+const ADDED: usize = 4;
+
 /// A complete head. Names, values and reason are slices of the buffer.
 #[derive(Clone, Debug)]
 pub struct ResponseHead {
@@ -25,7 +28,8 @@ pub struct ResponseHead {
     /// The reason, unless it is the usual one of the status.
     pub reason: Option<Reason>,
     /// The fields, in the order in which their names first occur. There is no `Content-Length` beside a
-    /// `Transfer-Encoding`.
+    /// `Transfer-Encoding`. What `framing` and `options` say completely is left out: a `Transfer-Encoding` of a
+    /// response with a body, and a `Connection` with nothing else than `close` or `keep-alive`.
     pub headers: HeaderMap,
     /// How the names were spelt.
     pub spelling: Spelling,
@@ -33,6 +37,8 @@ pub struct ResponseHead {
     pub framing: Framing,
     /// What the fields say about the connection.
     pub options: Options,
+    /// `headers` has fields that concern this connection only.
+    pub hop_by_hop: bool,
 }
 
 impl ResponseHead {
@@ -83,6 +89,7 @@ struct Seen {
     length: Option<u64>,
     chunked: bool,
     options: Options,
+    hop_by_hop: bool,
 }
 
 impl ResponseParser {
@@ -96,7 +103,7 @@ impl ResponseParser {
         input: &mut BytesMut,
         asked: Asked,
         limits: &Limits,
-    ) -> Result<Option<ResponseHead>, Error> {
+    ) -> Result<Option<Box<ResponseHead>>, Error> {
         loop {
             let Some(line) = self.lines.next(input, LineEnds::AlsoLf)? else {
                 let fits = input.len() <= limits.head as usize;
@@ -114,7 +121,9 @@ impl ResponseParser {
                 Some(status) => {
                     let pushed = self.fields.push(input, line.clone(), limits.fields);
                     let noted = pushed.and_then(|field| self.seen.note(&field, status));
-                    noted.map_err(|error| blame(error, input, line))?;
+                    if noted.map_err(|error| blame(error, input, line))? {
+                        self.fields.pop();
+                    }
                 }
             }
         }
@@ -135,41 +144,48 @@ impl ResponseParser {
         self.fields.allocated()
     }
 
-    fn finish(&mut self, input: &mut BytesMut) -> Result<ResponseHead, Error> {
-        let head = input.split_to(self.lines.consumed()).freeze();
-        let Seen { length, chunked, options } = std::mem::take(&mut self.seen);
+    fn finish(&mut self, input: &mut BytesMut) -> Result<Box<ResponseHead>, Error> {
+        let section = input.split_to(self.lines.consumed()).freeze();
+        let Seen { length, chunked, options, hop_by_hop } = std::mem::take(&mut self.seen);
         self.lines = Lines::default();
         let Some(StatusLine { version, status, reason, bodiless }) = self.line.take() else {
             return Err(Error::new(ErrorKind::StatusLine, 0));
         };
-        let (mut headers, spelling) = self.fields.build(&head)?;
         let framing = match (bodiless, chunked, length) {
             (true, ..) => Framing::None,
-            (false, true, length) => {
-                if length.is_some() {
-                    headers.remove(CONTENT_LENGTH);
-                }
-                Framing::Chunked
-            }
+            (false, true, _) => Framing::Chunked,
             (false, false, Some(length)) => Framing::Length(length),
             (false, false, None) => Framing::UntilClose,
         };
+        // Boxed first, since it is moved several times.
+        let mut head = Box::new(ResponseHead {
+            version,
+            status,
+            reason: None,
+            headers: HeaderMap::new(),
+            spelling: Spelling::USUAL,
+            framing,
+            options,
+            hop_by_hop,
+        });
+        head.spelling = self.fields.build(&section, &mut head.headers, ADDED)?;
+        if framing == Framing::Chunked && length.is_some() {
+            head.headers.remove(CONTENT_LENGTH);
+        }
         let usual = status.canonical_reason().unwrap_or_default().as_bytes();
-        let reason = match &head[reason.clone()] {
-            [] => None,
-            phrase if phrase == usual => None,
-            _ => {
-                let at = reason.start;
-                Some(Reason::new(head.slice(reason)).ok_or(Error::new(ErrorKind::StatusLine, at))?)
-            }
-        };
-        Ok(ResponseHead { version, status, reason, headers, spelling, framing, options })
+        let phrase = &section[reason.clone()];
+        if !phrase.is_empty() && phrase != usual {
+            let at = reason.start;
+            let reason = Reason::new(section.slice(reason)).ok_or(Error::new(ErrorKind::StatusLine, at))?;
+            head.reason = Some(reason);
+        }
+        Ok(head)
     }
 }
 
 impl Seen {
-    /// Notes a field that the codec understands.
-    fn note(&mut self, field: &Field<'_>, line: &StatusLine) -> Result<(), Error> {
+    /// Notes a field that the codec understands. Returns true if it is to be left out.
+    fn note(&mut self, field: &Field<'_>, line: &StatusLine) -> Result<bool, Error> {
         let wrong = |kind| Err(Error::new(kind, field.at));
         match field.role {
             Role::ContentLength if line.bodiless => {}
@@ -182,19 +198,30 @@ impl Seen {
                     self.length = length;
                 }
             }
-            Role::TransferEncoding if line.bodiless => {}
+            Role::TransferEncoding if line.bodiless => self.hop_by_hop = true,
             Role::TransferEncoding if line.version == Version::HTTP_10 => {
                 return wrong(ErrorKind::OldTransferEncoding);
             }
             Role::TransferEncoding if self.chunked || !field.value.eq_ignore_ascii_case(b"chunked") => {
                 return wrong(ErrorKind::TransferEncoding);
             }
-            Role::TransferEncoding => self.chunked = true,
-            Role::Connection => self.options.read_connection(field.value),
-            Role::Upgrade => self.options.upgrade = true,
-            Role::Te | Role::Expect | Role::Host | Role::NoTrailer | Role::Other => {}
+            Role::TransferEncoding => {
+                self.chunked = true;
+                return Ok(true);
+            }
+            Role::Connection => {
+                let is_plain = self.options.read_connection(field.value);
+                self.hop_by_hop |= !is_plain;
+                return Ok(is_plain);
+            }
+            Role::Upgrade => {
+                self.options.upgrade = true;
+                self.hop_by_hop = true;
+            }
+            Role::Te | Role::OneConnection => self.hop_by_hop = true,
+            Role::Expect | Role::Host | Role::NoTrailer | Role::Other => {}
         }
-        Ok(())
+        Ok(false)
     }
 }
 

@@ -6,7 +6,7 @@ use tidegate_wire::http1::{Asked, Error, ErrorKind, Framing, Limits};
 
 use crate::corpus::buffer;
 
-fn parse_for(bytes: &str, asked: Asked) -> Result<Option<ResponseHead>, Error> {
+fn parse_for(bytes: &str, asked: Asked) -> Result<Option<Box<ResponseHead>>, Error> {
     let parse = |size: usize| {
         let (mut parser, mut input) = (ResponseParser::default(), buffer(b""));
         for piece in bytes.as_bytes().chunks(size) {
@@ -19,13 +19,13 @@ fn parse_for(bytes: &str, asked: Asked) -> Result<Option<ResponseHead>, Error> {
     };
     let whole = parse(bytes.len());
     for size in [1, 2, 5] {
-        let seen = |parsed: &Result<Option<ResponseHead>, Error>| format!("{parsed:?}");
+        let seen = |parsed: &Result<Option<Box<ResponseHead>>, Error>| format!("{parsed:?}");
         assert_eq!(seen(&parse(size)), seen(&whole), "pieces of {size}: {bytes:?}");
     }
     whole
 }
 
-fn head(bytes: &str) -> ResponseHead {
+fn head(bytes: &str) -> Box<ResponseHead> {
     parse_for(bytes, Asked::default()).unwrap().unwrap()
 }
 
@@ -133,4 +133,29 @@ fn malformed_heads_are_refused() {
         let parsed = ResponseParser::default().parse(&mut buffer(&bytes), Asked::default(), &limits);
         assert_eq!(parsed.map(|_| ()).unwrap_err().kind, kind, "{bytes}");
     }
+}
+
+#[test]
+fn what_only_frames_the_message_is_left_out() {
+    for (fields, left, hop_by_hop) in [
+        ("Connection: keep-alive", &[][..], false),
+        ("connection: Close", &[], false),
+        ("Transfer-Encoding: Chunked", &[], false),
+        ("Server: x\r\nConnection: close\r\nDate: y", &["server", "date"], false),
+        ("Connection: close, X-A\r\nX-A: b", &["connection", "x-a"], true),
+        ("Connection: keep-alive\r\nConnection: x-a", &["connection"], true),
+        ("Keep-Alive: timeout=5\r\nConnection: keep-alive", &["keep-alive"], true),
+        ("Upgrade: h2c", &["upgrade"], true),
+        ("Proxy-Connection: keep-alive", &["proxy-connection"], true),
+        ("Proxy-Authenticate: Basic", &["proxy-authenticate"], true),
+        ("TE: trailers", &["te"], true),
+    ] {
+        let parsed = head(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n"));
+        let names: Vec<_> = parsed.headers.keys().map(http::HeaderName::as_str).collect();
+        assert_eq!((names.as_slice(), parsed.hop_by_hop), (left, hop_by_hop), "{fields}");
+    }
+    assert!(head("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").options.close);
+    let asked = Asked { head: true, ..Asked::default() };
+    let parsed = parse_for("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", asked).unwrap().unwrap();
+    assert!(parsed.hop_by_hop && parsed.headers.contains_key("transfer-encoding"), "nothing is framed by it");
 }
