@@ -230,6 +230,9 @@ impl LoadBalancer {
 
     /// Chooses among the servers with the best rank, by the strategy.
     fn choose(&self, context: &Context, failed: &[usize]) -> Option<usize> {
+        if self.servers.len() == 1 {
+            return (failed.is_empty() && self.rank(context, 0) < Rank::Out).then_some(0);
+        }
         let load = self.best(context, failed)?;
         self.balance.choose(context.exchange.connection.peer.ip(), &load)
     }
