@@ -92,8 +92,8 @@ impl Http1 {
         let (method, uri) = (&head.method, &head.uri);
         self.codec
             .request(Request { method, uri, fields, payload, upgrade: is_upgrade }, &mut self.output.head)?;
-        // A body without an announced end has nothing to write.
-        self.body = self.codec.is_sending().then_some(body);
+        // An empty body may still turn out to be malformed: the request waits for its end.
+        self.body = (!body.is_end_stream()).then_some(body);
         Ok(())
     }
 
@@ -152,6 +152,9 @@ impl Http1 {
                     Poll::Pending => is_waiting = true,
                 }
             }
+            if is_waiting && !self.codec.is_sending() {
+                return Poll::Pending;
+            }
             ready!(self.output.poll_drain(&mut self.stream, cx))?;
             if self.body.is_none() {
                 return Poll::Ready(Ok(()));
@@ -169,11 +172,16 @@ impl Http1 {
         mut body: Pin<&mut Body>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<bool, Http1Error>> {
+        let is_empty = !codec.is_sending();
         let Some(part) = ready!(body.as_mut().poll_frame(cx)) else {
-            codec.send_end(None, &mut output.head)?;
+            if !is_empty {
+                codec.send_end(None, &mut output.head)?;
+            }
             return Poll::Ready(Ok(true));
         };
         let trailers = match part.map_err(Http1Error::Body)?.into_data() {
+            Ok(data) if is_empty && data.is_empty() => return Poll::Ready(Ok(body.is_end_stream())),
+            Err(_) if is_empty => return Poll::Ready(Ok(true)),
             Ok(data) => {
                 let last = body.is_end_stream();
                 output.set_frame(codec.send_data(data, last)?);

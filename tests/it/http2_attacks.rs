@@ -112,6 +112,29 @@ fn case_32_data_unlike_its_length_is_refused() {
 }
 
 #[test]
+fn case_32_an_empty_body_is_forwarded_once_it_has_ended() {
+    let (gateway, backend) = open_gateway(&[]);
+    let mut client = Frames::connect(gateway.web());
+    let fields = with(&[("content-length", "0")]);
+    for (stream, data) in [(1, "x"), (5, "")] {
+        client.send(frames::HEADERS, frames::END_HEADERS, stream, &frames::block(&fields));
+        // A later request of the connection passes it.
+        client.request(stream + 2, &PLAIN);
+        assert_eq!(client.outcome(stream + 2), Outcome::Status(200));
+        let seen = backend.seen().len();
+        client.send(frames::DATA, frames::END_STREAM, stream, data.as_bytes());
+        let outcome = client.outcome(stream);
+        if data.is_empty() {
+            assert_eq!(outcome, Outcome::Status(200));
+        } else {
+            assert!(outcome.is_refusal(), "{outcome:?}");
+            assert_eq!(backend.seen().len(), seen);
+        }
+    }
+    assert_eq!(backend.seen().iter().filter(|seen| seen.header("content-length").is_some()).count(), 1);
+}
+
+#[test]
 fn case_32_valid_requests_pass() {
     let (gateway, backend) = open_gateway(&[]);
     let mut client = Frames::connect(gateway.web());
