@@ -1,8 +1,8 @@
-//! Hands a port over to another process that shares it (`reusePort`).
+//! Stops to listen without a reset for a client that has just connected.
 //!
-//! The system distributes new clients among all sockets of a port, and resets those that wait at a socket
-//! when it is closed. So a process that stops first ignores new connection attempts, and closes its sockets
-//! when handshakes in progress are complete. Clients try again and reach the other process.
+//! The system resets clients that wait at a socket when it is closed. So a process that stops first ignores new
+//! connection attempts, and accepts all who wait. A port that is shared with another process (`reusePort`) is closed
+//! when handshakes in progress are complete, too: clients try again and reach the other process.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -25,7 +25,7 @@ const SYN: u32 = 0x02;
 const SYN_ACK: u32 = 0x12;
 
 /// Ignores new connection attempts to a listener, and lets handshakes in progress complete. Clients try again
-/// within a second and reach the new owner of the port.
+/// within a second, and reach the new owner of the port if there is one.
 pub(crate) fn ignore_attempts(listener: &impl AsFd) -> io::Result<()> {
     let program = [
         SockFilter::new(LOAD_BYTE, 0, 0, TCP_FLAGS),

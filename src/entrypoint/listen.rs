@@ -161,13 +161,19 @@ pub(super) async fn accept_loop(listener: Arc<Listener>, socket: BoundSocket) {
     // Closing the socket would reset connections in its queue, so they are accepted first. This bypasses the runtime,
     // whose readiness may be stale.
     match port {
-        Port::Own => {}
+        // A client that connects from here on would otherwise be reset, after the queue is empty.
+        Port::Own => drop(handover::ignore_attempts(&socket)),
         Port::Shared => hand_over(&listener, &socket).await,
         // The next process that takes the socket serves the queue.
         Port::Passed => return,
     }
     let Ok(socket) = socket.into_std() else { return };
-    while let Ok((stream, peer)) = socket.accept() {
+    loop {
+        let (stream, peer) = match socket.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock && is_of_the_peer(&error) => continue,
+            Err(_) => return,
+        };
         let nonblocking = stream.set_nonblocking(true);
         if let Ok(stream) = nonblocking.and_then(|()| TcpStream::from_std(stream)) {
             dispatch(&listener, stream, peer);
