@@ -17,7 +17,7 @@ use crate::{Body, BoxFuture, Exchange, Identity, Origin, Reason, UpstreamError};
 #[derive(Debug)]
 pub struct Response {
     /// Status, version and headers.
-    pub head: http::response::Parts,
+    pub head: Box<http::response::Parts>,
     /// The body.
     pub body: Body,
     /// Why it is not from a server; `None` if it is.
@@ -33,12 +33,12 @@ impl Response {
     }
 
     /// Creates a response from its parts, as if from a server.
-    pub fn from_parts(head: http::response::Parts, body: Body) -> Self {
-        Self { head, body, reason: None, failure: None }
+    pub fn from_parts(head: impl Into<Box<http::response::Parts>>, body: Body) -> Self {
+        Self { head: head.into(), body, reason: None, failure: None }
     }
 
     /// Returns head and body. Its origin is lost, so this is for sending it.
-    pub fn into_parts(self) -> (http::response::Parts, Body) {
+    pub fn into_parts(self) -> (Box<http::response::Parts>, Body) {
         (self.head, self.body)
     }
 
@@ -103,7 +103,7 @@ impl From<http::Response<Body>> for Response {
 /// protocol version. Middlewares modify `head` and `body` in place.
 pub struct Request {
     /// Method, target, version and headers. The extensions are empty.
-    pub head: http::request::Parts,
+    pub head: Box<http::request::Parts>,
     /// The body.
     pub body: Body,
     /// Its origin, and what has been decided about it.
@@ -112,8 +112,8 @@ pub struct Request {
 
 impl Request {
     /// Creates a request from its parts.
-    pub fn new(head: http::request::Parts, body: Body, context: Context) -> Self {
-        Self { head, body, context }
+    pub fn new(head: impl Into<Box<http::request::Parts>>, body: Body, context: Context) -> Self {
+        Self { head: head.into(), body, context }
     }
 
     /// Returns the value of the `Host` header, including the port; empty if there is none.

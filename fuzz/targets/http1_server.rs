@@ -25,7 +25,7 @@ fn read(stream: &[u8], size: usize) -> (Vec<String>, Vec<u8>, Option<ErrorKind>,
                 None => return (heads, content, None, server.phase() == Phase::Idle),
             },
             Ok(Some(Event::Head(head))) => {
-                heads.push(format!("{} {} {:?}", head.method, head.uri, head.headers));
+                heads.push(format!("{} {} {:?}", head.parts.method, head.parts.uri, head.parts.headers));
                 same_when_written(&head);
                 !head.framing.has_body()
             }
@@ -51,16 +51,16 @@ fn read(stream: &[u8], size: usize) -> (Vec<String>, Vec<u8>, Option<ErrorKind>,
 
 /// A head that is written is parsed as the same head.
 fn same_when_written(head: &RequestHead) {
-    let fields = Fields { headers: &head.headers, spelling: &head.spelling };
+    let fields = Fields { headers: &head.parts.headers, spelling: &head.spelling };
     let mut out = Vec::new();
-    encode::request(&head.method, &head.uri, fields, head.framing, Connection::Unsaid, &mut out);
+    encode::request(&head.parts.method, &head.parts.uri, fields, head.framing, Connection::Unsaid, &mut out);
     // HTTP/1.0 needs no host.
-    if head.headers.contains_key("host") && out.len() < 1 << 20 {
+    if head.parts.headers.contains_key("host") && out.len() < 1 << 20 {
         let mut parser = RequestParser::default();
         let parsed =
             parser.parse(&mut out[..].into(), &Limits::default()).expect("what was written is valid");
         let parsed = parsed.expect("what was written is complete");
-        assert_eq!((&parsed.method, parsed.framing), (&head.method, head.framing));
+        assert_eq!((&parsed.parts.method, parsed.framing), (&head.parts.method, head.framing));
     }
 }
 

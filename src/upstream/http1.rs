@@ -105,7 +105,7 @@ impl Http1 {
     pub(super) async fn exchange(
         &mut self,
         interim: Option<&dyn Interim>,
-    ) -> Result<Box<ResponseHead>, Http1Error> {
+    ) -> Result<ResponseHead, Http1Error> {
         poll_fn(|cx| {
             if let Poll::Ready(Err(error)) = self.poll_send(cx) {
                 return Poll::Ready(Err(error));
@@ -259,11 +259,12 @@ fn payload(head: &request::Parts, body: &Body) -> Payload {
 
 /// Passes an informational response on. The client gets a 100 when its body is read.
 fn relay(head: &mut ResponseHead, interim: Option<&dyn Interim>) {
-    let Some(client) = interim.filter(|_| head.status != StatusCode::CONTINUE) else { return };
-    let _ = fields::clean_response(&mut head.headers);
-    head.headers.remove(CONTENT_LENGTH);
-    let size: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let Some(client) = interim.filter(|_| head.parts.status != StatusCode::CONTINUE) else { return };
+    let headers = &mut head.parts.headers;
+    let _ = fields::clean_response(headers);
+    headers.remove(CONTENT_LENGTH);
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if size <= MAX_INTERIM {
-        client.send(head.status, &head.headers);
+        client.send(head.parts.status, &head.parts.headers);
     }
 }

@@ -310,21 +310,17 @@ impl Endpoint {
     ) -> Result<Response, Failure> {
         let (mut response, stream) = match (answer, lease) {
             (Answer::Http1(mut head), Lease::Own { connection, .. }) => {
-                if head.status == StatusCode::SWITCHING_PROTOCOLS {
-                    return upgrade::accept(*head, connection, change, in_flight)
+                if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
+                    return upgrade::accept(head, connection, change, in_flight)
                         .map_err(|error| self.malformed(error.to_string()).into());
                 }
                 // After a rejected upgrade, the state of the connection is unreliable.
                 let reuse = change.is_none();
                 let release = Release { endpoint: self.clone(), worker: crate::worker::index(), reuse };
-                if head.hop_by_hop && !fields::clean_response(&mut head.headers) {
+                if head.hop_by_hop && !fields::clean_response(&mut head.parts.headers) {
                     return Err(self.malformed("its transfer coding is not chunked".into()).into());
                 }
-                let mut response = Response::new(Body::empty());
-                (response.head.status, response.head.version) = (head.status, head.version);
-                response.head.headers = head.headers;
-                response.body = response_body(connection, head.framing, release);
-                (response, None)
+                (Response::from_parts(head.parts, response_body(connection, head.framing, release)), None)
             }
             (Answer::Http2(response), Lease::Stream { count, .. }) => {
                 let mut response = response.map(Body::incoming);
@@ -374,7 +370,7 @@ impl Endpoint {
 
 /// The head of a response, and of HTTP/2 also its body.
 enum Answer {
-    Http1(Box<ResponseHead>),
+    Http1(ResponseHead),
     Http2(Box<http::Response<Incoming>>),
 }
 

@@ -477,7 +477,7 @@ async fn front(endpoint: Arc<Endpoint>) -> SocketAddr {
                 context.upgrade = head.extensions.remove().map(crate::entrypoint::http::upgrade::of_library);
                 let answer = endpoint.send(Request::new(head, Body::incoming(body), context)).await;
                 let (head, body) = answer.unwrap_or_else(tidegate_core::reply::upstream_failure).into_parts();
-                Ok::<_, BodyError>(http::Response::from_parts(head, body))
+                Ok::<_, BodyError>(http::Response::from_parts(*head, body))
             }
         });
         async move {

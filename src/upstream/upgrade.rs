@@ -37,7 +37,7 @@ pub(super) enum UpgradeError {
 /// Converts the 101 of a server, and starts copying in both directions once both sides have upgraded: no data
 /// of the client is read before. Returns an error if the server chose a protocol that was not requested.
 pub(super) fn accept(
-    mut head: ResponseHead,
+    head: ResponseHead,
     connection: Box<Http1>,
     wanted: Option<Change>,
     in_flight: InFlight,
@@ -45,19 +45,17 @@ pub(super) fn accept(
     let Some(change) = wanted else {
         return Err(UpgradeError::NotAsked);
     };
-    let chosen = head.headers.get(UPGRADE);
+    let mut parts = head.parts;
+    let chosen = parts.headers.get(UPGRADE);
     if !chosen.is_some_and(|chosen| chosen.as_bytes().eq_ignore_ascii_case(change.protocol.as_bytes())) {
         return Err(UpgradeError::OtherProtocol { chosen: chosen.cloned(), wanted: change.protocol });
     }
     tokio::spawn(copy_when_upgraded(change.client, connection, in_flight));
     // There is no body, so the transfer coding does not matter.
-    let _ = super::fields::clean_response(&mut head.headers);
-    head.headers.insert(http::header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    head.headers.insert(UPGRADE, change.protocol);
-    let mut response = http::Response::new(Body::empty());
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
-    Ok(response.into())
+    let _ = super::fields::clean_response(&mut parts.headers);
+    parts.headers.insert(http::header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    parts.headers.insert(UPGRADE, change.protocol);
+    Ok(Response::from_parts(parts, Body::empty()))
 }
 
 async fn copy_when_upgraded(client: Box<Upgrade>, connection: Box<Http1>, in_flight: InFlight) {

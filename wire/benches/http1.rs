@@ -72,7 +72,7 @@ fn request(head: &[u8]) -> RequestHead {
     parsed.ok().flatten().expect("a valid head")
 }
 
-fn response() -> Box<ResponseHead> {
+fn response() -> ResponseHead {
     let mut bytes = BytesMut::from(RESPONSE);
     let parsed = ResponseParser::default().parse(&mut bytes, Asked::default(), &Limits::default());
     parsed.ok().flatten().expect("a valid head")
@@ -100,20 +100,21 @@ fn run(case: &str, rounds: usize) {
                 black_box(responses.parse(&mut input, Asked::default(), &limits)).expect("a valid head");
             }
             "write-request" => {
-                let fields = Fields { headers: &request.headers, spelling: &request.spelling };
-                let RequestHead { method, uri, framing, .. } = &request;
-                encode::request(method, uri, black_box(fields), *framing, Connection::Unsaid, &mut out);
+                let fields = Fields { headers: &request.parts.headers, spelling: &request.spelling };
+                let (method, uri) = (&request.parts.method, &request.parts.uri);
+                let framing = request.framing;
+                encode::request(method, uri, black_box(fields), framing, Connection::Unsaid, &mut out);
             }
             "write-response" => {
-                let fields = Fields { headers: &response.headers, spelling: &response.spelling };
-                let ResponseHead { version, status, framing, .. } = *response;
-                let unsaid = Connection::Unsaid;
+                let fields = Fields { headers: &response.parts.headers, spelling: &response.spelling };
+                let (version, status) = (response.parts.version, response.parts.status);
+                let (framing, unsaid) = (response.framing, Connection::Unsaid);
                 encode::response(version, status, None, black_box(fields), framing, unsaid, &mut out);
             }
             // The least that a map of the HTTP library takes with these fields, and to drop it.
             "library-map" => {
                 let mut headers = HeaderMap::with_capacity(10);
-                for (name, value) in &request.headers {
+                for (name, value) in &request.parts.headers {
                     let value = HeaderValue::from_maybe_shared(black_box(shared.slice(..value.len())));
                     headers.append(name, value.expect("a valid value"));
                 }
@@ -133,7 +134,7 @@ fn serve(server: &mut Server, response: &ResponseHead, out: &mut Vec<u8>) {
     server.input().extend_from_slice(black_box(REQUEST));
     let Ok(Some(server::Event::Head(head))) = server.poll() else { panic!("expected a head") };
     black_box(head);
-    let fields = Fields { headers: &response.headers, spelling: &response.spelling };
+    let fields = Fields { headers: &response.parts.headers, spelling: &response.spelling };
     let payload = Payload::Length(2);
     let response = server::Response { status: StatusCode::OK, reason: None, fields, payload };
     server.respond(response, out).expect("a request");
@@ -143,8 +144,8 @@ fn serve(server: &mut Server, response: &ResponseHead, out: &mut Vec<u8>) {
 
 /// One request with its response on a kept connection.
 fn ask(client: &mut Client, request: &RequestHead, out: &mut Vec<u8>) {
-    let fields = Fields { headers: &request.headers, spelling: &request.spelling };
-    let RequestHead { method, uri, .. } = request;
+    let fields = Fields { headers: &request.parts.headers, spelling: &request.spelling };
+    let (method, uri) = (&request.parts.method, &request.parts.uri);
     let request = client::Request { method, uri, fields, payload: Payload::None, upgrade: false };
     client.request(request, out).expect("an idle connection");
     client.input().reserve(4096);

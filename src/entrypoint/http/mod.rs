@@ -52,7 +52,7 @@ use crate::tls::revocation::Refusal;
 
 /// A request as its protocol delivers it.
 pub(in crate::entrypoint) struct ReceivedRequest {
-    pub(in crate::entrypoint) head: http::request::Parts,
+    pub(in crate::entrypoint) head: Box<http::request::Parts>,
     pub(in crate::entrypoint) body: Body,
     /// Sends informational responses to the client, if the protocol can.
     pub(in crate::entrypoint) interim: Option<Arc<dyn Interim>>,

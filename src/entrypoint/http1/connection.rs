@@ -211,16 +211,14 @@ impl<S: Stream> Connection<'_, S> {
         } else {
             Body::empty()
         };
-        let may_change = received.options.upgrade && received.version == Version::HTTP_11;
-        let upgrade = (may_change || received.method == Method::CONNECT).then(upgrade::pending);
+        let head = received.parts;
+        let may_change = received.options.upgrade && head.version == Version::HTTP_11;
+        let upgrade = (may_change || head.method == Method::CONNECT).then(upgrade::pending);
         let (mut upgrade, give) = upgrade.unzip();
         if let Some(upgrade) = &mut upgrade {
             upgrade.hold(self.open.clone());
         }
         self.upgrade = give;
-        let (mut head, ()) = http::Request::new(()).into_parts();
-        (head.method, head.uri, head.version) = (received.method, received.uri, received.version);
-        head.headers = received.headers;
         let request = ReceivedRequest { head, body, interim: Some(self.shared.clone()), upgrade };
         let client = self.client.clone();
         State::Handling(boxed(move || async move { respond(&client, request).await }))

@@ -68,7 +68,8 @@ async fn handle_stream(
     deadline: Option<Instant>,
 ) -> Response<ResponseBody> {
     let is_head = request.method() == Method::HEAD;
-    let (mut head, incoming) = request.into_parts();
+    let (head, incoming) = request.into_parts();
+    let mut head = Box::new(head);
     let min_rate = min_rate::for_request(client.listener.limits.min_rate(), &head.headers);
     let (body, upload) = request_body(incoming, min_rate);
     let (responding, mut leftover) = upload.unzip();
@@ -98,7 +99,7 @@ async fn handle_stream(
     let (head, body) = response.into_parts();
     let mut body = ResponseBody::new(SentBody::new(body, closing), open, headless);
     body.bind(responding, leftover, deadline);
-    Response::from_parts(head, body)
+    Response::from_parts(*head, body)
 }
 
 /// A response body as the HTTP library reads it (HTTP/2).

@@ -41,8 +41,9 @@ pub(super) enum Ended {
 }
 
 /// Converts a head. The protocol of an extended CONNECT is kept if it can be served.
-fn into_parts(head: RequestHead) -> request::Parts {
-    let RequestHead { mut parts, protocol } = head;
+fn into_parts(head: RequestHead) -> Box<request::Parts> {
+    let RequestHead { parts, protocol } = head;
+    let mut parts = Box::new(parts);
     if protocol.is_some_and(|protocol| *protocol == *b"websocket") {
         parts.extensions.insert(Protocol::from_static("websocket"));
     }
@@ -153,7 +154,7 @@ impl From<HeadError> for NoHead {
 async fn read_head(
     client: &ClientConnection,
     source: &mut Source,
-) -> Result<(request::Parts, Option<u64>), NoHead> {
+) -> Result<(Box<request::Parts>, Option<u64>), NoHead> {
     let first = std::future::poll_fn(|cx| source.poll_event(cx));
     let first = match client.listener.limits.head {
         None => first.await,
@@ -205,7 +206,7 @@ async fn handle_tunnel(
     client: &ClientConnection,
     quic: &quinn::Connection,
     (mut source, mut answer): (Source, ResponseStream),
-    head: http::request::Parts,
+    head: Box<request::Parts>,
 ) -> Ended {
     let (mut upgrade, give) = upgrade::pending();
     // The connection counts as busy while the tunnel is open.

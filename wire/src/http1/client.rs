@@ -20,9 +20,9 @@ use super::send::{BodyWriter, Payload, SendError};
 #[derive(Debug)]
 pub enum Event {
     /// An informational response: the response is still to come.
-    Informational(Box<ResponseHead>),
+    Informational(ResponseHead),
     /// A head. The rest of the response follows if [`Framing::has_body`].
-    Head(Box<ResponseHead>),
+    Head(ResponseHead),
     /// Bytes of the body.
     Data(Bytes),
     /// Fields after the body.
@@ -236,12 +236,12 @@ impl Client {
             }
             return Ok(None);
         };
-        if self.asked.opens_tunnel(head.status) {
+        if self.asked.opens_tunnel(head.parts.status) {
             self.persists = false;
             self.reading = Reading::Switching;
-        } else if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        } else if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Error::new(ErrorKind::UnexpectedUpgrade, 0));
-        } else if head.status.is_informational() {
+        } else if head.parts.status.is_informational() {
             return Ok(Some(Event::Informational(head)));
         } else {
             // After a refused upgrade, it is not known what comes.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{HeaderMap, Method, Uri, Version};
+use http::{Method, Request, Uri, Version, request};
 
 use super::error::{Error, ErrorKind};
 use super::fields::{Field, Fields};
@@ -24,14 +24,10 @@ const MAX_METHOD: usize = 256;
 /// A complete head. Names, values and target are slices of the buffer.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
-    /// The method.
-    pub method: Method,
-    /// The target in the form in which it was sent. Characters that [`Uri`] cannot hold are escaped.
-    pub uri: Uri,
-    /// HTTP/1.0 or HTTP/1.1.
-    pub version: Version,
-    /// The fields, in the order in which their names first occur.
-    pub headers: HeaderMap,
+    /// The method; the target in the form in which it was sent, in which characters that [`Uri`] cannot hold are
+    /// escaped; HTTP/1.0 or HTTP/1.1; the fields, in the order in which their names first occur. Boxed, since a head
+    /// is moved often.
+    pub parts: Box<request::Parts>,
     /// How the names were spelt.
     pub spelling: Spelling,
     /// How the end of the body is found.
@@ -43,7 +39,7 @@ pub struct RequestHead {
 impl RequestHead {
     /// Returns true if the client lets the connection persist.
     pub fn persists(&self) -> bool {
-        self.options.persists(self.version)
+        self.options.persists(self.parts.version)
     }
 }
 
@@ -160,10 +156,11 @@ impl RequestParser {
             (false, None) => Framing::None,
         };
         let at = target.start;
-        let uri = uri(&head, target, &method, limits).map_err(|kind| Error::new(kind, at))?;
-        let mut headers = HeaderMap::new();
-        let spelling = self.fields.build(&head, &mut headers, ADDED)?;
-        Ok(RequestHead { method, uri, version, headers, spelling, framing, options })
+        let mut parts = Box::new(Request::new(()).into_parts().0);
+        parts.uri = uri(&head, target, &method, limits).map_err(|kind| Error::new(kind, at))?;
+        (parts.method, parts.version) = (method, version);
+        let spelling = self.fields.build(&head, &mut parts.headers, ADDED)?;
+        Ok(RequestHead { parts, spelling, framing, options })
     }
 }
 

@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, StatusCode, Version};
+use http::{Response, StatusCode, Version, response};
 
 use super::error::{Error, ErrorKind};
 use super::fields::{Field, Fields};
@@ -21,16 +21,13 @@ const ADDED: usize = 4;
 /// A complete head. Names, values and reason are slices of the buffer.
 #[derive(Clone, Debug)]
 pub struct ResponseHead {
-    /// HTTP/1.0 or HTTP/1.1.
-    pub version: Version,
-    /// The status. Informational ones precede the response.
-    pub status: StatusCode,
+    /// HTTP/1.0 or HTTP/1.1; the status, of which informational ones precede the response; the fields, in the order in
+    /// which their names first occur. There is no `Content-Length` beside a `Transfer-Encoding`. What `framing` and
+    /// `options` say completely is left out: a `Transfer-Encoding` of a response with a body, and a `Connection` with
+    /// nothing else than `close` or `keep-alive`. Boxed, since a head is moved often.
+    pub parts: Box<response::Parts>,
     /// The reason, unless it is the usual one of the status.
     pub reason: Option<Reason>,
-    /// The fields, in the order in which their names first occur. There is no `Content-Length` beside a
-    /// `Transfer-Encoding`. What `framing` and `options` say completely is left out: a `Transfer-Encoding` of a
-    /// response with a body, and a `Connection` with nothing else than `close` or `keep-alive`.
-    pub headers: HeaderMap,
     /// How the names were spelt.
     pub spelling: Spelling,
     /// How the end of the body is found.
@@ -44,7 +41,7 @@ pub struct ResponseHead {
 impl ResponseHead {
     /// Returns true if the server lets the connection persist.
     pub fn persists(&self) -> bool {
-        self.options.persists(self.version) && self.framing != Framing::UntilClose
+        self.options.persists(self.parts.version) && self.framing != Framing::UntilClose
     }
 }
 
@@ -103,7 +100,7 @@ impl ResponseParser {
         input: &mut BytesMut,
         asked: Asked,
         limits: &Limits,
-    ) -> Result<Option<Box<ResponseHead>>, Error> {
+    ) -> Result<Option<ResponseHead>, Error> {
         loop {
             let Some(line) = self.lines.next(input, LineEnds::AlsoLf)? else {
                 let fits = input.len() <= limits.head as usize;
@@ -144,7 +141,7 @@ impl ResponseParser {
         self.fields.allocated()
     }
 
-    fn finish(&mut self, input: &mut BytesMut) -> Result<Box<ResponseHead>, Error> {
+    fn finish(&mut self, input: &mut BytesMut) -> Result<ResponseHead, Error> {
         let section = input.split_to(self.lines.consumed()).freeze();
         let Seen { length, chunked, options, hop_by_hop } = std::mem::take(&mut self.seen);
         self.lines = Lines::default();
@@ -157,21 +154,13 @@ impl ResponseParser {
             (false, false, Some(length)) => Framing::Length(length),
             (false, false, None) => Framing::UntilClose,
         };
-        // Boxed first, since it is moved several times.
-        let mut head = Box::new(ResponseHead {
-            version,
-            status,
-            reason: None,
-            headers: HeaderMap::new(),
-            spelling: Spelling::USUAL,
-            framing,
-            options,
-            hop_by_hop,
-        });
-        head.spelling = self.fields.build(&section, &mut head.headers, ADDED)?;
+        let mut parts = Box::new(Response::new(()).into_parts().0);
+        (parts.version, parts.status) = (version, status);
+        let spelling = self.fields.build(&section, &mut parts.headers, ADDED)?;
         if framing == Framing::Chunked && length.is_some() {
-            head.headers.remove(CONTENT_LENGTH);
+            parts.headers.remove(CONTENT_LENGTH);
         }
+        let mut head = ResponseHead { parts, reason: None, spelling, framing, options, hop_by_hop };
         let usual = status.canonical_reason().unwrap_or_default().as_bytes();
         let phrase = &section[reason.clone()];
         if !phrase.is_empty() && phrase != usual {

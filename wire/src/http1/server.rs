@@ -352,10 +352,12 @@ impl Server {
         };
         let has_body = head.framing.has_body();
         self.exchange = Exchange {
-            asked: Asked::new(&head.method, head.options.upgrade),
-            version: head.version,
+            asked: Asked::new(&head.parts.method, head.options.upgrade),
+            version: head.parts.version,
             persists: self.exchange.persists && head.persists(),
-            awaits_continue: has_body && head.options.expects_continue && head.version == Version::HTTP_11,
+            awaits_continue: has_body
+                && head.options.expects_continue
+                && head.parts.version == Version::HTTP_11,
         };
         self.writing = Writing::Head;
         self.reading = if has_body {

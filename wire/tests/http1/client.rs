@@ -37,8 +37,8 @@ impl Peer {
     fn events(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.client.poll().unwrap())
             .map(|event| match event {
-                Event::Informational(head) => format!("info {}", head.status.as_u16()),
-                Event::Head(head) => format!("head {}", head.status.as_u16()),
+                Event::Informational(head) => format!("info {}", head.parts.status.as_u16()),
+                Event::Head(head) => format!("head {}", head.parts.status.as_u16()),
                 Event::Data(data) => format!("data {}", data.escape_ascii()),
                 Event::Trailers(trailers) => format!("trailers {}", trailers.headers.len()),
                 Event::End => "end".into(),

@@ -80,9 +80,9 @@ fn step(server: &mut Server, current: &mut Option<Message>) -> Result<Step, Erro
         None => return Ok(Step::Nothing),
         Some(Event::Head(head)) => {
             *current = Some(Message {
-                method: head.method.to_string(),
-                target: head.uri.to_string(),
-                fields: fields(&head.headers),
+                method: head.parts.method.to_string(),
+                target: head.parts.uri.to_string(),
+                fields: fields(&head.parts.headers),
                 body: Vec::new(),
             });
             !head.framing.has_body()

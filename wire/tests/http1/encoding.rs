@@ -100,9 +100,16 @@ fn a_head_is_written_as_it_was_received() {
         "PUT http://h/x HTTP/1.1\r\nHOST: h\r\nTRANSFER-ENCODING: chunked\r\nACCEPT: */*\r\n\r\n",
     ] {
         let parsed = RequestParser::default().parse(&mut buffer(head), &Limits::default()).unwrap().unwrap();
-        let fields = Fields { headers: &parsed.headers, spelling: &parsed.spelling };
+        let fields = Fields { headers: &parsed.parts.headers, spelling: &parsed.spelling };
         let mut out = Vec::new();
-        encode::request(&parsed.method, &parsed.uri, fields, parsed.framing, Connection::Unsaid, &mut out);
+        encode::request(
+            &parsed.parts.method,
+            &parsed.parts.uri,
+            fields,
+            parsed.framing,
+            Connection::Unsaid,
+            &mut out,
+        );
         assert_eq!(String::from_utf8(out).unwrap(), head);
     }
 }

@@ -70,13 +70,13 @@ proptest! {
             let mut other = httparse::Request::new(&mut fields);
             let length = other.parse(&bytes).unwrap().unwrap();
             prop_assert_eq!(length, bytes.len() - input.len());
-            prop_assert_eq!(other.method.unwrap(), head.method.as_str());
+            prop_assert_eq!(other.method.unwrap(), head.parts.method.as_str());
             let mut theirs = HeaderMap::new();
             for field in other.headers {
                 let name = HeaderName::from_bytes(field.name.as_bytes()).unwrap();
                 theirs.append(name, HeaderValue::from_bytes(field.value).unwrap());
             }
-            prop_assert_eq!(theirs, head.headers);
+            prop_assert_eq!(theirs, head.parts.headers);
         }
     }
 
@@ -95,13 +95,13 @@ proptest! {
         encode::request(&Method::PUT, &"/p".parse().unwrap(), fields, framing, Connection::Unsaid, &mut first);
         let parsed = RequestParser::default().parse(&mut buffer(&first), &Limits::default()).unwrap().unwrap();
         prop_assert_eq!(parsed.framing, framing);
-        let fields = Fields { headers: &parsed.headers, spelling: &parsed.spelling };
-        encode::request(&parsed.method, &parsed.uri, fields, framing, Connection::Unsaid, &mut second);
+        let fields = Fields { headers: &parsed.parts.headers, spelling: &parsed.spelling };
+        encode::request(&parsed.parts.method, &parsed.parts.uri, fields, framing, Connection::Unsaid, &mut second);
         prop_assert_eq!(&second, &first);
         for name in ["content-length", "transfer-encoding"] {
             headers.remove(name);
         }
-        let mut received = parsed.headers.clone();
+        let mut received = parsed.parts.headers.clone();
         for name in ["content-length", "transfer-encoding"] {
             received.remove(name);
         }
@@ -118,9 +118,9 @@ proptest! {
         }
         head.extend_from_slice(b"\r\n");
         let parsed = RequestParser::default().parse(&mut buffer(&head), &Limits::default()).unwrap().unwrap();
-        let fields = Fields { headers: &parsed.headers, spelling: &parsed.spelling };
+        let fields = Fields { headers: &parsed.parts.headers, spelling: &parsed.spelling };
         let mut written = Vec::new();
-        encode::request(&parsed.method, &parsed.uri, fields, Framing::None, Connection::Unsaid, &mut written);
+        encode::request(&parsed.parts.method, &parsed.parts.uri, fields, Framing::None, Connection::Unsaid, &mut written);
         prop_assert_eq!(written.escape_ascii().to_string(), head.escape_ascii().to_string());
     }
 

@@ -27,10 +27,10 @@ fn parse(bytes: impl AsRef<[u8]>) -> Result<Option<(RequestHead, Vec<u8>)>, Erro
         let pieces = parse_within(bytes, size, &Limits::default());
         let seen = |parsed: &Result<Option<(RequestHead, Vec<u8>)>, Error>| match parsed {
             Ok(Some((head, rest))) => Ok(Some((
-                head.method.clone(),
-                head.uri.clone(),
-                head.version,
-                fields(&head.headers),
+                head.parts.method.clone(),
+                head.parts.uri.clone(),
+                head.parts.version,
+                fields(&head.parts.headers),
                 head.spelling.clone(),
                 head.framing,
                 head.options,
@@ -60,10 +60,11 @@ fn a_head_is_parsed_and_the_rest_stays() {
     )
     .unwrap()
     .unwrap();
-    assert_eq!((head.method, head.version), (Method::POST, Version::HTTP_11));
-    assert_eq!(head.uri, "/a/b?c=d");
+    assert_eq!((head.parts.method, head.parts.version), (Method::POST, Version::HTTP_11));
+    assert_eq!(head.parts.uri, "/a/b?c=d");
     assert_eq!(head.framing, Framing::Length(5));
-    let seen: Vec<_> = head.headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
+    let seen: Vec<_> =
+        head.parts.headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
     assert_eq!(seen, ["host=h.test:80", "content-length=5", "x-two=1", "x-two=2", "empty="]);
     assert_eq!(rest, b"helloGET");
 }
@@ -84,12 +85,12 @@ fn spellings_are_kept_where_they_are_irregular() {
 fn targets_in_every_form_are_accepted() {
     for target in ["/", "/?", "/a?b?c", "//h/x", "/a:b@c", "http://h", "http://h?q", "HTTP://h/u", "*"] {
         let line = format!("OPTIONS {target} HTTP/1.1\r\nHost: h\r\n\r\n");
-        let uri = head(line).uri.to_string();
+        let uri = head(line).parts.uri.to_string();
         assert!(uri.eq_ignore_ascii_case(target) || uri.replace("/", "") == target.replace("/", ""), "{uri}");
     }
-    assert_eq!(head("CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n").uri, "h:443");
-    assert_eq!(head("GET /\u{e9}|{}^\\[] HTTP/1.1\r\nHost: h\r\n\r\n").uri.path(), "/\u{e9}|{}^\\[]");
-    assert_eq!(head("GET /%2F?%zz HTTP/1.1\r\nHost: h\r\n\r\n").uri, "/%2F?%zz");
+    assert_eq!(head("CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n").parts.uri, "h:443");
+    assert_eq!(head("GET /\u{e9}|{}^\\[] HTTP/1.1\r\nHost: h\r\n\r\n").parts.uri.path(), "/\u{e9}|{}^\\[]");
+    assert_eq!(head("GET /%2F?%zz HTTP/1.1\r\nHost: h\r\n\r\n").parts.uri, "/%2F?%zz");
 }
 
 #[test]
@@ -100,10 +101,10 @@ fn characters_that_uris_cannot_hold_are_escaped() {
         ("/a?f=\"b", "/a?f=%22b"),
         ("/a<?f={\"t\":`21`}", "/a%3C?f={%22t%22:`21`}"),
     ] {
-        assert_eq!(head(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n")).uri, expected);
+        assert_eq!(head(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n")).parts.uri, expected);
     }
     let target = |count| format!("GET /?{} HTTP/1.1\r\nHost: h\r\n\r\n", "<".repeat(count));
-    assert_eq!(head(target(20_000)).uri.to_string().len(), 60_002);
+    assert_eq!(head(target(20_000)).parts.uri.to_string().len(), 60_002);
     assert_eq!(kind(target(30_000)), ErrorKind::TargetTooLong);
 }
 
@@ -244,7 +245,7 @@ fn a_large_head_may_come_byte_by_byte() {
     let long = "v".repeat(400_000);
     let bytes = format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}X-Long: {long}\r\n\r\n");
     let (head, _) = parse_within(bytes.as_bytes(), 1, &Limits::default()).unwrap().unwrap();
-    assert_eq!(head.headers.len(), 1002);
+    assert_eq!(head.parts.headers.len(), 1002);
 }
 
 #[test]
@@ -253,7 +254,7 @@ fn heads_are_parsed_one_after_the_other() {
     let mut parser = RequestParser::default();
     for target in ["/1", "/2"] {
         assert!(parser.is_at_start());
-        assert_eq!(parser.parse(&mut input, &Limits::default()).unwrap().unwrap().uri, target);
+        assert_eq!(parser.parse(&mut input, &Limits::default()).unwrap().unwrap().parts.uri, target);
     }
     assert!(parser.parse(&mut input, &Limits::default()).unwrap().is_none());
     assert!(parser.allocated() > 0);

@@ -6,7 +6,7 @@ use tidegate_wire::http1::{Asked, Error, ErrorKind, Framing, Limits};
 
 use crate::corpus::buffer;
 
-fn parse_for(bytes: &str, asked: Asked) -> Result<Option<Box<ResponseHead>>, Error> {
+fn parse_for(bytes: &str, asked: Asked) -> Result<Option<ResponseHead>, Error> {
     let parse = |size: usize| {
         let (mut parser, mut input) = (ResponseParser::default(), buffer(b""));
         for piece in bytes.as_bytes().chunks(size) {
@@ -19,13 +19,13 @@ fn parse_for(bytes: &str, asked: Asked) -> Result<Option<Box<ResponseHead>>, Err
     };
     let whole = parse(bytes.len());
     for size in [1, 2, 5] {
-        let seen = |parsed: &Result<Option<Box<ResponseHead>>, Error>| format!("{parsed:?}");
+        let seen = |parsed: &Result<Option<ResponseHead>, Error>| format!("{parsed:?}");
         assert_eq!(seen(&parse(size)), seen(&whole), "pieces of {size}: {bytes:?}");
     }
     whole
 }
 
-fn head(bytes: &str) -> Box<ResponseHead> {
+fn head(bytes: &str) -> ResponseHead {
     parse_for(bytes, Asked::default()).unwrap().unwrap()
 }
 
@@ -37,9 +37,9 @@ fn framing(fields: &str) -> Result<Framing, ErrorKind> {
 #[test]
 fn a_head_is_parsed() {
     let parsed = head("HTTP/1.0 404 Nothing here\r\nServer: x\r\nSet-Cookie: a\r\nset-cookie: b\r\n\r\n");
-    assert_eq!((parsed.version, parsed.status.as_u16()), (Version::HTTP_10, 404));
+    assert_eq!((parsed.parts.version, parsed.parts.status.as_u16()), (Version::HTTP_10, 404));
     assert_eq!(parsed.reason.unwrap().as_bytes(), b"Nothing here");
-    assert_eq!(parsed.headers.get_all("set-cookie").iter().count(), 2);
+    assert_eq!(parsed.parts.headers.get_all("set-cookie").iter().count(), 2);
     assert_eq!(parsed.spelling.irregular().collect::<Vec<_>>(), [&b"set-cookie"[..]]);
     for line in ["HTTP/1.1 200 OK", "HTTP/1.1 200 ", "HTTP/1.1 200"] {
         assert_eq!(head(&format!("{line}\r\n\r\n")).reason, None, "{line}");
@@ -50,7 +50,7 @@ fn a_head_is_parsed() {
 #[test]
 fn old_servers_may_end_lines_with_a_line_feed() {
     let parsed = head("HTTP/1.1 200 OK\nContent-Length: 2\r\nX: y\n\n");
-    assert_eq!((parsed.framing, parsed.headers.len()), (Framing::Length(2), 2));
+    assert_eq!((parsed.framing, parsed.parts.headers.len()), (Framing::Length(2), 2));
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn the_framing_is_that_of_rfc_9112() {
     }
     let both = head("HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n");
     assert_eq!(both.framing, Framing::Chunked);
-    assert!(!both.headers.contains_key("content-length"));
+    assert!(!both.parts.headers.contains_key("content-length"));
     let old = parse_for("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Asked::default());
     assert_eq!(old.unwrap_err().kind, ErrorKind::OldTransferEncoding);
 }
@@ -151,11 +151,14 @@ fn what_only_frames_the_message_is_left_out() {
         ("TE: trailers", &["te"], true),
     ] {
         let parsed = head(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n"));
-        let names: Vec<_> = parsed.headers.keys().map(http::HeaderName::as_str).collect();
+        let names: Vec<_> = parsed.parts.headers.keys().map(http::HeaderName::as_str).collect();
         assert_eq!((names.as_slice(), parsed.hop_by_hop), (left, hop_by_hop), "{fields}");
     }
     assert!(head("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").options.close);
     let asked = Asked { head: true, ..Asked::default() };
     let parsed = parse_for("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", asked).unwrap().unwrap();
-    assert!(parsed.hop_by_hop && parsed.headers.contains_key("transfer-encoding"), "nothing is framed by it");
+    assert!(
+        parsed.hop_by_hop && parsed.parts.headers.contains_key("transfer-encoding"),
+        "nothing is framed by it"
+    );
 }

@@ -27,7 +27,7 @@ impl Peer {
     fn event(&mut self) -> String {
         match self.server.poll().unwrap() {
             None => "none".into(),
-            Some(Event::Head(head)) => format!("{} {}", head.method, head.uri),
+            Some(Event::Head(head)) => format!("{} {}", head.parts.method, head.parts.uri),
             Some(Event::Data(data)) => format!("data {}", data.escape_ascii()),
             Some(Event::Trailers(trailers)) => {
                 format!("trailers {:?}", trailers.headers.keys().collect::<Vec<_>>())
