@@ -20,7 +20,7 @@ use crate::entrypoint::http::min_rate;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After this time without a request, a connection frees its buffers and may be evicted.
-const PARK_AFTER: Duration = Duration::from_secs(2);
+const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// After this time without progress, a connection may be evicted, whatever the other timeouts are.
 pub(in crate::entrypoint) const STALLED: Duration = Duration::from_secs(10);
@@ -92,7 +92,7 @@ pub(in crate::entrypoint) enum Due {
 
 /// The clock of one connection.
 pub(in crate::entrypoint) struct Clock<'a> {
-    limits: Limits,
+    limits: &'a Limits,
     connections: &'a ConnectionLimit,
     /// The current wait, with a counter that changes with progress.
     current: Option<(Discriminant<Wait>, u32)>,
@@ -110,7 +110,7 @@ pub(in crate::entrypoint) struct Clock<'a> {
 
 impl<'a> Clock<'a> {
     /// Starts the clock of a connection.
-    pub(in crate::entrypoint) fn new(limits: Limits, connections: &'a ConnectionLimit) -> Self {
+    pub(in crate::entrypoint) fn new(limits: &'a Limits, connections: &'a ConnectionLimit) -> Self {
         Self {
             limits,
             connections,
@@ -312,8 +312,8 @@ mod tests {
 
     #[tokio::test]
     async fn each_wait_has_its_own_timeout() {
-        let connections = ConnectionLimiter::new().connections(0, 1);
-        let mut clock = Clock::new(limits(), &connections);
+        let (limits, connections) = (limits(), ConnectionLimiter::new().connections(0, 1));
+        let mut clock = Clock::new(&limits, &connections);
         assert_eq!(due(&mut clock, (Wait::First { drains: false }, 0), 20).await, Due::Leave);
         assert_eq!(due(&mut clock, (Wait::Head, 0), 20).await, Due::Cut("the rest of a request head"));
         assert_eq!(due(&mut clock, (body(), 0), 250).await, Due::Late);
@@ -332,19 +332,19 @@ mod tests {
     async fn idle_connections_are_parked_if_their_idle_time_allows() {
         let connections = ConnectionLimiter::new().connections(0, 1);
         let long = Limits { idle: Some(PARK_AFTER + Duration::from_millis(50)), ..limits() };
-        let mut clock = Clock::new(long, &connections);
+        let mut clock = Clock::new(&long, &connections);
         let start = Instant::now();
-        assert_eq!(due(&mut clock, (Wait::Next, 1), 2000).await, Due::Park);
+        assert_eq!(due(&mut clock, (Wait::Next, 1), 1000).await, Due::Park);
         assert_eq!(due(&mut clock, (Wait::Next, 1), 0).await, Due::Leave);
         assert!(start.elapsed() >= PARK_AFTER + Duration::from_millis(50), "{:?}", start.elapsed());
-        assert_eq!(due(&mut clock, (Wait::Next, 2), 2000).await, Due::Park, "it was busy in between");
+        assert_eq!(due(&mut clock, (Wait::Next, 2), 1000).await, Due::Park, "it was busy in between");
     }
 
     #[tokio::test]
     async fn progress_extends_the_time_of_bodies_but_not_of_heads() {
         for (wait, expected) in [(body(), false), (Wait::Head, true)] {
-            let connections = ConnectionLimiter::new().connections(0, 1);
-            let mut clock = Clock::new(limits(), &connections);
+            let (limits, connections) = (limits(), ConnectionLimiter::new().connections(0, 1));
+            let mut clock = Clock::new(&limits, &connections);
             let start = Instant::now();
             let (mut cut, mut reads) = (false, 0);
             while start.elapsed() < Duration::from_millis(400) && !cut {
@@ -360,8 +360,8 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_stalls_without_a_limit_is_evicted_at_the_limit_of_connections() {
         let workers = crate::worker::Workers::start(1).unwrap();
-        let connections = ConnectionLimiter::new().connections(16, 1);
-        let mut clock = Clock::new(limits(), &connections);
+        let (limits, connections) = (limits(), ConnectionLimiter::new().connections(16, 1));
+        let mut clock = Clock::new(&limits, &connections);
         let stalled = std::future::poll_fn(|cx| clock.poll(Wait::Write(None), 0, cx));
         let mut stalled = std::pin::pin!(stalled);
         assert!(tokio::time::timeout(STALLED + Duration::from_millis(200), stalled.as_mut()).await.is_err());

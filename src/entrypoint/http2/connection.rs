@@ -43,7 +43,7 @@ async fn drive<S: Stream>(
     progress: &Progress,
     mut connection: Pin<&mut Library<S>>,
 ) -> io::Result<()> {
-    let mut clock = Clock::new(listener.limits, &listener.connections);
+    let mut clock = Clock::new(&listener.limits, &listener.connections);
     // GOAWAY loses no request.
     let mut shutdown = pin!(listener.shutdown.reached(Phase::Draining));
     let mut left = false;
