@@ -17,7 +17,7 @@ use tidegate_wire::http1::{Asked, Limits, Payload};
 
 const FEW: usize = 1_000;
 const MANY: usize = 5_000;
-const CASES: [&str; 9] = [
+const CASES: [&str; 10] = [
     "nothing",
     "library-map",
     "parse-request",
@@ -27,6 +27,7 @@ const CASES: [&str; 9] = [
     "write-response",
     "server-exchange",
     "client-exchange",
+    "proxied-exchange",
 ];
 
 /// As an HTTP client for programs sends it.
@@ -67,6 +68,30 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\n\
     X-Request-ID: 3f2c8f0e-6d0f-4f2a-9a5f-2f1b0c9d8e7f\r\n\
     X-Content-Type-Options: nosniff\r\n\r\n";
 
+/// As a load generator sends it.
+const PLAIN: &[u8] =
+    b"GET / HTTP/1.1\r\nHost: www.example.com\r\nAccept: */*\r\nUser-Agent: oha/1.4.5\r\n\r\n";
+
+/// The same with what the gateway adds.
+const FORWARDED: &[u8] = b"GET / HTTP/1.1\r\n\
+    Host: www.example.com\r\n\
+    Accept: */*\r\n\
+    User-Agent: oha/1.4.5\r\n\
+    X-Forwarded-For: 192.0.2.17\r\n\
+    X-Forwarded-Host: www.example.com\r\n\
+    X-Forwarded-Port: 80\r\n\
+    X-Forwarded-Proto: http\r\n\
+    X-Forwarded-Server: gateway-1\r\n\
+    X-Real-Ip: 192.0.2.17\r\n\
+    Accept-Encoding: gzip\r\n\r\n";
+
+const PLAIN_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\n\
+    Server: nginx/1.29.3\r\n\
+    Date: Mon, 30 Nov 2026 19:00:00 GMT\r\n\
+    Content-Type: text/plain\r\n\
+    Content-Length: 2\r\n\
+    Connection: keep-alive\r\n\r\n";
+
 fn request(head: &[u8]) -> RequestHead {
     let parsed = RequestParser::default().parse(&mut BytesMut::from(head), &Limits::default());
     parsed.ok().flatten().expect("a valid head")
@@ -82,7 +107,7 @@ fn run(case: &str, rounds: usize) {
     let limits = Limits::default();
     let (mut input, mut out) = (BytesMut::new(), Vec::with_capacity(4096));
     let (mut requests, mut responses) = (RequestParser::default(), ResponseParser::default());
-    let (request, response) = (request(REQUEST), response());
+    let (request, forwarded, response) = (request(REQUEST), request(FORWARDED), response());
     let (mut server, mut client) = (Server::new(limits), Client::new(limits));
     let shared = Bytes::from(vec![b'a'; 4096]);
     for _ in 0..rounds {
@@ -120,8 +145,12 @@ fn run(case: &str, rounds: usize) {
                 }
                 black_box(headers);
             }
-            "server-exchange" => serve(&mut server, &response, &mut out),
-            "client-exchange" => ask(&mut client, &request, &mut out),
+            "server-exchange" => serve(&mut server, REQUEST, &response, &mut out),
+            "client-exchange" => drop(ask(&mut client, &request, RESPONSE, &mut out)),
+            "proxied-exchange" => {
+                let received = ask(&mut client, &forwarded, PLAIN_RESPONSE, &mut out);
+                serve(&mut server, PLAIN, &received, &mut out);
+            }
             _ => {}
         }
         black_box(&out);
@@ -129,9 +158,9 @@ fn run(case: &str, rounds: usize) {
 }
 
 /// One request with its response on a kept connection.
-fn serve(server: &mut Server, response: &ResponseHead, out: &mut Vec<u8>) {
+fn serve(server: &mut Server, request: &[u8], response: &ResponseHead, out: &mut Vec<u8>) {
     server.input().reserve(4096);
-    server.input().extend_from_slice(black_box(REQUEST));
+    server.input().extend_from_slice(black_box(request));
     let Ok(Some(server::Event::Head(head))) = server.poll() else { panic!("expected a head") };
     black_box(head);
     let fields = Fields { headers: &response.parts.headers, spelling: &response.spelling };
@@ -143,20 +172,22 @@ fn serve(server: &mut Server, response: &ResponseHead, out: &mut Vec<u8>) {
 }
 
 /// One request with its response on a kept connection.
-fn ask(client: &mut Client, request: &RequestHead, out: &mut Vec<u8>) {
+fn ask(client: &mut Client, request: &RequestHead, response: &[u8], out: &mut Vec<u8>) -> ResponseHead {
     let fields = Fields { headers: &request.parts.headers, spelling: &request.spelling };
     let (method, uri) = (&request.parts.method, &request.parts.uri);
     let request = client::Request { method, uri, fields, payload: Payload::None, upgrade: false };
     client.request(request, out).expect("an idle connection");
     client.input().reserve(4096);
-    client.input().extend_from_slice(black_box(RESPONSE));
+    client.input().extend_from_slice(black_box(response));
     client.input().extend_from_slice(b"ok");
+    let Ok(Some(client::Event::Head(head))) = client.poll() else { panic!("expected a head") };
     let mut events = 0;
     while let Some(event) = client.poll().expect("a valid response") {
         black_box(event);
         events += 1;
     }
-    assert_eq!(events, 3);
+    assert_eq!(events, 2);
+    head
 }
 
 fn instructions(case: &str, rounds: usize) -> u64 {

@@ -55,7 +55,7 @@ pub fn request(
     out.extend_from_slice(method.as_str().as_bytes());
     out.push(b' ');
     write_target(method, uri, out);
-    out.extend_from_slice(b" HTTP/1.1\r\n");
+    out.extend_from_slice(b" HTTP/1.1");
     write_fields(fields, framing, connection, out)
 }
 
@@ -71,7 +71,7 @@ pub fn response(
 ) -> bool {
     out.reserve(fields.headers.len() * USUAL_LINE + USUAL_REST);
     if status == StatusCode::OK && version == Version::HTTP_11 && reason.is_none() {
-        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        out.extend_from_slice(b"HTTP/1.1 200 OK");
         return write_fields(fields, framing, connection, out);
     }
     let version: &[u8] = if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
@@ -82,24 +82,22 @@ pub fn response(
         Some(reason) => out.extend_from_slice(reason.as_bytes()),
         None => out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes()),
     }
-    out.extend_from_slice(b"\r\n");
     write_fields(fields, framing, connection, out)
 }
 
 /// Writes the end of a chunked body.
 pub fn last_chunk(trailers: Option<Fields<'_>>, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"0\r\n");
+    out.push(b'0');
     if let Some(Fields { headers, spelling }) = trailers {
         let mut speller = spelling.speller();
         for (name, value) in headers {
             let known = names::find(name);
             if known.is_none_or(|known| known.role == Role::Other) {
-                speller.write(name, known, out);
-                write_value(value.as_bytes(), out);
+                speller.write(name, known, value.as_bytes(), out);
             }
         }
     }
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n\r\n");
 }
 
 /// Writes the target in the form that the method and the URI ask for (RFC 9112 section 3.2).
@@ -137,10 +135,7 @@ fn write_fields(fields: Fields<'_>, framing: Framing, connection: Connection, ou
                 framed = true;
             }
             Role::Connection => closes |= lists(value.as_bytes(), b"close"),
-            _ => {
-                speller.write(name, known, out);
-                write_value(value.as_bytes(), out);
-            }
+            _ => speller.write(name, known, value.as_bytes(), out),
         }
     }
     if !framed {
@@ -155,7 +150,7 @@ fn write_fields(fields: Fields<'_>, framing: Framing, connection: Connection, ou
     if !token.is_empty() {
         write_own(&mut speller, &CONNECTION, token, out);
     }
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n\r\n");
     !closes
 }
 
@@ -172,15 +167,7 @@ fn write_framing(speller: &mut Speller<'_>, framing: Framing, out: &mut Vec<u8>)
 
 /// Writes a field of the codec itself.
 fn write_own(speller: &mut Speller<'_>, name: &HeaderName, value: &[u8], out: &mut Vec<u8>) {
-    speller.write(name, names::find(name), out);
-    write_value(value, out);
-}
-
-#[inline]
-fn write_value(value: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
+    speller.write(name, names::find(name), value, out);
 }
 
 /// Returns the digits of a number at the end of an array, and where they start.

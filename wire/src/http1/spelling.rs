@@ -16,6 +16,8 @@ const MAX_IRREGULAR: usize = 64;
 pub struct Spelling {
     rule: Rule,
     irregular: Vec<Bytes>,
+    /// A bit for each length, up to 63, of an irregular name.
+    lengths: u64,
 }
 
 /// How names are spelt by default.
@@ -30,9 +32,9 @@ pub enum Rule {
 
 impl Spelling {
     /// The usual spelling of all names.
-    pub const USUAL: Self = Self { rule: Rule::Usual, irregular: Vec::new() };
+    pub const USUAL: Self = Self { rule: Rule::Usual, irregular: Vec::new(), lengths: 0 };
     /// All names in lower case.
-    pub const LOWER: Self = Self { rule: Rule::Lower, irregular: Vec::new() };
+    pub const LOWER: Self = Self { rule: Rule::Lower, irregular: Vec::new(), lengths: 0 };
 
     /// Returns the rule.
     pub fn rule(&self) -> Rule {
@@ -45,7 +47,7 @@ impl Spelling {
     }
 
     pub(super) fn new(rule: Rule) -> Self {
-        Self { rule, irregular: Vec::new() }
+        Self { rule, irregular: Vec::new(), lengths: 0 }
     }
 
     /// Returns true if the rule does not spell a name as it was received.
@@ -62,40 +64,61 @@ impl Spelling {
     /// Keeps an irregular name as it was received.
     pub(super) fn keep(&mut self, name: Bytes) {
         if self.irregular.len() < MAX_IRREGULAR {
+            self.lengths |= bit(name.len());
             self.irregular.push(name);
         }
     }
 
     /// Starts to write names.
     pub(super) fn speller(&self) -> Speller<'_> {
-        Speller { spelling: self, next: 0 }
+        let unusual = if self.rule == Rule::Usual { self.lengths } else { u64::MAX };
+        Speller { spelling: self, unusual, next: 0 }
     }
 }
 
 /// Writes names in a spelling.
 pub(super) struct Speller<'a> {
     spelling: &'a Spelling,
+    /// The lengths of known names that are perhaps not written as usual.
+    unusual: u64,
     /// The irregular name after the last one that was written. As a rule, names are written in their order.
     next: usize,
 }
 
-impl Speller<'_> {
-    /// Writes one name. `known` is what [`names::find`] returns for it.
-    pub(super) fn write(&mut self, name: &HeaderName, known: Option<&names::Known>, out: &mut Vec<u8>) {
-        if let Some(irregular) = self.irregular(name) {
-            out.extend_from_slice(irregular);
-            return;
+impl<'a> Speller<'a> {
+    /// Writes a line, after the end of the one before. `known` is what [`names::find`] returns for the name.
+    #[inline(always)]
+    pub(super) fn write(
+        &mut self,
+        name: &HeaderName,
+        known: Option<&names::Known>,
+        value: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        match known {
+            Some(known) if self.unusual & bit(known.length()) == 0 => known.write(out),
+            _ => self.write_name(name, known, out),
         }
-        match (self.spelling.rule, known) {
-            (Rule::Usual, Some(known)) => out.extend_from_slice(known.usual.as_bytes()),
-            (Rule::Usual, None) => title(name.as_str(), out),
-            (Rule::Lower, _) => out.extend_from_slice(name.as_str().as_bytes()),
-        }
+        out.extend_from_slice(value);
     }
 
-    fn irregular(&mut self, name: &HeaderName) -> Option<&[u8]> {
+    fn write_name(&mut self, name: &HeaderName, known: Option<&names::Known>, out: &mut Vec<u8>) {
+        let (irregular, rule) = (self.irregular(name), self.spelling.rule);
+        if let (None, Rule::Usual, Some(known)) = (irregular, rule, known) {
+            return known.write(out);
+        }
+        out.extend_from_slice(b"\r\n");
+        let start = out.len();
+        out.extend_from_slice(irregular.unwrap_or(name.as_str().as_bytes()));
+        if irregular.is_none() && rule == Rule::Usual {
+            title(&mut out[start..]);
+        }
+        out.extend_from_slice(b": ");
+    }
+
+    fn irregular(&mut self, name: &HeaderName) -> Option<&'a [u8]> {
         let all = &self.spelling.irregular;
-        if all.is_empty() {
+        if self.spelling.lengths & bit(name.as_str().len()) == 0 {
             return None;
         }
         let (before, after) = all.split_at(self.next.min(all.len()));
@@ -107,12 +130,15 @@ impl Speller<'_> {
     }
 }
 
-/// Writes a name with a capital letter at the start of each word.
-fn title(name: &str, out: &mut Vec<u8>) {
-    let from = out.len();
-    out.extend_from_slice(name.as_bytes());
+/// Returns the bit of [`Spelling::lengths`].
+fn bit(length: usize) -> u64 {
+    1 << length.min(63)
+}
+
+/// Capitalises each word of a name.
+fn title(name: &mut [u8]) {
     let mut starts = true;
-    for byte in &mut out[from..] {
+    for byte in name {
         if starts {
             byte.make_ascii_uppercase();
         }
@@ -128,10 +154,9 @@ mod tests {
         let (mut out, mut speller) = (Vec::new(), spelling.speller());
         for name in names {
             let name: HeaderName = name.parse().unwrap();
-            speller.write(&name, names::find(&name), &mut out);
-            out.push(b' ');
+            speller.write(&name, names::find(&name), b"", &mut out);
         }
-        String::from_utf8(out).unwrap()
+        String::from_utf8(out).unwrap().replace("\r\n", "").replace(':', "")
     }
 
     fn kept(rule: Rule, names: &'static [&'static str]) -> Spelling {
