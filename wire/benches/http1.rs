@@ -21,7 +21,7 @@ const CASES: [&str; 10] = [
     "nothing",
     "library-map",
     "parse-request",
-    "parse-browser-request",
+    "parse-other-request",
     "parse-response",
     "write-request",
     "write-response",
@@ -110,11 +110,12 @@ fn run(case: &str, rounds: usize) {
     let (request, forwarded, response) = (request(REQUEST), request(FORWARDED), response());
     let (mut server, mut client) = (Server::new(limits), Client::new(limits));
     let shared = Bytes::from(vec![b'a'; 4096]);
-    for _ in 0..rounds {
+    for round in 0..rounds {
         out.clear();
         match case {
-            "parse-request" | "parse-browser-request" => {
-                let head = if case == "parse-request" { REQUEST } else { BROWSER };
+            "parse-request" | "parse-other-request" => {
+                // A head like the last one is not parsed again.
+                let head = if case == "parse-request" || round % 2 == 0 { REQUEST } else { BROWSER };
                 input.reserve(4096);
                 input.extend_from_slice(black_box(head));
                 black_box(requests.parse(&mut input, &limits)).expect("a valid head");

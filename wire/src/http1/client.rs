@@ -213,7 +213,7 @@ impl Client {
         }
     }
 
-    /// Gives all memory back if the connection is idle. Returns true if it was.
+    /// Gives memory back if the connection is idle, as [`ResponseParser::release`] does. Returns true if it was.
     pub fn release(&mut self) -> bool {
         let is_idle = self.input.is_empty() && matches!(self.reading, Reading::Nothing | Reading::Closed);
         if is_idle {
@@ -276,6 +276,6 @@ impl Client {
         self.reading = Reading::Closed;
         self.persists = false;
         self.input = BytesMut::new();
-        self.parser.release();
+        self.parser = ResponseParser::default();
     }
 }

@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use super::error::{Error, ErrorKind};
 use super::find::find;
-use super::message::trim;
+use super::limits::Limits;
+use super::message::{Options, trim};
 use super::names::{self, Form, Role};
 use super::spelling::{Rule, Spelling};
 
@@ -17,6 +18,54 @@ pub(super) struct Fields {
     list: Vec<Place>,
     /// The spelling of the first name that has a regular one.
     rule: Option<Rule>,
+    pub(super) seen: Seen,
+    source: Source,
+    last: Option<Box<Last>>,
+}
+
+/// Where the fields come from.
+#[derive(Debug, Default)]
+enum Source {
+    /// Lines that are not kept.
+    #[default]
+    Trailers,
+    /// Lines of a head, from this offset on.
+    Head(usize, FirstLine),
+    /// The last head.
+    Last,
+}
+
+/// What decides, besides its lines, what the fields of a head mean: the version, and whether there is no body.
+pub(super) type FirstLine = (Version, bool);
+
+/// What the fields of a head say that the codec understands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) host: bool,
+    pub(super) length: Option<u64>,
+    pub(super) chunked: bool,
+    pub(super) options: Options,
+    /// A response has fields that concern this connection only.
+    pub(super) hop_by_hop: bool,
+}
+
+/// The fields of the last head. Most peers repeat them on a connection, so they are not parsed again.
+#[derive(Debug, Default)]
+struct Last {
+    first: FirstLine,
+    /// Its field lines, with the empty line at their end.
+    lines: Vec<u8>,
+    /// What they are, once they have come twice: slices of a copy, as those of a buffer would keep it from being used
+    /// again.
+    parsed: Option<Parsed>,
+}
+
+#[derive(Debug)]
+struct Parsed {
+    count: usize,
+    headers: HeaderMap,
+    spelling: Spelling,
+    seen: Seen,
 }
 
 /// A field line.
@@ -51,10 +100,33 @@ impl Field<'_> {
 
 /// The fields that most sections have at most, so that their list is allocated once.
 const USUAL_FIELDS: usize = 24;
+/// Maximum size of field lines that are kept to be compared with the next ones.
+const MAX_KEPT: usize = 1024;
 /// The number of names that are not known.
 const UNKNOWN: u8 = u8::MAX;
 
 impl Fields {
+    /// Begins a head whose field lines start at `start`. Returns where it ends if they are those of the last head: then
+    /// it can be built at once.
+    pub(super) fn begin(
+        &mut self,
+        head: &[u8],
+        start: usize,
+        first: FirstLine,
+        limits: &Limits,
+    ) -> Option<usize> {
+        self.source = Source::Head(start, first);
+        let Last { lines, parsed, .. } = self.last.as_deref().filter(|last| last.first == first)?;
+        let (parsed, end) = (parsed.as_ref()?, start + lines.len());
+        let fits = end <= limits.head as usize && parsed.count <= limits.fields as usize;
+        if !fits || head.get(start..end) != Some(lines) {
+            return None;
+        }
+        self.seen = parsed.seen;
+        self.source = Source::Last;
+        Some(end)
+    }
+
     /// Adds the field in a line of the section.
     pub(super) fn push<'a>(
         &mut self,
@@ -109,13 +181,43 @@ impl Fields {
     }
 
     /// Adds all fields to an empty map, with room for `added` more, and returns the spelling of their names, both as
-    /// slices of the section. Starts again.
+    /// slices of the section or of a copy. Starts again.
     pub(super) fn build(
         &mut self,
         section: &Bytes,
         headers: &mut HeaderMap,
         added: usize,
     ) -> Result<Spelling, Error> {
+        let seen = std::mem::take(&mut self.seen);
+        match (std::mem::take(&mut self.source), self.last.as_deref_mut()) {
+            (Source::Last, Some(Last { parsed: Some(parsed), .. })) => {
+                *headers = parsed.headers.clone();
+                return Ok(parsed.spelling.clone());
+            }
+            (Source::Head(start, first), Some(last))
+                if last.first == first && last.lines == section[start..] =>
+            {
+                if last.parsed.is_none() {
+                    let count = self.list.len();
+                    let built = self.parse(&Bytes::copy_from_slice(section), headers, added)?;
+                    let (headers, spelling) = (headers.clone(), built.clone());
+                    let parsed = Parsed { count, headers, spelling, seen };
+                    self.last.get_or_insert_default().parsed = Some(parsed);
+                    return Ok(built);
+                }
+            }
+            (Source::Head(start, first), _) if section.len() - start <= MAX_KEPT => {
+                let last = self.last.get_or_insert_default();
+                (last.first, last.parsed) = (first, None);
+                last.lines.clear();
+                last.lines.extend_from_slice(&section[start..]);
+            }
+            _ => {}
+        }
+        self.parse(section, headers, added)
+    }
+
+    fn parse(&mut self, section: &Bytes, headers: &mut HeaderMap, added: usize) -> Result<Spelling, Error> {
         let too_many = |_| Error::new(ErrorKind::TooManyFields, section.len());
         headers.try_reserve(self.list.len() + added).map_err(too_many)?;
         let mut spelling = Spelling::new(self.rule.take().unwrap_or_default());
@@ -141,14 +243,18 @@ impl Fields {
         Ok(spelling)
     }
 
-    /// Gives the memory back.
+    /// Gives the memory of the list back.
     pub(super) fn release(&mut self) {
         self.list = Vec::new();
     }
 
-    /// Returns the number of bytes that are allocated.
+    /// Returns the number of bytes that are allocated, about.
     pub(super) fn allocated(&self) -> usize {
-        self.list.capacity() * size_of::<Place>()
+        let kept = self.last.as_ref().map_or(0, |last| {
+            let count = last.parsed.as_ref().map_or(0, |parsed| parsed.headers.len());
+            size_of::<Last>() + last.lines.capacity() * 2 + count * 2 * size_of::<(HeaderName, HeaderValue)>()
+        });
+        self.list.capacity() * size_of::<Place>() + kept
     }
 }
 

@@ -68,6 +68,11 @@ impl Lines {
         }
     }
 
+    /// Takes all lines up to the end of one.
+    pub(super) fn skip(&mut self, end: usize) {
+        (self.start, self.searched) = (end, end);
+    }
+
     /// Returns the number of bytes of the complete lines.
     pub(super) fn consumed(&self) -> usize {
         self.start

@@ -6,7 +6,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http::{Method, Request, Uri, Version, request};
 
 use super::error::{Error, ErrorKind};
-use super::fields::{Field, Fields};
+use super::fields::{Field, Fields, Seen};
 use super::limits::Limits;
 use super::lines::{LineEnds, Lines, blame};
 use super::message::{Framing, Options, decimal};
@@ -52,7 +52,6 @@ pub struct RequestParser {
     lines: Lines,
     line: Option<RequestLine>,
     fields: Fields,
-    seen: Seen,
     empty_lines: u8,
 }
 
@@ -61,15 +60,6 @@ struct RequestLine {
     method: Method,
     target: Range<usize>,
     version: Version,
-}
-
-/// What the fields so far say.
-#[derive(Debug, Default)]
-struct Seen {
-    host: bool,
-    length: Option<u64>,
-    chunked: bool,
-    options: Options,
 }
 
 impl RequestParser {
@@ -90,12 +80,18 @@ impl RequestParser {
                 None if line.is_empty() => self.skip_empty_line(input)?,
                 None => {
                     let parsed = request_line(&input[line.clone()], limits);
-                    self.line = Some(parsed.map_err(|error| blame(error, input, line))?);
+                    let parsed = parsed.map_err(|error| blame(error, input, line))?;
+                    let first = (parsed.version, false);
+                    self.line = Some(parsed);
+                    if let Some(end) = self.fields.begin(input, self.lines.consumed(), first, limits) {
+                        self.lines.skip(end);
+                        return self.finish(input, limits).map(Some);
+                    }
                 }
                 Some(_) if line.is_empty() => return self.finish(input, limits).map(Some),
                 Some(request) => {
                     let pushed = self.fields.push(input, line.clone(), limits.fields);
-                    let noted = pushed.and_then(|field| self.seen.note(&field, request.version));
+                    let noted = pushed.and_then(|field| note(&mut self.fields.seen, &field, request.version));
                     noted.map_err(|error| blame(error, input, line))?;
                 }
             }
@@ -115,7 +111,7 @@ impl RequestParser {
 
     /// Gives the memory back that is kept from head to head.
     pub fn release(&mut self) {
-        self.fields.release();
+        self.fields = Fields::default();
     }
 
     /// Returns the number of bytes that are allocated.
@@ -140,7 +136,7 @@ impl RequestParser {
 
     fn finish(&mut self, input: &mut BytesMut, limits: &Limits) -> Result<RequestHead, Error> {
         let head = input.split_to(self.lines.consumed()).freeze();
-        let Seen { host, length, chunked, options } = std::mem::take(&mut self.seen);
+        let Seen { host, length, chunked, options, .. } = self.fields.seen;
         self.lines = Lines::default();
         self.empty_lines = 0;
         let wrong = |kind| Error::new(kind, head.len());
@@ -164,43 +160,41 @@ impl RequestParser {
     }
 }
 
-impl Seen {
-    /// Notes a field that the codec understands.
-    fn note(&mut self, field: &Field<'_>, version: Version) -> Result<(), Error> {
-        if field.role == Role::Other {
-            return Ok(());
-        }
-        let wrong = |kind| Err(Error::new(kind, field.at));
-        let value = field.value;
-        match field.role {
-            Role::Host if self.host => return wrong(ErrorKind::RepeatedHost),
-            Role::Host if !is_host(value) => return wrong(ErrorKind::Host),
-            Role::Host => self.host = true,
-            Role::ContentLength => {
-                // Leading zeros are valid, but some parsers read such numbers as octal.
-                let is_octal = value.len() > 1 && value[0] == b'0';
-                let Some(length) = decimal(value).filter(|_| !is_octal && self.length.is_none()) else {
-                    return wrong(ErrorKind::ContentLength);
-                };
-                self.length = Some(length);
-            }
-            Role::TransferEncoding if version == Version::HTTP_10 => {
-                return wrong(ErrorKind::OldTransferEncoding);
-            }
-            Role::TransferEncoding if self.chunked || !value.eq_ignore_ascii_case(b"chunked") => {
-                return wrong(ErrorKind::TransferEncoding);
-            }
-            Role::TransferEncoding => self.chunked = true,
-            Role::Connection => {
-                self.options.read_connection(value);
-            }
-            Role::Upgrade => self.options.upgrade = true,
-            Role::Expect => self.options.read_expect(value),
-            Role::Te => self.options.read_te(value),
-            Role::OneConnection | Role::NoTrailer | Role::Other => {}
-        }
-        Ok(())
+/// Notes a field that the codec understands.
+fn note(seen: &mut Seen, field: &Field<'_>, version: Version) -> Result<(), Error> {
+    if field.role == Role::Other {
+        return Ok(());
     }
+    let wrong = |kind| Err(Error::new(kind, field.at));
+    let value = field.value;
+    match field.role {
+        Role::Host if seen.host => return wrong(ErrorKind::RepeatedHost),
+        Role::Host if !is_host(value) => return wrong(ErrorKind::Host),
+        Role::Host => seen.host = true,
+        Role::ContentLength => {
+            // Leading zeros are valid, but some parsers read such numbers as octal.
+            let is_octal = value.len() > 1 && value[0] == b'0';
+            let Some(length) = decimal(value).filter(|_| !is_octal && seen.length.is_none()) else {
+                return wrong(ErrorKind::ContentLength);
+            };
+            seen.length = Some(length);
+        }
+        Role::TransferEncoding if version == Version::HTTP_10 => {
+            return wrong(ErrorKind::OldTransferEncoding);
+        }
+        Role::TransferEncoding if seen.chunked || !value.eq_ignore_ascii_case(b"chunked") => {
+            return wrong(ErrorKind::TransferEncoding);
+        }
+        Role::TransferEncoding => seen.chunked = true,
+        Role::Connection => {
+            seen.options.read_connection(value);
+        }
+        Role::Upgrade => seen.options.upgrade = true,
+        Role::Expect => seen.options.read_expect(value),
+        Role::Te => seen.options.read_te(value),
+        Role::OneConnection | Role::NoTrailer | Role::Other => {}
+    }
+    Ok(())
 }
 
 /// Parses a request line. Its target is only checked.

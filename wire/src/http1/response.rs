@@ -8,7 +8,7 @@ use http::header::CONTENT_LENGTH;
 use http::{Response, StatusCode, Version, response};
 
 use super::error::{Error, ErrorKind};
-use super::fields::{Field, Fields};
+use super::fields::{Field, Fields, Seen};
 use super::limits::Limits;
 use super::lines::{LineEnds, Lines, blame};
 use super::message::{Asked, Framing, Options, decimal, trim};
@@ -68,7 +68,6 @@ pub struct ResponseParser {
     lines: Lines,
     line: Option<StatusLine>,
     fields: Fields,
-    seen: Seen,
 }
 
 #[derive(Debug)]
@@ -78,15 +77,6 @@ struct StatusLine {
     reason: std::ops::Range<usize>,
     /// The status has no body, so fields about it do not matter.
     bodiless: bool,
-}
-
-/// What the fields so far say.
-#[derive(Debug, Default)]
-struct Seen {
-    length: Option<u64>,
-    chunked: bool,
-    options: Options,
-    hop_by_hop: bool,
 }
 
 impl ResponseParser {
@@ -112,12 +102,18 @@ impl ResponseParser {
             match &self.line {
                 None => {
                     let parsed = status_line(&input[line.clone()], asked);
-                    self.line = Some(parsed.map_err(|error| blame(error, input, line))?);
+                    let parsed = parsed.map_err(|error| blame(error, input, line))?;
+                    let first = (parsed.version, parsed.bodiless);
+                    self.line = Some(parsed);
+                    if let Some(end) = self.fields.begin(input, self.lines.consumed(), first, limits) {
+                        self.lines.skip(end);
+                        return self.finish(input).map(Some);
+                    }
                 }
                 Some(_) if line.is_empty() => return self.finish(input).map(Some),
                 Some(status) => {
                     let pushed = self.fields.push(input, line.clone(), limits.fields);
-                    let noted = pushed.and_then(|field| self.seen.note(&field, status));
+                    let noted = pushed.and_then(|field| note(&mut self.fields.seen, &field, status));
                     if noted.map_err(|error| blame(error, input, line))? {
                         self.fields.pop();
                     }
@@ -131,7 +127,8 @@ impl ResponseParser {
         self.lines.is_at_start()
     }
 
-    /// Gives the memory back that is kept from head to head.
+    /// Gives memory back, except what is known of the last head: up to 1 KiB of lines, their copy and their map. Idle
+    /// connections to servers are used again.
     pub fn release(&mut self) {
         self.fields.release();
     }
@@ -143,7 +140,7 @@ impl ResponseParser {
 
     fn finish(&mut self, input: &mut BytesMut) -> Result<ResponseHead, Error> {
         let section = input.split_to(self.lines.consumed()).freeze();
-        let Seen { length, chunked, options, hop_by_hop } = std::mem::take(&mut self.seen);
+        let Seen { length, chunked, options, hop_by_hop, .. } = self.fields.seen;
         self.lines = Lines::default();
         let Some(StatusLine { version, status, reason, bodiless }) = self.line.take() else {
             return Err(Error::new(ErrorKind::StatusLine, 0));
@@ -172,46 +169,44 @@ impl ResponseParser {
     }
 }
 
-impl Seen {
-    /// Notes a field that the codec understands. Returns true if it is to be left out.
-    fn note(&mut self, field: &Field<'_>, line: &StatusLine) -> Result<bool, Error> {
-        let wrong = |kind| Err(Error::new(kind, field.at));
-        match field.role {
-            Role::ContentLength if line.bodiless => {}
-            Role::ContentLength => {
-                for one in field.value.split(|byte| *byte == b',') {
-                    let length = decimal(trim(one));
-                    if length.is_none() || self.length.is_some_and(|other| Some(other) != length) {
-                        return wrong(ErrorKind::ContentLength);
-                    }
-                    self.length = length;
+/// Notes a field that the codec understands. Returns true if it is to be left out.
+fn note(seen: &mut Seen, field: &Field<'_>, line: &StatusLine) -> Result<bool, Error> {
+    let wrong = |kind| Err(Error::new(kind, field.at));
+    match field.role {
+        Role::ContentLength if line.bodiless => {}
+        Role::ContentLength => {
+            for one in field.value.split(|byte| *byte == b',') {
+                let length = decimal(trim(one));
+                if length.is_none() || seen.length.is_some_and(|other| Some(other) != length) {
+                    return wrong(ErrorKind::ContentLength);
                 }
+                seen.length = length;
             }
-            Role::TransferEncoding if line.bodiless => self.hop_by_hop = true,
-            Role::TransferEncoding if line.version == Version::HTTP_10 => {
-                return wrong(ErrorKind::OldTransferEncoding);
-            }
-            Role::TransferEncoding if self.chunked || !field.value.eq_ignore_ascii_case(b"chunked") => {
-                return wrong(ErrorKind::TransferEncoding);
-            }
-            Role::TransferEncoding => {
-                self.chunked = true;
-                return Ok(true);
-            }
-            Role::Connection => {
-                let is_plain = self.options.read_connection(field.value);
-                self.hop_by_hop |= !is_plain;
-                return Ok(is_plain);
-            }
-            Role::Upgrade => {
-                self.options.upgrade = true;
-                self.hop_by_hop = true;
-            }
-            Role::Te | Role::OneConnection => self.hop_by_hop = true,
-            Role::Expect | Role::Host | Role::NoTrailer | Role::Other => {}
         }
-        Ok(false)
+        Role::TransferEncoding if line.bodiless => seen.hop_by_hop = true,
+        Role::TransferEncoding if line.version == Version::HTTP_10 => {
+            return wrong(ErrorKind::OldTransferEncoding);
+        }
+        Role::TransferEncoding if seen.chunked || !field.value.eq_ignore_ascii_case(b"chunked") => {
+            return wrong(ErrorKind::TransferEncoding);
+        }
+        Role::TransferEncoding => {
+            seen.chunked = true;
+            return Ok(true);
+        }
+        Role::Connection => {
+            let is_plain = seen.options.read_connection(field.value);
+            seen.hop_by_hop |= !is_plain;
+            return Ok(is_plain);
+        }
+        Role::Upgrade => {
+            seen.options.upgrade = true;
+            seen.hop_by_hop = true;
+        }
+        Role::Te | Role::OneConnection => seen.hop_by_hop = true,
+        Role::Expect | Role::Host | Role::NoTrailer | Role::Other => {}
     }
+    Ok(false)
 }
 
 fn too_large(limits: &Limits) -> Error {

@@ -69,7 +69,7 @@ fn a_connection_is_used_again() {
     peer.receive("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n");
     assert_eq!(peer.events(), ["head 200"]);
     assert!(peer.client.is_reusable() && peer.client.release());
-    assert_eq!(peer.client.allocated(), 0);
+    assert!(peer.client.allocated() < 1024, "the last head, and no buffer");
     assert!(size_of::<Client>() <= 360, "{}", size_of::<Client>());
 }
 

@@ -213,11 +213,15 @@ const BODIES: &[&str] = &[
 
 const ODD_BYTES: &[u8] = b"\r\n \t:;,\0\x7f#%?/\"<`\x80\xff0a+-";
 
-/// Returns the bytes of a connection: one to three requests, mostly valid, with up to three mutations.
+/// Returns the bytes of a connection: one to three requests, mostly valid, perhaps all of them three times, with up to
+/// three mutations.
 pub(crate) fn connection(random: &mut Random) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..=random.below(3) {
         request(random, &mut bytes);
+    }
+    if random.below(4) == 0 {
+        bytes = bytes.repeat(3);
     }
     for _ in 0..random.below(4) {
         mutate(random, &mut bytes);

@@ -22,6 +22,15 @@ fn parse_for(bytes: &str, asked: Asked) -> Result<Option<ResponseHead>, Error> {
         let seen = |parsed: &Result<Option<ResponseHead>, Error>| format!("{parsed:?}");
         assert_eq!(seen(&parse(size)), seen(&whole), "pieces of {size}: {bytes:?}");
     }
+    // A head that is repeated is not parsed again.
+    let mut parser = ResponseParser::default();
+    for _ in 0..4 {
+        let again = parser.parse(&mut buffer(bytes), asked, &Limits::default());
+        assert_eq!(format!("{again:?}"), format!("{whole:?}"), "repeated: {bytes:?}");
+        if !matches!(again, Ok(Some(_))) {
+            break;
+        }
+    }
     whole
 }
 
@@ -45,6 +54,31 @@ fn a_head_is_parsed() {
         assert_eq!(head(&format!("{line}\r\n\r\n")).reason, None, "{line}");
     }
     assert!(Reason::new(bytes::Bytes::from_static(b"a\r\nb")).is_none());
+}
+
+#[test]
+fn repeated_fields_mean_what_the_first_line_and_the_limits_say() {
+    let (get, usual) = (Asked::default(), Limits::default());
+    let head = Asked { head: true, ..get };
+    for (line, asked, limits, expected) in [
+        ("HTTP/1.1 201 Created", get, usual, Ok((Framing::Chunked, 1))),
+        ("HTTP/1.1 200 OK", head, usual, Ok((Framing::None, 2))),
+        ("HTTP/1.1 204 No Content", get, usual, Ok((Framing::None, 2))),
+        ("HTTP/1.0 200 OK", get, usual, Err(ErrorKind::OldTransferEncoding)),
+        ("HTTP/1.1 200 OK", get, Limits { head: 40, ..usual }, Err(ErrorKind::HeadTooLarge)),
+        ("HTTP/1.1 200 OK", get, Limits { fields: 0, ..usual }, Err(ErrorKind::TooManyFields)),
+    ] {
+        let mut parser = ResponseParser::default();
+        let mut parse = |line: &str, asked, limits| {
+            let mut input = buffer(format!("{line}\r\nServer: x\r\nTransfer-Encoding: chunked\r\n\r\n"));
+            let parsed = parser.parse(&mut input, asked, limits).map_err(|error| error.kind)?.unwrap();
+            Ok((parsed.framing, parsed.headers.len()))
+        };
+        for _ in 0..3 {
+            assert_eq!(parse("HTTP/1.1 200 OK", get, &usual), Ok((Framing::Chunked, 1)));
+        }
+        assert_eq!(parse(line, asked, &limits), expected, "{line}");
+    }
 }
 
 #[test]
