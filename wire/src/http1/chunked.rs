@@ -209,6 +209,10 @@ impl Chunked {
         let spelling = fields.build(&section, &mut headers, 0).map_err(wrong)?;
         self.at += section.len() as u64;
         self.state = State::Done;
-        Ok(Some(if is_empty { Piece::End } else { Piece::Trailers(Trailers { headers, spelling }) }))
+        Ok(Some(if is_empty {
+            Piece::End
+        } else {
+            Piece::Trailers(Box::new(Trailers { headers, spelling }))
+        }))
     }
 }

@@ -262,7 +262,7 @@ impl Client {
         }
         Ok(match decoder.decode(&mut self.input, &self.limits)? {
             Some(Piece::Data(data)) => Some(Event::Data(data)),
-            Some(Piece::Trailers(trailers)) => Some(Event::Trailers(Box::new(trailers))),
+            Some(Piece::Trailers(trailers)) => Some(Event::Trailers(trailers)),
             Some(Piece::End) => {
                 self.reading = Reading::Nothing;
                 Some(Event::End)

@@ -7,7 +7,7 @@ const ONES: u64 = u64::from_le_bytes([1; 8]);
 const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
 
 /// Returns the place of the first such byte.
-#[inline]
+#[inline(always)]
 pub(super) fn find(needle: u8, bytes: &[u8]) -> Option<usize> {
     let pattern = u64::from(needle) * ONES;
     let (mut rest, mut at) = (bytes, 0);

@@ -20,7 +20,7 @@ pub enum Piece {
     /// Bytes of the content, never none.
     Data(Bytes),
     /// Fields after the content, without those that may not be there (RFC 9110 section 6.5.1).
-    Trailers(Trailers),
+    Trailers(Box<Trailers>),
     /// Its end.
     End,
 }

@@ -26,7 +26,7 @@ pub enum Event {
     /// Bytes of the body.
     Data(Bytes),
     /// Fields after the body.
-    Trailers(Trailers),
+    Trailers(Box<Trailers>),
     /// The end of the body.
     End,
     /// The connection has changed to another protocol, or is a tunnel: these are the first bytes that are not HTTP. The

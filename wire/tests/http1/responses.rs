@@ -72,7 +72,7 @@ fn repeated_fields_mean_what_the_first_line_and_the_limits_say() {
         let mut parse = |line: &str, asked, limits| {
             let mut input = buffer(format!("{line}\r\nServer: x\r\nTransfer-Encoding: chunked\r\n\r\n"));
             let parsed = parser.parse(&mut input, asked, limits).map_err(|error| error.kind)?.unwrap();
-            Ok((parsed.framing, parsed.headers.len()))
+            Ok((parsed.framing, parsed.parts.headers.len()))
         };
         for _ in 0..3 {
             assert_eq!(parse("HTTP/1.1 200 OK", get, &usual), Ok((Framing::Chunked, 1)));
