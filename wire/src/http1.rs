@@ -20,7 +20,6 @@ pub mod client;
 pub mod encode;
 mod error;
 mod fields;
-mod find;
 mod limits;
 mod lines;
 mod message;

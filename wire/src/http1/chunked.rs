@@ -9,7 +9,7 @@ use http::HeaderMap;
 use super::error::{Error, ErrorKind};
 use super::fields::Fields;
 use super::limits::Limits;
-use super::lines::{LineEnds, Lines};
+use super::lines::LineEnds;
 use super::names::Role;
 use super::piece::{Piece, Sender, Trailers};
 
@@ -46,14 +46,8 @@ enum State {
     DataCr,
     DataLf,
     /// The trailer section; its lines once there is one.
-    Trailers(Option<Box<Section>>),
+    Trailers(Option<Box<Fields>>),
     Done,
-}
-
-#[derive(Debug, Default)]
-struct Section {
-    lines: Lines,
-    fields: Fields,
 }
 
 impl State {
@@ -178,7 +172,7 @@ impl Chunked {
                 _ => {}
             }
         }
-        let Section { lines, fields } = &mut **section.get_or_insert_default();
+        let fields = section.get_or_insert_default();
         let start = self.at;
         let wrong = |error: Error| {
             let is_large = error.kind == ErrorKind::TooManyFields;
@@ -188,7 +182,7 @@ impl Chunked {
         let too_large =
             Error { kind: ErrorKind::TrailersTooLarge, at: start.saturating_add(limits.trailers.into()) };
         loop {
-            let Some(line) = lines.next(input, LineEnds::Strict).map_err(wrong)? else {
+            let Some(line) = fields.lines.next(input, LineEnds::Strict).map_err(wrong)? else {
                 return if input.len() > limits.trailers as usize { Err(too_large) } else { Ok(None) };
             };
             if line.end + 2 > limits.trailers as usize {
@@ -203,7 +197,7 @@ impl Chunked {
                 fields.pop();
             }
         }
-        let section: Bytes = input.split_to(lines.consumed()).freeze();
+        let section: Bytes = input.split_to(fields.lines.consumed()).freeze();
         let is_empty = fields.is_empty();
         let mut headers = HeaderMap::new();
         let spelling = fields.build(&section, &mut headers, 0).map_err(wrong)?;

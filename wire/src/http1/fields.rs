@@ -6,15 +6,16 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use super::error::{Error, ErrorKind};
-use super::find::find;
 use super::limits::Limits;
+use super::lines::Lines;
 use super::message::{Options, trim};
-use super::names::{self, Form, Role};
+use super::names::{self, Form, Known, Role};
 use super::spelling::{Rule, Spelling};
 
-/// The field lines of an incomplete section, as offsets from its start.
+/// The field lines of an incomplete section, as offsets from its start: that of a head includes its first line.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
+    pub(super) lines: Lines,
     list: Vec<Place>,
     /// The spelling of the first name that has a regular one.
     rule: Option<Rule>,
@@ -62,7 +63,6 @@ struct Last {
 
 #[derive(Debug)]
 struct Parsed {
-    count: usize,
     headers: HeaderMap,
     spelling: Spelling,
     seen: Seen,
@@ -71,12 +71,10 @@ struct Parsed {
 /// A field line.
 #[derive(Debug)]
 struct Place {
-    name: u32,
-    value: u32,
-    value_length: u32,
-    name_length: u16,
-    /// The number of a known name; another one is looked up at the end.
-    known: u8,
+    name: Range<usize>,
+    value: Range<usize>,
+    /// Another name is looked up at the end.
+    known: Option<&'static Known>,
     form: Form,
 }
 
@@ -102,29 +100,24 @@ impl Field<'_> {
 const USUAL_FIELDS: usize = 24;
 /// Maximum size of field lines that are kept to be compared with the next ones.
 const MAX_KEPT: usize = 1024;
-/// The number of names that are not known.
-const UNKNOWN: u8 = u8::MAX;
 
 impl Fields {
-    /// Begins a head whose field lines start at `start`. Returns where it ends if they are those of the last head: then
-    /// it can be built at once.
-    pub(super) fn begin(
-        &mut self,
-        head: &[u8],
-        start: usize,
-        first: FirstLine,
-        limits: &Limits,
-    ) -> Option<usize> {
+    /// Begins a head after its first line. Returns true if its fields are those of the last head: then it is complete.
+    pub(super) fn begin(&mut self, head: &[u8], first: FirstLine, limits: &Limits) -> bool {
+        let start = self.lines.consumed();
         self.source = Source::Head(start, first);
-        let Last { lines, parsed, .. } = self.last.as_deref().filter(|last| last.first == first)?;
-        let (parsed, end) = (parsed.as_ref()?, start + lines.len());
-        let fits = end <= limits.head as usize && parsed.count <= limits.fields as usize;
-        if !fits || head.get(start..end) != Some(lines) {
-            return None;
+        let Some(Last { first: last, lines, parsed: Some(parsed) }) = self.last.as_deref() else {
+            return false;
+        };
+        let end = start + lines.len();
+        let fits = end <= limits.head as usize && parsed.headers.len() <= limits.fields as usize;
+        let is_last = fits && *last == first && head.get(start..end) == Some(lines);
+        if is_last {
+            self.seen = parsed.seen;
+            self.source = Source::Last;
+            self.lines.skip(end);
         }
-        self.seen = parsed.seen;
-        self.source = Source::Last;
-        Some(end)
+        is_last
     }
 
     /// Adds the field in a line of the section.
@@ -139,11 +132,11 @@ impl Fields {
             return Err(Error::new(ErrorKind::TooManyFields, start));
         }
         let line = &section[line];
-        let length = find(b':', line).unwrap_or(line.len());
+        let length = memchr::memchr(b':', line).unwrap_or(line.len());
         let name = &line[..length];
-        let (number, form) = match names::identify(name) {
-            Some(known) if length < line.len() => known,
-            _ => (UNKNOWN, other_form(line, length).map_err(|(kind, at)| Error::new(kind, start + at))?),
+        let (known, form) = match names::identify(name) {
+            Some((known, form)) if length < line.len() => (Some(known), form),
+            _ => (None, other_form(line, length).map_err(|(kind, at)| Error::new(kind, start + at))?),
         };
         let (leading, value) = value(line.get(length + 1..).unwrap_or_default());
         let at = start + length + 1 + leading;
@@ -154,20 +147,13 @@ impl Fields {
                 Form::Either | Form::Irregular => None,
             };
         }
-        // A section is smaller than 4 GiB, as `Limits` has no larger number.
-        let place = Place {
-            name: start as u32,
-            value: at as u32,
-            value_length: value.len() as u32,
-            name_length: length as u16,
-            known: number,
-            form,
-        };
+        let (name, place) = (start..start + length, at..at + value.len());
+        let place = Place { name, value: place, known, form };
         if self.list.capacity() == 0 {
             self.list.reserve_exact(USUAL_FIELDS);
         }
         self.list.push(place);
-        let role = names::known(number).map_or(Role::Other, |known| known.role);
+        let role = known.map_or(Role::Other, |known| known.role);
         Ok(Field { role, value, at })
     }
 
@@ -189,6 +175,7 @@ impl Fields {
         added: usize,
     ) -> Result<Spelling, Error> {
         let seen = std::mem::take(&mut self.seen);
+        self.lines = Lines::default();
         match (std::mem::take(&mut self.source), self.last.as_deref_mut()) {
             (Source::Last, Some(Last { parsed: Some(parsed), .. })) => {
                 *headers = parsed.headers.clone();
@@ -197,14 +184,13 @@ impl Fields {
             (Source::Head(start, first), Some(last))
                 if last.first == first && last.lines == section[start..] =>
             {
-                if last.parsed.is_none() {
-                    let count = self.list.len();
-                    let built = self.parse(&Bytes::copy_from_slice(section), headers, added)?;
-                    let (headers, spelling) = (headers.clone(), built.clone());
-                    let parsed = Parsed { count, headers, spelling, seen };
-                    self.last.get_or_insert_default().parsed = Some(parsed);
-                    return Ok(built);
+                if last.parsed.is_some() {
+                    return self.parse(section, headers, added);
                 }
+                let spelling = self.parse(&Bytes::copy_from_slice(section), headers, added)?;
+                let parsed = Parsed { headers: headers.clone(), spelling: spelling.clone(), seen };
+                self.last.get_or_insert_default().parsed = Some(parsed);
+                return Ok(spelling);
             }
             (Source::Head(start, first), _) if section.len() - start <= MAX_KEPT => {
                 let last = self.last.get_or_insert_default();
@@ -222,14 +208,13 @@ impl Fields {
         headers.try_reserve(self.list.len() + added).map_err(too_many)?;
         let mut spelling = Spelling::new(self.rule.take().unwrap_or_default());
         for place in &self.list {
-            let name = place.name as usize..place.name as usize + usize::from(place.name_length);
-            let value = place.value as usize..(place.value + place.value_length) as usize;
+            let (name, value) = (place.name.clone(), place.value.clone());
             if spelling.is_irregular(place.form) {
                 spelling.keep(section.slice(name.clone()));
             }
             let value = HeaderValue::from_maybe_shared(section.slice(value.clone()))
                 .map_err(|_| wrong_value(section, value))?;
-            let fits = match names::known(place.known) {
+            let fits = match place.known {
                 Some(known) => headers.try_append(&known.name, value),
                 None => {
                     let wrong = |_| Error::new(ErrorKind::FieldName, name.start);
@@ -270,15 +255,8 @@ fn other_form(line: &[u8], length: usize) -> Result<Form, (ErrorKind, usize)> {
 /// Returns a value without the white space around it, and how much of that is before it.
 #[inline]
 fn value(rest: &[u8]) -> (usize, &[u8]) {
-    if let [b' ', value @ ..] = rest
-        && value.first().is_some_and(|first| *first > b' ')
-        && value.last().is_some_and(|last| *last > b' ')
-    {
-        return (1, value);
-    }
-    let value = trim(rest);
     let leading = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-    (leading, value)
+    (leading, trim(&rest[leading..]))
 }
 
 /// Returns what is wrong with a line whose name ends after `length` bytes.

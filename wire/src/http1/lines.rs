@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use super::error::{Error, ErrorKind};
-use super::find::find;
 
 /// Which line ends are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +41,7 @@ impl Lines {
     #[inline(always)]
     pub(super) fn next(&mut self, bytes: &[u8], ends: LineEnds) -> Result<Option<Range<usize>>, Error> {
         let rest = bytes.get(self.searched..).unwrap_or_default();
-        let Some(at) = find(b'\n', rest) else {
+        let Some(at) = memchr::memchr(b'\n', rest) else {
             return self.check_incomplete(bytes).map(|()| None);
         };
         let (start, end) = (self.start, self.searched + at);

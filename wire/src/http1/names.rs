@@ -79,27 +79,25 @@ pub(super) enum Form {
 
 /// Returns what is known about a name.
 pub(super) fn find(name: &HeaderName) -> Option<&'static Known> {
-    let known = KNOWN.get(usize::from(SLOTS[slot(name.as_str().as_bytes())?]))?;
-    (*name == known.name).then_some(known)
+    candidate(name.as_str().as_bytes()).filter(|known| *name == known.name)
 }
 
-/// Returns the number of a name, as for [`known`], and how it is spelt.
+/// Returns what is known about a name, and how it is spelt.
 #[inline]
-pub(super) fn identify(name: &[u8]) -> Option<(u8, Form)> {
-    let number = SLOTS[slot(name)?];
-    let known = KNOWN.get(usize::from(number))?;
+pub(super) fn identify(name: &[u8]) -> Option<(&'static Known, Form)> {
+    let known = candidate(name)?;
     if name == known.usual() {
-        Some((number, Form::Usual))
+        Some((known, Form::Usual))
     } else if name == known.name.as_str().as_bytes() {
-        Some((number, Form::Lower))
+        Some((known, Form::Lower))
     } else {
-        name.eq_ignore_ascii_case(known.usual()).then_some((number, Form::Irregular))
+        name.eq_ignore_ascii_case(known.usual()).then_some((known, Form::Irregular))
     }
 }
 
-/// Returns the known name with a number of [`identify`].
-pub(super) fn known(number: u8) -> Option<&'static Known> {
-    KNOWN.get(usize::from(number))
+/// Returns the only known name that this may be.
+fn candidate(name: &[u8]) -> Option<&'static Known> {
+    KNOWN.get(usize::from(SLOTS[slot(name)?]))
 }
 
 /// Returns how a name is spelt that is not known.
@@ -350,17 +348,17 @@ mod tests {
     #[test]
     fn known_names_are_found_in_every_spelling() {
         assert!(KNOWN.len() < usize::from(NONE));
-        for (number, known) in KNOWN.iter().enumerate() {
-            let number = number as u8;
+        for known in &KNOWN {
+            let identified = |name: &[u8]| identify(name).map(|(known, form)| (&known.name, form));
             let (usual, lower) = (known.usual(), known.name.as_str());
-            assert_eq!(identify(usual), Some((number, Form::Usual)));
-            assert_eq!(identify(lower.as_bytes()), Some((number, Form::Lower)));
+            assert_eq!(identified(usual), Some((&known.name, Form::Usual)));
+            assert_eq!(identified(lower.as_bytes()), Some((&known.name, Form::Lower)));
             let upper = usual.to_ascii_uppercase();
             if upper != usual {
-                assert_eq!(identify(&upper), Some((number, Form::Irregular)));
+                assert_eq!(identified(&upper), Some((&known.name, Form::Irregular)));
             }
-            assert!(std::ptr::eq(find(&known.name).unwrap(), super::known(number).unwrap()));
-            assert_eq!(identify(format!("{lower}x").as_bytes()), None);
+            assert!(std::ptr::eq(find(&known.name).unwrap(), known));
+            assert_eq!(identified(format!("{lower}x").as_bytes()), None);
         }
         assert!(identify(b"").is_none() && identify(b"x").is_none());
         assert!(find(&HeaderName::from_static("x-unknown")).is_none());

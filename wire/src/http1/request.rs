@@ -49,7 +49,6 @@ impl RequestHead {
 /// line is complete.
 #[derive(Debug, Default)]
 pub struct RequestParser {
-    lines: Lines,
     line: Option<RequestLine>,
     fields: Fields,
     empty_lines: u8,
@@ -70,7 +69,7 @@ impl RequestParser {
     /// The first violation. What follows must not be parsed.
     pub fn parse(&mut self, input: &mut BytesMut, limits: &Limits) -> Result<Option<RequestHead>, Error> {
         loop {
-            let Some(line) = self.lines.next(input, LineEnds::Strict)? else {
+            let Some(line) = self.fields.lines.next(input, LineEnds::Strict)? else {
                 return self.check_size(input.len(), limits).map(|()| None);
             };
             if line.end + 2 > limits.head as usize {
@@ -81,10 +80,9 @@ impl RequestParser {
                 None => {
                     let parsed = request_line(&input[line.clone()], limits);
                     let parsed = parsed.map_err(|error| blame(error, input, line))?;
-                    let first = (parsed.version, false);
+                    let is_complete = self.fields.begin(input, (parsed.version, false), limits);
                     self.line = Some(parsed);
-                    if let Some(end) = self.fields.begin(input, self.lines.consumed(), first, limits) {
-                        self.lines.skip(end);
+                    if is_complete {
                         return self.finish(input, limits).map(Some);
                     }
                 }
@@ -100,7 +98,7 @@ impl RequestParser {
 
     /// Returns true if no byte of a head has been parsed.
     pub fn is_at_start(&self) -> bool {
-        self.lines.is_at_start()
+        self.fields.lines.is_at_start()
     }
 
     /// Returns what to report if the incomplete head must not grow further: its target or its fields are too large.
@@ -125,8 +123,8 @@ impl RequestParser {
     }
 
     fn skip_empty_line(&mut self, input: &mut BytesMut) -> Result<(), Error> {
-        input.advance(self.lines.consumed());
-        self.lines = Lines::default();
+        input.advance(self.fields.lines.consumed());
+        self.fields.lines = Lines::default();
         self.empty_lines += 1;
         if self.empty_lines > MAX_EMPTY_LINES {
             return Err(Error::new(ErrorKind::EmptyLines, 0));
@@ -135,9 +133,8 @@ impl RequestParser {
     }
 
     fn finish(&mut self, input: &mut BytesMut, limits: &Limits) -> Result<RequestHead, Error> {
-        let head = input.split_to(self.lines.consumed()).freeze();
+        let head = input.split_to(self.fields.lines.consumed()).freeze();
         let Seen { host, length, chunked, options, .. } = self.fields.seen;
-        self.lines = Lines::default();
         self.empty_lines = 0;
         let wrong = |kind| Error::new(kind, head.len());
         let RequestLine { method, target, version } =

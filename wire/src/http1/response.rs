@@ -10,7 +10,7 @@ use http::{Response, StatusCode, Version, response};
 use super::error::{Error, ErrorKind};
 use super::fields::{Field, Fields, Seen};
 use super::limits::Limits;
-use super::lines::{LineEnds, Lines, blame};
+use super::lines::{LineEnds, blame};
 use super::message::{Asked, Framing, Options, decimal, trim};
 use super::names::Role;
 use super::spelling::Spelling;
@@ -65,7 +65,6 @@ impl Reason {
 /// Parses one head after the other from a buffer.
 #[derive(Debug, Default)]
 pub struct ResponseParser {
-    lines: Lines,
     line: Option<StatusLine>,
     fields: Fields,
 }
@@ -92,7 +91,7 @@ impl ResponseParser {
         limits: &Limits,
     ) -> Result<Option<ResponseHead>, Error> {
         loop {
-            let Some(line) = self.lines.next(input, LineEnds::AlsoLf)? else {
+            let Some(line) = self.fields.lines.next(input, LineEnds::AlsoLf)? else {
                 let fits = input.len() <= limits.head as usize;
                 return if fits { Ok(None) } else { Err(too_large(limits)) };
             };
@@ -103,10 +102,9 @@ impl ResponseParser {
                 None => {
                     let parsed = status_line(&input[line.clone()], asked);
                     let parsed = parsed.map_err(|error| blame(error, input, line))?;
-                    let first = (parsed.version, parsed.bodiless);
+                    let is_complete = self.fields.begin(input, (parsed.version, parsed.bodiless), limits);
                     self.line = Some(parsed);
-                    if let Some(end) = self.fields.begin(input, self.lines.consumed(), first, limits) {
-                        self.lines.skip(end);
+                    if is_complete {
                         return self.finish(input).map(Some);
                     }
                 }
@@ -124,7 +122,7 @@ impl ResponseParser {
 
     /// Returns true if no byte of a head has been parsed.
     pub fn is_at_start(&self) -> bool {
-        self.lines.is_at_start()
+        self.fields.lines.is_at_start()
     }
 
     /// Gives memory back, except what is known of the last head: up to 1 KiB of lines, their copy and their map. Idle
@@ -139,9 +137,8 @@ impl ResponseParser {
     }
 
     fn finish(&mut self, input: &mut BytesMut) -> Result<ResponseHead, Error> {
-        let section = input.split_to(self.lines.consumed()).freeze();
+        let section = input.split_to(self.fields.lines.consumed()).freeze();
         let Seen { length, chunked, options, hop_by_hop, .. } = self.fields.seen;
-        self.lines = Lines::default();
         let Some(StatusLine { version, status, reason, bodiless }) = self.line.take() else {
             return Err(Error::new(ErrorKind::StatusLine, 0));
         };

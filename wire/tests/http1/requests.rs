@@ -6,7 +6,10 @@ use tidegate_wire::http1::{Error, ErrorKind, Framing, Limits, Rule};
 
 use crate::corpus::{buffer, fields};
 
-fn parse_within(bytes: &[u8], size: usize, limits: &Limits) -> Result<Option<(RequestHead, Vec<u8>)>, Error> {
+/// A head, and the bytes after it.
+type Parsed = (RequestHead, Vec<u8>);
+
+fn parse_within(bytes: &[u8], size: usize, limits: &Limits) -> Result<Option<Parsed>, Error> {
     let (mut parser, mut input) = (RequestParser::default(), buffer(b""));
     let mut pieces = bytes.chunks(size);
     while let Some(piece) = pieces.next() {
@@ -20,11 +23,11 @@ fn parse_within(bytes: &[u8], size: usize, limits: &Limits) -> Result<Option<(Re
 }
 
 /// Parses a head in one piece and in many, which must come to the same, and returns it with the bytes after it.
-fn parse(bytes: impl AsRef<[u8]>) -> Result<Option<(RequestHead, Vec<u8>)>, Error> {
+fn parse(bytes: impl AsRef<[u8]>) -> Result<Option<Parsed>, Error> {
     let bytes = bytes.as_ref();
     let whole = parse_within(bytes, usize::MAX, &Limits::default());
     let mut parser = RequestParser::default();
-    let mut repeated = || -> Result<Option<(RequestHead, Vec<u8>)>, Error> {
+    let mut repeated = || -> Result<Option<Parsed>, Error> {
         let mut input = buffer(bytes);
         Ok(parser.parse(&mut input, &Limits::default())?.map(|head| (head, input.to_vec())))
     };
@@ -32,7 +35,7 @@ fn parse(bytes: impl AsRef<[u8]>) -> Result<Option<(RequestHead, Vec<u8>)>, Erro
     let repeated = (0..count).map(|_| repeated());
     let pieces = [1, 2, 3, 7, 64].map(|size| parse_within(bytes, size, &Limits::default()));
     for parsed in pieces.into_iter().chain(repeated) {
-        let seen = |parsed: &Result<Option<(RequestHead, Vec<u8>)>, Error>| match parsed {
+        let seen = |parsed: &Result<Option<Parsed>, Error>| match parsed {
             Ok(Some((head, rest))) => Ok(Some((
                 head.parts.method.clone(),
                 head.parts.uri.clone(),
