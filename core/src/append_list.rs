@@ -20,13 +20,17 @@ impl<T> Default for AppendList<T> {
 }
 
 impl<T> AppendList<T> {
-    /// Appends an entry. Returns `None` when the list is full.
-    pub(crate) fn push(&self, mut entry: T) -> Option<&T> {
+    /// Appends what `make` returns, which is created in its place. Returns `None` when the list is full.
+    pub(crate) fn push(&self, make: impl Fn() -> T) -> Option<&T> {
         let mut at = self;
         for _ in 0..MAX_ENTRIES {
-            match at.first.set(entry) {
-                Ok(()) => return at.first.get(),
-                Err(back) => entry = back,
+            let mut is_new = false;
+            let entry = at.first.get_or_init(|| {
+                is_new = true;
+                make()
+            });
+            if is_new {
+                return Some(entry);
             }
             at = at.more.get_or_init(Box::default);
         }

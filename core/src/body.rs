@@ -127,8 +127,13 @@ impl Body {
     /// Attaches a guard to this body.
     #[must_use]
     pub fn with_guard(mut self, guard: Box<dyn Guard>) -> Self {
-        self.guards.push(guard);
+        self.guard(guard);
         self
+    }
+
+    /// Attaches a guard to this body, in its place.
+    pub fn guard(&mut self, guard: Box<dyn Guard>) {
+        self.guards.push(guard);
     }
 
     /// Changes the minimum min_rate. Returns false if nothing watches it.
@@ -144,6 +149,15 @@ impl Body {
         match &self.kind {
             Kind::Empty => Some(Bytes::new()),
             Kind::Full(bytes) => Some(bytes.clone().unwrap_or_default()),
+            _ => None,
+        }
+    }
+
+    /// Returns the number of bytes of a body that is available as a whole.
+    pub fn whole_length(&self) -> Option<usize> {
+        match &self.kind {
+            Kind::Empty => Some(0),
+            Kind::Full(bytes) => Some(bytes.as_ref().map_or(0, Bytes::len)),
             _ => None,
         }
     }

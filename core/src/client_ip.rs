@@ -113,16 +113,17 @@ impl ClientIp {
     fn find<'a>(&self, request: &'a Request) -> Client<'a> {
         let read =
             |entry: &'a [u8]| forwarded::parse_entry(entry).map_or(Client::Other(entry), Client::Address);
-        let mut entries = forwarded::entries(&request.head.headers, &X_FORWARDED_FOR);
+        // Looked up only if it matters.
+        let entries = || forwarded::entries(&request.head.headers, &X_FORWARDED_FOR);
         if self.depth > 0 {
-            return self.masked(entries.nth_back(self.depth - 1).map_or(Client::NONE, read));
+            return self.masked(entries().nth_back(self.depth - 1).map_or(Client::NONE, read));
         }
         if let Some(excluded) = &self.excluded {
             let counts = |client: &Client<'_>| match client {
                 Client::Address(address) => !excluded.contains(*address),
                 Client::Other(entry) => !entry.is_empty(),
             };
-            return entries.rev().map(read).find(counts).unwrap_or(Client::NONE);
+            return entries().rev().map(read).find(counts).unwrap_or(Client::NONE);
         }
         self.masked(Client::Address(request.context.exchange.connection.peer.ip().to_canonical()))
     }

@@ -33,12 +33,14 @@ pub struct Exchange {
     pub started: Instant,
     /// Whether headers of servers' responses are kept for a reader.
     pub keep_headers: bool,
+    /// Whether it is recorded how long routing and the response took, for a reader.
+    pub keep_times: bool,
     /// How metrics count the request; `None` if they do not.
     pub counted: Option<Counted>,
     route: Option<Arc<RouteInfo>>,
     /// The routes after the first, where routers are nested.
     inner_routes: AppendList<Arc<RouteInfo>>,
-    /// Nanoseconds from `started` until the route was found; 0 before.
+    /// Nanoseconds from `started` until the route was found; 0 before, and if it is not kept.
     routed: AtomicU64,
     /// Number of middlewares of the route from the current one to the last.
     stage: AtomicU16,
@@ -52,7 +54,7 @@ pub struct Exchange {
     concealed: AppendList<Arc<Concealed>>,
     received: AtomicU64,
     sent: AtomicU64,
-    /// Nanoseconds from `started` until the response began; 0 before.
+    /// Nanoseconds from `started` until the response began; 0 before, and if it is not kept.
     answered: AtomicU64,
     status: AtomicU16,
     /// A [`Reason`] plus 1, or 0 if a server responded.
@@ -137,6 +139,7 @@ impl Exchange {
             version,
             started: Instant::now(),
             keep_headers: false,
+            keep_times: true,
             counted: None,
             route: None,
             inner_routes: AppendList::default(),
@@ -166,6 +169,7 @@ impl Exchange {
     #[must_use]
     pub fn aside(&self) -> Arc<Self> {
         let mut aside = Self::begin(self.connection.clone(), self.version);
+        aside.keep_times = self.keep_times;
         aside.counted = self.counted.clone();
         aside.spans = self.spans.as_ref().map(|spans| spans.aside());
         Arc::new(aside)
@@ -174,13 +178,15 @@ impl Exchange {
     /// Records the route, before the exchange is shared.
     pub fn set_route(&mut self, route: Arc<RouteInfo>) {
         self.route = Some(route);
-        *self.routed.get_mut() = since(self.started);
+        if self.keep_times {
+            *self.routed.get_mut() = since(self.started);
+        }
     }
 
     /// Records a child route (`parentRefs`).
     pub fn enter_route(&self, route: Arc<RouteInfo>) {
         self.reached.store(false, Ordering::Relaxed);
-        self.inner_routes.push(route);
+        self.inner_routes.push(|| route.clone());
     }
 
     /// Returns the route, the innermost if routers are nested; `None` if no router matched.
@@ -198,7 +204,7 @@ impl Exchange {
         self.route().map_or("", |route| &route.router)
     }
 
-    /// Returns the time from the head until the route was found.
+    /// Returns the time from the head until the route was found, if it is kept.
     pub fn routed(&self) -> Option<Duration> {
         duration(&self.routed)
     }
@@ -246,7 +252,7 @@ impl Exchange {
         server: Option<&Arc<ServerInfo>>,
         counters: Counters<'_>,
     ) -> Option<&Attempt> {
-        self.attempts.push(Attempt::begin(service.clone(), server.cloned(), counters))
+        self.attempts.push(|| Attempt::begin(service.clone(), server.cloned(), counters))
     }
 
     /// Returns the attempts, oldest first, at most 64.
@@ -299,7 +305,7 @@ impl Exchange {
     /// exchange for the page's request.
     pub fn begin_page(&self, service: Arc<str>, status: u16, size: Option<u64>) -> Arc<Self> {
         let mut page = Self::begin(self.connection.clone(), self.version);
-        page.keep_headers = self.keep_headers;
+        (page.keep_headers, page.keep_times) = (self.keep_headers, self.keep_times);
         page.counted = self.counted.as_ref().map(Counted::as_get);
         page.spans = self.spans.clone();
         page.route = Some(Arc::new(RouteInfo { service, ..RouteInfo::default() }));
@@ -313,7 +319,7 @@ impl Exchange {
                 }
             }
         }
-        self.pages.push(Page { exchange: page.clone(), of: status, replaced: AtomicU16::new(0) });
+        self.pages.push(|| Page { exchange: page.clone(), of: status, replaced: AtomicU16::new(0) });
         page
     }
 
@@ -337,7 +343,7 @@ impl Exchange {
 
     /// Records who the client is.
     pub(crate) fn identify(&self, identity: Arc<Identity>) {
-        self.identities.push(identity);
+        self.identities.push(|| identity.clone());
     }
 
     /// Returns who the client is, according to the last middleware that authenticated it, or to its
@@ -353,7 +359,7 @@ impl Exchange {
 
     /// Records the user name that the client claims, whether it could prove it or not.
     pub fn claim(&self, user: &str) {
-        self.users.push(user.into());
+        self.users.push(|| user.into());
     }
 
     /// Returns the user name that the client claims.
@@ -363,7 +369,7 @@ impl Exchange {
 
     /// Records where the request's credentials are, so that no log shows them.
     pub fn conceal(&self, concealed: Arc<Concealed>) {
-        self.concealed.push(concealed);
+        self.concealed.push(|| concealed.clone());
     }
 
     /// Returns where credentials are that must not be shown.
@@ -451,10 +457,12 @@ impl Exchange {
     pub fn answer(&self, status: u16, reason: Option<Reason>) {
         self.status.store(status, Ordering::Relaxed);
         self.reason.store(reason.map_or(0, |reason| reason as u8 + 1), Ordering::Relaxed);
-        self.answered.store(since(self.started), Ordering::Relaxed);
+        if self.keep_times {
+            self.answered.store(since(self.started), Ordering::Relaxed);
+        }
     }
 
-    /// Returns the time from the head until the response began.
+    /// Returns the time from the head until the response began, if it is kept.
     pub fn answered(&self) -> Option<Duration> {
         duration(&self.answered)
     }

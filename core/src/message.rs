@@ -102,7 +102,7 @@ impl From<http::Response<Body>> for Response {
 /// The target is in origin form with a normalised path; the host is in the `Host` header, whatever the
 /// protocol version. Middlewares modify `head` and `body` in place.
 pub struct Request {
-    /// Method, target, version and headers. The extensions are empty.
+    /// Method, target, version and headers. The extensions are empty. Boxed, as each stage of a chain moves a request.
     pub head: Box<http::request::Parts>,
     /// The body.
     pub body: Body,

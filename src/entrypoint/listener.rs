@@ -186,6 +186,11 @@ impl Listener {
         }
     }
 
+    /// Returns true if anything reads how long routing and the response took.
+    pub(in crate::entrypoint) fn keeps_times(&self) -> bool {
+        self.requests.is_some() || self.statistics.is_some() || self.server_timing.is_some()
+    }
+
     /// Checks the options of the entry point `name`, which has this `index` in the settings.
     pub(super) fn new(
         index: usize,

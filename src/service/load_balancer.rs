@@ -111,24 +111,28 @@ impl LoadBalancer {
                 request.context.exchange.replace(last.status().as_u16());
             }
             match self.send(index, request, original.as_ref()).await {
-                Ok(response) => return (self.finish(response, index, renew), false),
+                Ok(mut response) => {
+                    self.finish(&mut response, index, renew);
+                    return (response, false);
+                }
                 Err(Failure { error, is_unsent: true }) if error.is_unsent() => {
                     last = error;
                     failed.push(index);
                 }
                 Err(Failure { error, .. }) => {
-                    return (self.finish(reply::upstream_failure(error), index, renew), false);
+                    let mut response = reply::upstream_failure(error);
+                    self.finish(&mut response, index, renew);
+                    return (response, false);
                 }
             }
         }
         if failed.is_empty() {
             self.begin_attempt(&request.context.exchange, None);
         }
-        let response = reply::upstream_failure(last);
-        let response = match failed.last() {
-            Some(index) => self.finish(response, *index, true),
-            None => response,
-        };
+        let mut response = reply::upstream_failure(last);
+        if let Some(index) = failed.last() {
+            self.finish(&mut response, *index, true);
+        }
         (response, true)
     }
 
@@ -221,11 +225,10 @@ impl LoadBalancer {
         (out + 1) * 100 <= self.servers.len() * usize::from(percent)
     }
 
-    fn finish(&self, mut response: Response, index: usize, renew: bool) -> Response {
+    fn finish(&self, response: &mut Response, index: usize, renew: bool) {
         if renew && let Some(sticky) = &self.sticky {
             sticky.set(index, response.headers_mut());
         }
-        response
     }
 
     /// Chooses among the servers with the best rank, by the strategy.

@@ -302,17 +302,30 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let Self { kind, window, .. } = self.get_mut();
         let start = buffer.filled().len();
-        let limit = window.limit() as u64;
+        let limit = window.limit();
         let polled = match kind {
-            Kind::Plain(stream) => Pin::new(&mut stream.take(limit)).poll_read(cx, buffer),
-            Kind::Unix(stream) => Pin::new(&mut stream.take(limit)).poll_read(cx, buffer),
-            Kind::Tls(stream) => Pin::new(&mut stream.take(limit)).poll_read(cx, buffer),
+            Kind::Plain(stream) => poll_limited(stream, limit, cx, buffer),
+            Kind::Unix(stream) => poll_limited(stream, limit, cx, buffer),
+            Kind::Tls(stream) => poll_limited(stream, limit, cx, buffer),
         };
         if polled.is_ready() {
             window.record_read(buffer.filled().len() - start);
         }
         polled
     }
+}
+
+/// Reads at most `limit` bytes.
+fn poll_limited<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    limit: usize,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    if buffer.remaining() <= limit {
+        return Pin::new(stream).poll_read(cx, buffer);
+    }
+    Pin::new(&mut stream.take(limit as u64)).poll_read(cx, buffer)
 }
 
 /// How to handle writes after the server has closed the connection.

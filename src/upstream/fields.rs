@@ -152,20 +152,21 @@ impl Found {
     const NONE: Self = Self(0);
 
     fn of(headers: &HeaderMap) -> Self {
-        let one = |(name, value): (&HeaderName, &HeaderValue)| match name.as_str().len() {
-            2 if *name == TE => Self::TE,
-            4 if *name == HOST && !value.is_empty() => Self::HOST,
-            6 if *name == PRAGMA => Self::PRAGMA,
-            7 if *name == UPGRADE => Self::UPGRADE,
-            7 if *name == TRAILER => Self::TRAILER,
-            10 if *name == CONNECTION => Self::CONNECTION,
-            10 if *name == KEEP_ALIVE => Self::KEEP_ALIVE,
-            10 if *name == USER_AGENT && value.is_empty() => Self::EMPTY_AGENT,
-            14 if *name == CONTENT_LENGTH => Self::CONTENT_LENGTH,
-            16 if *name == PROXY_CONNECTION => Self::PROXY_CONNECTION,
-            17 if *name == TRANSFER_ENCODING => Self::TRANSFER_ENCODING,
-            18 if *name == PROXY_AUTHENTICATE => Self::PROXY_AUTHENTICATE,
-            19 if *name == PROXY_AUTHORIZATION => Self::PROXY_AUTHORIZATION,
+        // Bytes are compared one by one: most names differ in their length or the first.
+        let one = |(name, value): (&HeaderName, &HeaderValue)| match name.as_str().as_bytes() {
+            b"te" => Self::TE,
+            b"host" if !value.is_empty() => Self::HOST,
+            b"pragma" => Self::PRAGMA,
+            b"upgrade" => Self::UPGRADE,
+            b"trailer" => Self::TRAILER,
+            b"connection" => Self::CONNECTION,
+            b"keep-alive" => Self::KEEP_ALIVE,
+            b"user-agent" if value.is_empty() => Self::EMPTY_AGENT,
+            b"content-length" => Self::CONTENT_LENGTH,
+            b"proxy-connection" => Self::PROXY_CONNECTION,
+            b"transfer-encoding" => Self::TRANSFER_ENCODING,
+            b"proxy-authenticate" => Self::PROXY_AUTHENTICATE,
+            b"proxy-authorization" => Self::PROXY_AUTHORIZATION,
             _ => Self::NONE,
         };
         headers.iter().map(one).fold(Self::NONE, |found, one| Self(found.0 | one.0))

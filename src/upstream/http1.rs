@@ -7,6 +7,7 @@ mod upload;
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
@@ -36,6 +37,8 @@ const LIMITS: Limits =
     Limits { head: 1 << 20, target: 0, fields: 1024, trailers: 64 << 10, extensions: 64 << 10 };
 /// Maximum size of a forwarded informational response in bytes.
 const MAX_INTERIM: usize = 16 * 1024;
+/// Maximum size of the first read of a response.
+const FIRST_READ: usize = 16 * 1024;
 /// Space for the head of a request.
 const USUAL_HEAD: usize = 1024;
 
@@ -87,7 +90,9 @@ impl Http1 {
         is_upgrade: bool,
     ) -> Result<(), Http1Error> {
         let payload = payload(head, &body);
-        self.output.head.reserve(USUAL_HEAD);
+        if self.output.head.capacity() == 0 {
+            self.output.head = Vec::with_capacity(USUAL_HEAD);
+        }
         let fields = Fields { headers: &head.headers, spelling: &Spelling::USUAL };
         let (method, uri) = (&head.method, &head.uri);
         self.codec
@@ -212,13 +217,13 @@ impl Http1 {
         let is_sending = self.is_sending();
         let size = self.stream.read_size();
         let input = self.codec.input();
-        if input.capacity() == 0 {
-            // Without the checks of a buffer that grows.
-            *input = BytesMut::with_capacity(size);
+        let polled = if input.capacity() == 0 && size < FIRST_READ {
+            poll_first(&mut self.stream, (input, size), cx)
         } else {
             input.reserve(size);
-        }
-        match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, input)) {
+            poll_read_buf(Pin::new(&mut self.stream), cx, input)
+        };
+        match ready!(polled) {
             // A server that closes with unread request data resets the connection, which ends its response.
             Err(error)
                 if error.kind() == io::ErrorKind::ConnectionReset && is_sending && !self.stream.is_tls() =>
@@ -246,6 +251,19 @@ impl Http1 {
         self.output.release();
         !self.is_sending() && self.codec.is_reusable() && self.codec.release()
     }
+}
+
+/// Reads the first of a response. It gets a buffer of its size, as most responses are small.
+fn poll_first(
+    stream: &mut Stream,
+    (input, size): (&mut BytesMut, usize),
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut room = [const { MaybeUninit::uninit() }; FIRST_READ];
+    let mut room = ReadBuf::uninit(&mut room[..size]);
+    ready!(Pin::new(stream).poll_read(cx, &mut room))?;
+    *input = BytesMut::from(room.filled());
+    Poll::Ready(Ok(room.filled().len()))
 }
 
 /// How the end of a body is announced: as its source knows it, or as the client has.

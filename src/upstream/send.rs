@@ -331,8 +331,15 @@ impl Endpoint {
             }
             _ => return Err(UpstreamError::Internal("response of another protocol".into()).into()),
         };
-        let guard = Finish { _in_flight: in_flight, _stream: stream, exchange: exchange.cloned() };
-        response.body = response.body.with_guard(Box::new(guard));
+        if let Some(length) = response.body.whole_length() {
+            exchange
+                .and_then(|exchange| exchange.last_attempt())
+                .into_iter()
+                .for_each(|a| a.add_received(length));
+        } else {
+            let guard = Finish { _in_flight: in_flight, _stream: stream, exchange: exchange.cloned() };
+            response.body.guard(Box::new(guard));
+        }
         Ok(response)
     }
 

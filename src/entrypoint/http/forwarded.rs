@@ -2,6 +2,7 @@
 //! `forwardedHeaders`). Also which headers a client can remove with `Connection`.
 
 use std::net::IpAddr;
+use std::sync::OnceLock;
 
 use http::header::{CONNECTION, Entry, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, request};
@@ -55,6 +56,8 @@ pub(in crate::entrypoint) struct ForwardedRules {
 pub(in crate::entrypoint) struct Peer {
     trusted: bool,
     address: HeaderValue,
+    /// The first port that the client has named, as a rule that of all its requests.
+    port: OnceLock<Option<HeaderValue>>,
     tls: bool,
 }
 
@@ -88,6 +91,7 @@ impl ForwardedRules {
             trusted: self.trust_all || self.trusted.contains(address),
             address: HeaderValue::try_from(address.to_string())
                 .unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+            port: OnceLock::new(),
             tls,
         }
     }
@@ -111,15 +115,15 @@ impl ForwardedRules {
         }
         if is_absent(headers, &X_FORWARDED_PROTO) {
             let proto = match (presence.upgrade && is_websocket(headers), peer.tls) {
-                (false, false) => "http",
-                (false, true) => "https",
-                (true, false) => "ws",
-                (true, true) => "wss",
+                (false, false) => const { HeaderValue::from_static("http") },
+                (false, true) => const { HeaderValue::from_static("https") },
+                (true, false) => const { HeaderValue::from_static("ws") },
+                (true, true) => const { HeaderValue::from_static("wss") },
             };
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+            headers.insert(X_FORWARDED_PROTO, proto);
         }
         if is_absent(headers, &X_FORWARDED_PORT) {
-            let port = port(host.as_ref(), headers, peer.tls);
+            let port = port(host.as_ref(), headers, peer);
             headers.insert(X_FORWARDED_PORT, port);
         }
         if is_absent(headers, &X_FORWARDED_HOST)
@@ -240,18 +244,25 @@ fn is_websocket(headers: &HeaderMap) -> bool {
 }
 
 /// Returns the port that the client requested: from `Host`, else by scheme.
-fn port(host: Option<&HeaderValue>, headers: &HeaderMap, tls: bool) -> HeaderValue {
+fn port(host: Option<&HeaderValue>, headers: &HeaderMap, peer: &Peer) -> HeaderValue {
     let host = host.map_or(&[][..], |host| host.as_bytes());
     let named = host
         .iter()
         .rposition(|byte| *byte == b':')
         .map(|colon| (&host[..colon], &host[colon + 1..]))
         .filter(|(name, port)| !port.is_empty() && (!name.contains(&b':') || name.ends_with(b"]")));
-    if let Some(value) = named.and_then(|(_, port)| HeaderValue::from_bytes(port).ok()) {
-        return value;
+    if let Some((_, port)) = named {
+        let known = peer.port.get_or_init(|| HeaderValue::from_bytes(port).ok()).as_ref();
+        let known = known.filter(|known| known.as_bytes() == port).cloned();
+        if let Some(port) = known.or_else(|| HeaderValue::from_bytes(port).ok()) {
+            return port;
+        }
     }
     let secure = headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https" || proto == "wss");
-    HeaderValue::from_static(if secure || tls { "443" } else { "80" })
+    match secure || peer.tls {
+        true => const { HeaderValue::from_static("443") },
+        false => const { HeaderValue::from_static("80") },
+    }
 }
 
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {

@@ -20,6 +20,8 @@ pub(in crate::entrypoint) mod timeouts;
 pub(in crate::entrypoint) mod tunnel;
 pub(crate) mod upgrade;
 
+use std::any::Any;
+use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,8 +32,8 @@ use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use tidegate_config::Kind;
 use tidegate_core::{
-    Body, BodyErrorKind, Context, End, Exchange, Guard, Interim, Reason, Request, Response, SpanKind,
-    Upgrade, reply,
+    Body, BodyErrorKind, Context, End, Exchange, Guard, Interim, OpenSpan, Reason, Request, Response,
+    SpanKind, Upgrade, reply,
 };
 use tidegate_middlewares::error_pages::Asked;
 
@@ -76,21 +78,20 @@ pub(in crate::entrypoint) fn begin_tunnel(head: &mut http::request::Parts) -> bo
 
 /// Returns the response to a request of any version, and what ends its exchange when the body ends.
 pub(in crate::entrypoint) async fn respond(
-    client: &ClientConnection,
+    client: impl Deref<Target = ClientConnection>,
     arrived: ReceivedRequest,
 ) -> (Response, Option<Closing>) {
+    let client = &*client;
     let presence = Presence::from_headers(&arrived.head.headers);
     let asked = client.listener.has_error_pages.then(|| Box::new(Asked::of(&arrived.head)));
     let mut pending = Pending { client, closing: None };
-    let routing = route_request(client, arrived, presence, &mut pending.closing);
-    let routed = AssertUnwindSafe(routing).catch_unwind().await;
+    // Not the output of the future, which would be copied at each layer around it.
+    let mut routed = None;
+    let routing =
+        async { routed = Some(route_request(client, arrived, presence, &mut pending.closing).await) };
+    let outcome = AssertUnwindSafe(routing).catch_unwind().await;
     let mut closing = pending.closing.take();
-    let mut response = routed.unwrap_or_else(|panic| {
-        let what =
-            panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-        tracing::error!(entry_point = %client.listener.name, panic = what, "a request handler panicked");
-        reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::InternalError)
-    });
+    let mut response = routed.unwrap_or_else(|| internal_error(client, outcome.err()));
     if let Some(asked) = asked.filter(|_| response.reason.is_some()) {
         apply_error_pages(client, &mut response, &asked, closing.as_ref().map(Closing::exchange));
     }
@@ -101,13 +102,23 @@ pub(in crate::entrypoint) async fn respond(
         server_timing::apply(&mut response, closing.exchange());
     }
     let finish = if client.protocol.is_framed() { finish_framed } else { finish_http1 };
-    let mut response = finish(client, response, presence.upgrade, closing.as_mut());
+    finish(client, &mut response, presence.upgrade, closing.as_mut());
     if response.status() == StatusCode::NOT_MODIFIED {
         // The client has the content, and what it is, already (RFC 9110 section 15.4.5).
         response.headers_mut().remove(CONTENT_TYPE);
         response.headers_mut().remove(CONTENT_LENGTH);
     }
     (response, closing)
+}
+
+/// Returns the response to a request whose handler has panicked.
+#[cold]
+fn internal_error(client: &ClientConnection, panic: Option<Box<dyn Any + Send>>) -> Response {
+    let panic = panic.as_deref();
+    let text = panic.and_then(|panic| panic.downcast_ref::<String>()).map(String::as_str);
+    let what = text.or(panic.and_then(|panic| panic.downcast_ref::<&str>()).copied());
+    tracing::error!(entry_point = %client.listener.name, panic = what, "a request handler panicked");
+    reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::InternalError)
 }
 
 /// Gives an error of the gateway the form that its entry point has for it.
@@ -142,38 +153,36 @@ impl Drop for Pending<'_> {
 /// Completes a response over HTTP/1 with `Connection`.
 fn finish_http1(
     client: &ClientConnection,
-    mut response: Response,
+    response: &mut Response,
     wants_upgrade: bool,
     closing: Option<&mut Closing>,
-) -> Response {
+) {
     if let Some(closing) = closing {
-        closing.record_response(&response);
+        closing.record_response(response);
     }
     let is_over = is_over(client);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS && (is_over || wants_upgrade) {
         // Bytes after a request for an upgrade may already belong to the new protocol.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
 }
 
 /// Completes a response over HTTP/2 or HTTP/3: refuses false successes of tunnels, and starts a due shutdown.
 fn finish_framed(
     client: &ClientConnection,
-    mut response: Response,
+    response: &mut Response,
     wants_upgrade: bool,
     closing: Option<&mut Closing>,
-) -> Response {
+) {
     if wants_upgrade {
-        response = tunnel::refuse_success(response);
+        tunnel::refuse_success(response);
     }
     if let Some(closing) = closing {
-        closing.record_response(&response);
+        closing.record_response(response);
     }
     if is_over(client) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         client.progress.leave();
     }
-    response
 }
 
 /// Counts a request. Returns true if its connection has reached `keepAliveMaxTime` or `keepAliveMaxRequests`, or if
@@ -203,6 +212,7 @@ async fn route_request(
     let listener = &*client.listener;
     let ReceivedRequest { mut head, body, interim, upgrade } = arrived;
     let mut exchange = Exchange::begin(client.connection.clone(), head.version);
+    exchange.keep_times = listener.keeps_times();
     // Before anything records the headers: the token is a secret.
     if listener.server_timing.as_ref().is_some_and(|timing| timing.take_token(&mut head.headers)) {
         exchange.record_timing();
@@ -258,9 +268,7 @@ async fn route_request(
         // Boxed, since most requests do not need this memory.
         Some(timed) => Box::pin(timed.run(&route.chain, request)).await,
     };
-    if let Some(span) = span {
-        span.finish(response.status().as_u16());
-    }
+    OpenSpan::end(span, response.status().as_u16());
     response
 }
 

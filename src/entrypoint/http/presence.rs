@@ -1,8 +1,7 @@
 //! Which of the headers that matter before routing a request has.
 
 use http::HeaderMap;
-use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, EXPECT, HeaderName, UPGRADE};
-use tidegate_core::forwarded::X_FORWARDED_FOR;
+use http::header::HeaderName;
 
 pub(in crate::entrypoint) const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
@@ -23,12 +22,15 @@ impl Presence {
     pub(in crate::entrypoint) fn from_headers(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         for name in headers.keys() {
-            found.media_type |= *name == ACCEPT || *name == CONTENT_TYPE;
-            found.connection |= *name == CONNECTION;
-            found.expect |= *name == EXPECT;
-            found.forwarded_for |= *name == X_FORWARDED_FOR;
-            found.upgrade |= *name == UPGRADE;
-            found.http2_settings |= *name == HTTP2_SETTINGS;
+            match name.as_str().as_bytes() {
+                b"accept" | b"content-type" => found.media_type = true,
+                b"connection" => found.connection = true,
+                b"expect" => found.expect = true,
+                b"x-forwarded-for" => found.forwarded_for = true,
+                b"upgrade" => found.upgrade = true,
+                b"http2-settings" => found.http2_settings = true,
+                _ => {}
+            }
         }
         found
     }

@@ -39,17 +39,16 @@ pub(in crate::entrypoint) fn connect_response(mut response: Response) -> Respons
         for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT, CONTENT_LENGTH] {
             response.headers_mut().remove(name);
         }
-        return response;
+    } else {
+        refuse_success(&mut response);
     }
-    refuse_success(response)
+    response
 }
 
 /// Replaces a success without a switch of protocols by a 502, so that logs show what the client receives.
-pub(in crate::entrypoint) fn refuse_success(response: Response) -> Response {
+pub(in crate::entrypoint) fn refuse_success(response: &mut Response) {
     if response.status().is_success() {
-        reply::status_text(StatusCode::BAD_GATEWAY, Reason::MalformedResponse)
-    } else {
-        response
+        *response = reply::status_text(StatusCode::BAD_GATEWAY, Reason::MalformedResponse);
     }
 }
 

@@ -81,9 +81,9 @@ enum State {
     Lingering(Linger),
 }
 
-/// What follows a step.
+/// What follows a step. It sets the state itself, which is large.
 enum Step {
-    Next(State),
+    Next,
     Over,
 }
 
@@ -113,7 +113,7 @@ impl<S: Stream> Connection<'_, S> {
         }
         loop {
             match self.poll_state(cx) {
-                Poll::Ready(Ok(Step::Next(state))) => self.state = state,
+                Poll::Ready(Ok(Step::Next)) => {}
                 Poll::Ready(Ok(Step::Over)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => ready!(self.poll_clock(cx))?,
@@ -127,16 +127,17 @@ impl<S: Stream> Connection<'_, S> {
             State::Handling(_) => self.poll_handling(cx),
             State::Responding(body) => {
                 let polled = response::poll(&self.shared, body, self.trailers, cx);
-                Poll::Ready(match ready!(polled) {
-                    Ok(Progress::Complete) => Ok(Step::Next(State::Completing)),
-                    Ok(Progress::Gone) => Ok(Step::Over),
-                    Err(ResponseError::Io(error)) => Err(error),
+                match ready!(polled) {
+                    Ok(Progress::Complete) => self.state = State::Completing,
+                    Ok(Progress::Gone) => return Poll::Ready(Ok(Step::Over)),
+                    Err(ResponseError::Io(error)) => return Poll::Ready(Err(error)),
                     Err(error) => {
                         tracing::debug!(%error, "response is cut");
                         body.fail(&BodyError::Other(error.to_string()));
-                        Ok(Step::Next(State::Aborting))
+                        self.state = State::Aborting;
                     }
-                })
+                }
+                Poll::Ready(Ok(Step::Next))
             }
             State::Completing => self.poll_completion(cx),
             State::Aborting => {
@@ -145,9 +146,9 @@ impl<S: Stream> Connection<'_, S> {
             }
             State::Ending(expects) => {
                 let expects = *expects;
-                let mut io = self.shared.lock();
-                ready!(io.poll_shutdown(cx))?;
-                Poll::Ready(Ok(Step::Next(State::Lingering(Linger::new(expects)))))
+                ready!(self.shared.lock().poll_shutdown(cx))?;
+                self.state = State::Lingering(Linger::new(expects));
+                Poll::Ready(Ok(Step::Next))
             }
             State::Lingering(linger) => {
                 linger.poll(self.shared.lock().stream()?, cx).map(|()| Ok(Step::Over))
@@ -174,17 +175,19 @@ impl<S: Stream> Connection<'_, S> {
                 }
                 let leaves = self.is_leaving && self.heads > 0 && io.codec.phase() == Phase::Idle;
                 if leaves || io.codec.is_closed() {
-                    return Poll::Ready(Ok(Step::Next(State::Ending(false))));
+                    self.state = State::Ending(false);
+                    return Poll::Ready(Ok(Step::Next));
                 }
                 if ready!(io.poll_read(cx))? == 0 {
                     io.codec.end_input();
                 }
             }
         };
-        Poll::Ready(Ok(Step::Next(match read {
+        match read {
             Ok(head) => self.begin(head),
-            Err(error) => self.refuse(&error),
-        })))
+            Err(error) => self.state = self.refuse(&error),
+        }
+        Poll::Ready(Ok(Step::Next))
     }
 
     /// Writes the response to a malformed head.
@@ -202,7 +205,7 @@ impl<S: Stream> Connection<'_, S> {
     }
 
     /// Begins to handle a request.
-    fn begin(&mut self, received: RequestHead) -> State {
+    fn begin(&mut self, received: RequestHead) {
         self.heads = self.heads.wrapping_add(1);
         self.clock.begin_response();
         self.trailers = received.options.accepts_trailers;
@@ -221,7 +224,7 @@ impl<S: Stream> Connection<'_, S> {
         self.upgrade = give;
         let request = ReceivedRequest { head, body, interim: Some(self.shared.clone()), upgrade };
         let client = self.client.clone();
-        State::Handling(boxed(move || async move { respond(&client, request).await }))
+        self.state = State::Handling(boxed(move || respond(client, request)));
     }
 
     fn poll_handling(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Step>> {
@@ -236,18 +239,19 @@ impl<S: Stream> Connection<'_, S> {
             return io.poll_gone(cx).map_ok(|()| Step::Over);
         };
         advertise(&self.client, &mut response);
-        let (head, body) = response.into_parts();
-        let mut body = SentBody::new(body, closing);
+        let mut body = SentBody::new(response.body, closing);
         if io.codec.phase() == Phase::Body && !io.body.is_open && !io.discard(cx) {
             io.codec.close_after_response();
         }
-        io.begin_response(&head, &body);
+        io.begin_response(&response.head, &body);
         if io.codec.is_sending() {
-            return Poll::Ready(Ok(Step::Next(State::Responding(body))));
+            self.state = State::Responding(body);
+        } else {
+            drop(io);
+            body.complete();
+            self.state = State::Completing;
         }
-        drop(io);
-        body.complete();
-        Poll::Ready(Ok(Step::Next(State::Completing)))
+        Poll::Ready(Ok(Step::Next))
     }
 
     /// Writes the end of a response, and decides what follows.
@@ -260,7 +264,8 @@ impl<S: Stream> Connection<'_, S> {
                 return Poll::Pending;
             }
             if !io.discard(cx) {
-                return Poll::Ready(Ok(Step::Next(State::Ending(true))));
+                self.state = State::Ending(true);
+                return Poll::Ready(Ok(Step::Next));
             }
         }
         if io.codec.is_switching() {
@@ -275,7 +280,8 @@ impl<S: Stream> Connection<'_, S> {
         let has_failed = io.body.has_failed;
         io.held.release();
         let is_over = has_failed || io.codec.is_closed();
-        Poll::Ready(Ok(Step::Next(if is_over { State::Ending(has_failed) } else { State::Reading })))
+        self.state = if is_over { State::Ending(has_failed) } else { State::Reading };
+        Poll::Ready(Ok(Step::Next))
     }
 
     /// Returns what the connection waits for, and a counter that changes with progress.
