@@ -47,9 +47,11 @@ outage:
 	TIDEGATE_OUTAGE=$${OUTAGE:-5} $(CARGO) test --profile $${PROFILE:-test} --test it -- --include-ignored --nocapture programs::outage::
 
 # SECONDS (default 3600) of mixed load at 70 % of what the gateway can take, while routes change and servers are replaced
-# (tests/soak). Fails if a request fails for another reason than its client. BINARY names another build than PROFILE's.
+# (tests/soak). Fails if a request fails for another reason than its client, or if memory or descriptors grow. BINARY
+# names another build than PROFILE's. DOCKER=1 replaces containers, too, and DOCKER=0 does not; otherwise it depends on
+# whether a Docker Engine answers.
 soak:
-	TIDEGATE_SOAK=$(or $(SECONDS),3600) TIDEGATE_SOAK_BINARY=$(BINARY) $(CARGO) test --profile $(or $(PROFILE),release) --test soak
+	TIDEGATE_SOAK=$(or $(SECONDS),3600) TIDEGATE_SOAK_BINARY=$(BINARY) TIDEGATE_SOAK_DOCKER=$(DOCKER) $(CARGO) test --profile $(or $(PROFILE),release) --test soak
 
 # What metrics cost with 10,000 routers, beside Traefik, and whether strangers add series.
 metrics-scale: build

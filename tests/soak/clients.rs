@@ -1,6 +1,5 @@
 //! The clients: what each kind does, one request after another, at its pace.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,12 +7,13 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{Method, Request, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UdpSocket;
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
-use super::connect::{Failure, Link, Protocol, Reply, stream};
+use super::connect::{EntryPoints, Failure, Link, Protocol, Reply, stream};
 use super::pattern::{Check, Pattern};
 use super::tally::{Outcome, Tally};
 
@@ -23,8 +23,12 @@ const SMALL: usize = 1024;
 const LARGE: usize = 1 << 20;
 /// Length of responses and uploads that are given up: more than the system buffers.
 const HUGE: usize = 16 << 20;
-/// Messages of a WebSocket.
+/// Messages of a WebSocket, and of a session over UDP.
 const MESSAGES: usize = 10;
+/// How often a datagram is sent, and how long a reply may take: the system may drop datagrams.
+const SENDINGS: usize = 3;
+const MAX_REPLY: Duration = Duration::from_secs(1);
+const MAX_DATAGRAM: usize = 1200;
 
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +41,9 @@ enum Job {
     AbortedUpload,
     SlowDownload,
     SlowUpload,
+    Echo,
+    AbortedEcho,
+    Datagrams,
 }
 
 /// A kind of requests.
@@ -48,7 +55,7 @@ pub struct Kind(usize);
 type Row = (&'static str, Job, Protocol, usize, Option<Duration>);
 
 const SECOND: Option<Duration> = Some(Duration::from_secs(1));
-const KINDS: [Row; 23] = [
+const KINDS: [Row; 37] = [
     ("HTTP/1.1: GET, 1 KiB", Job::Get, Protocol::Http1, 12, None),
     ("HTTP/1.1 over TLS: GET, 1 KiB", Job::Get, Protocol::Http1Tls, 6, None),
     ("HTTP/2: GET, 1 KiB", Job::Get, Protocol::Http2, 12, None),
@@ -69,15 +76,38 @@ const KINDS: [Row; 23] = [
     ("HTTP/3: aborted download", Job::AbortedDownload, Protocol::Http3, 1, SECOND),
     ("HTTP/1.1: aborted upload", Job::AbortedUpload, Protocol::Http1, 2, SECOND),
     ("HTTP/1.1 over TLS: aborted upload", Job::AbortedUpload, Protocol::Http1Tls, 1, SECOND),
+    ("HTTP/2: aborted upload", Job::AbortedUpload, Protocol::Http2, 2, SECOND),
+    ("HTTP/3: aborted upload", Job::AbortedUpload, Protocol::Http3, 1, SECOND),
     ("HTTP/1.1: slow download", Job::SlowDownload, Protocol::Http1, 8, SECOND),
     ("HTTP/1.1 over TLS: slow download", Job::SlowDownload, Protocol::Http1Tls, 4, SECOND),
     ("HTTP/1.1: slow upload", Job::SlowUpload, Protocol::Http1, 8, SECOND),
+    ("TCP: 1 MiB there and back", Job::Echo, Protocol::Tcp, 1, None),
+    ("TCP over TLS: 1 MiB there and back", Job::Echo, Protocol::TcpTls, 1, None),
+    ("TCP: aborted", Job::AbortedEcho, Protocol::Tcp, 2, SECOND),
+    ("TCP over TLS: aborted", Job::AbortedEcho, Protocol::TcpTls, 1, SECOND),
+    ("UDP: 10 datagrams there and back", Job::Datagrams, Protocol::Udp, 8, SECOND),
+    ("containers, HTTP/1.1: GET, 1 KiB", Job::Get, Protocol::Http1, 4, None),
+    ("containers, HTTP/2: GET, 1 KiB", Job::Get, Protocol::Http2, 4, None),
+    ("containers, HTTP/3: GET, 1 KiB", Job::Get, Protocol::Http3, 2, None),
+    ("containers, HTTP/2: GET, 1 MiB", Job::Download, Protocol::Http2, 1, None),
+    ("containers, HTTP/1.1: PUT, 1 MiB", Job::Upload, Protocol::Http1, 1, None),
+    ("containers, HTTP/2: PUT, 1 MiB", Job::Upload, Protocol::Http2, 1, None),
+    ("containers, HTTP/1.1: aborted upload", Job::AbortedUpload, Protocol::Http1, 1, SECOND),
 ];
+/// The last kinds, which are for the servers in containers, and the hosts of both.
+const CONTAINER_KINDS: usize = 7;
+const HOST: &str = "app.test";
+/// The host of the servers in containers.
+pub const CONTAINER_HOST: &str = "container.test";
 
 impl Kind {
-    /// All kinds.
-    pub fn all() -> impl Iterator<Item = Self> {
-        (0..KINDS.len()).map(Self)
+    /// All kinds, with or without those for containers.
+    fn all(has_containers: bool) -> impl Iterator<Item = Self> {
+        (0..KINDS.len()).map(Self).filter(move |kind| has_containers || kind.host() != CONTAINER_HOST)
+    }
+
+    fn host(self) -> &'static str {
+        if self.0 + CONTAINER_KINDS < KINDS.len() { HOST } else { CONTAINER_HOST }
     }
 
     /// Its name.
@@ -88,8 +118,8 @@ impl Kind {
 
 /// What the clients share.
 pub struct Load {
-    web: SocketAddr,
-    secure: SocketAddr,
+    entry_points: EntryPoints,
+    has_containers: bool,
     /// Nanoseconds between two requests of a client, by kind.
     intervals: Vec<AtomicU64>,
     is_over: AtomicBool,
@@ -102,16 +132,17 @@ type Slot = Arc<Mutex<Option<Link>>>;
 
 impl Load {
     /// A load for these entry points.
-    pub fn new(web: SocketAddr, secure: SocketAddr) -> Arc<Self> {
+    pub fn new(entry_points: EntryPoints, has_containers: bool) -> Arc<Self> {
         let intervals = KINDS.map(|row| row.4.map_or(0, |pause| u64::try_from(pause.as_nanos()).unwrap()));
         let intervals = intervals.into_iter().map(AtomicU64::new).collect();
-        Arc::new(Self { web, secure, intervals, is_over: AtomicBool::new(false), tally: Tally::default() })
+        let (is_over, tally) = (AtomicBool::new(false), Tally::default());
+        Arc::new(Self { entry_points, has_containers, intervals, is_over, tally })
     }
 
     /// Starts all clients.
     pub fn start(self: &Arc<Self>) -> tokio::task::JoinSet<()> {
         let mut clients = tokio::task::JoinSet::new();
-        for kind in Kind::all() {
+        for kind in Kind::all(self.has_containers) {
             let (_, _, protocol, number, _) = KINDS[kind.0];
             // Requests over HTTP/2 and HTTP/3 share two connections.
             let is_shared = matches!(protocol, Protocol::Http2 | Protocol::Http3);
@@ -128,7 +159,7 @@ impl Load {
     pub fn pace(&self, share: f64, time: Duration) -> f64 {
         let seen = self.tally.take();
         let mut sum = 0.0;
-        for kind in Kind::all() {
+        for kind in Kind::all(self.has_containers) {
             let (_, _, _, number, interval) = KINDS[kind.0];
             if interval.is_some() {
                 continue;
@@ -148,7 +179,6 @@ impl Load {
     }
 
     async fn client(self: Arc<Self>, kind: Kind, slot: Slot) {
-        let (_, job, protocol, _, _) = KINDS[kind.0];
         let (mut ticks, mut pace) = (None, 0);
         while !self.is_over.load(Ordering::Relaxed) {
             let now = self.intervals[kind.0].load(Ordering::Relaxed);
@@ -162,7 +192,7 @@ impl Load {
             if let Some(ticks) = &mut ticks {
                 ticks.tick().await;
             }
-            let outcome = match timeout(MAX_TIME, self.request(job, protocol, &slot)).await {
+            let outcome = match timeout(MAX_TIME, self.request(kind, &slot)).await {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(failure)) => Outcome::Failed(chain(&*failure)),
                 Err(_) => Outcome::Failed(format!("no end after {} s", MAX_TIME.as_secs())),
@@ -175,20 +205,29 @@ impl Load {
         }
     }
 
-    async fn request(&self, job: Job, protocol: Protocol, slot: &Slot) -> Result<Outcome, Failure> {
+    async fn request(&self, kind: Kind, slot: &Slot) -> Result<Outcome, Failure> {
+        let ((_, job, protocol, _, _), host) = (KINDS[kind.0], kind.host());
         let chunked = if fastrand::bool() { "/chunked" } else { "" };
         match job {
-            Job::Get => self.exchange(protocol, slot, get(&format!("/{SMALL}")), SMALL).await,
-            Job::Download => self.exchange(protocol, slot, get(&format!("{chunked}/{LARGE}")), LARGE).await,
+            Job::Get => self.exchange(protocol, slot, get(host, &format!("/{SMALL}")), SMALL).await,
+            Job::Download => {
+                self.exchange(protocol, slot, get(host, &format!("{chunked}/{LARGE}")), LARGE).await
+            }
             Job::Upload => {
                 let body = if chunked.is_empty() { Pattern::sized(LARGE) } else { Pattern::chunked(LARGE) };
-                self.upload(protocol, slot, body).await
+                self.upload(protocol, slot, put(host, body)).await
             }
             Job::WebSocket => self.web_socket(protocol).await,
             Job::AbortedDownload => self.aborted_download(protocol, slot).await,
-            Job::AbortedUpload => self.aborted_upload(protocol).await,
+            Job::AbortedUpload => match protocol {
+                Protocol::Http2 | Protocol::Http3 => self.cancelled_upload(protocol, slot, host).await,
+                _ => self.aborted_upload(protocol, host).await,
+            },
             Job::SlowDownload => self.slow_download(protocol).await,
             Job::SlowUpload => self.slow_upload(protocol).await,
+            Job::Echo => self.echo(protocol).await,
+            Job::AbortedEcho => self.aborted_echo(protocol).await,
+            Job::Datagrams => self.datagrams().await,
         }
     }
 
@@ -200,7 +239,7 @@ impl Load {
         }
         let link = match kept.take() {
             Some(link) => link,
-            None => Link::open(protocol, self.web, self.secure).await?,
+            None => Link::open(protocol, self.entry_points).await?,
         };
         *kept = link.share();
         Ok(link)
@@ -226,9 +265,13 @@ impl Load {
         })
     }
 
-    async fn upload(&self, protocol: Protocol, slot: &Slot, body: Pattern) -> Result<Outcome, Failure> {
+    async fn upload(
+        &self,
+        protocol: Protocol,
+        slot: &Slot,
+        request: Request<Pattern>,
+    ) -> Result<Outcome, Failure> {
         let mut link = self.link(protocol, slot).await?;
-        let request = Request::put(uri("/")).header("Host", "app.test").body(body).unwrap();
         let (status, reply) = link.send(request).await?;
         // The server compares every byte and answers with the length.
         let length = drain(reply).await?;
@@ -241,7 +284,7 @@ impl Load {
 
     async fn aborted_download(&self, protocol: Protocol, slot: &Slot) -> Result<Outcome, Failure> {
         let mut link = self.link(protocol, slot).await?;
-        let (status, mut reply) = link.send(get(&format!("/{HUGE}"))).await?;
+        let (status, mut reply) = link.send(get(HOST, &format!("/{HUGE}"))).await?;
         let mut check = Check::default();
         let enough = fastrand::usize(1..LARGE);
         while check.length < enough {
@@ -253,27 +296,100 @@ impl Load {
         Ok(Outcome::Aborted)
     }
 
-    async fn plain(&self, protocol: Protocol) -> Result<Box<dyn super::connect::Io>, Failure> {
-        match protocol {
-            Protocol::Http1 => stream(self.web, None).await,
-            _ => stream(self.secure, Some(&["http/1.1"])).await,
-        }
-    }
-
-    async fn aborted_upload(&self, protocol: Protocol) -> Result<Outcome, Failure> {
-        let mut stream = self.plain(protocol).await?;
-        stream.write_all(head(&Method::PUT, "/", Some(HUGE)).as_bytes()).await?;
-        let (mut body, pieces) = (Pattern::sized(HUGE), fastrand::usize(0..32));
-        for _ in 0..pieces {
+    /// Closes the connection before the end of the body.
+    async fn aborted_upload(&self, protocol: Protocol, host: &str) -> Result<Outcome, Failure> {
+        let mut stream = stream(protocol, self.entry_points).await?;
+        stream.write_all(head(&Method::PUT, host, "/", Some(HUGE)).as_bytes()).await?;
+        let mut body = Pattern::aborted(HUGE, fastrand::usize(..LARGE));
+        while !body.is_aborted() {
             stream.write_all(&body.take().unwrap_or_default()).await?;
         }
         Ok(Outcome::Aborted)
     }
 
+    /// Cancels the request before the end of its body, which must not end the connection.
+    async fn cancelled_upload(
+        &self,
+        protocol: Protocol,
+        slot: &Slot,
+        host: &str,
+    ) -> Result<Outcome, Failure> {
+        let mut link = self.link(protocol, slot).await?;
+        let body = Pattern::aborted(HUGE, fastrand::usize(..LARGE));
+        Ok(match link.send(put(host, body)).await {
+            Ok((status, _)) => Outcome::Failed(format!("status {status} before the end of the request")),
+            Err(failure) if link.is_closed() => {
+                Outcome::Failed(format!("the connection ended: {}", chain(&*failure)))
+            }
+            Err(_) => Outcome::Aborted,
+        })
+    }
+
+    /// Sends bytes over TCP, and reads them while more are sent.
+    async fn echo(&self, protocol: Protocol) -> Result<Outcome, Failure> {
+        let (mut source, mut sink) = tokio::io::split(stream(protocol, self.entry_points).await?);
+        let send = async {
+            let mut body = Pattern::sized(LARGE);
+            while let Some(piece) = body.take() {
+                sink.write_all(&piece).await?;
+            }
+            sink.shutdown().await
+        };
+        let receive = async {
+            let (mut check, mut part) = (Check::default(), vec![0; 64 << 10]);
+            loop {
+                match source.read(&mut part).await? {
+                    0 => return Ok(check),
+                    read => check.read(&part[..read]),
+                }
+            }
+        };
+        let ((), check) = tokio::try_join!(send, receive)?;
+        Ok(match check {
+            Check { length: LARGE, is_wrong: false } => Outcome::Complete,
+            check => Outcome::Failed(format!("{} bytes came back", check.length)),
+        })
+    }
+
+    async fn aborted_echo(&self, protocol: Protocol) -> Result<Outcome, Failure> {
+        let mut stream = stream(protocol, self.entry_points).await?;
+        let mut first = [0; 1];
+        stream.write_all(&Pattern::sized(LARGE).take().unwrap_or_default()).await?;
+        stream.read_exact(&mut first).await?;
+        Ok(Outcome::Aborted)
+    }
+
+    /// Sends datagrams in a session of its own, and waits for the reply to each.
+    async fn datagrams(&self) -> Result<Outcome, Failure> {
+        let socket = UdpSocket::bind("127.0.0.1:0").await?;
+        socket.connect(self.entry_points.udp).await?;
+        let mut reply = [0; MAX_DATAGRAM];
+        for number in 0..MESSAGES {
+            let mut datagram = vec![fastrand::u8(..); fastrand::usize(1..MAX_DATAGRAM)];
+            datagram[0] = u8::try_from(number)?;
+            let mut is_returned = false;
+            for _ in 0..SENDINGS {
+                socket.send(&datagram).await?;
+                // An earlier datagram may have been sent twice.
+                let returned = async {
+                    while socket.recv(&mut reply).await.is_ok_and(|size| reply[..size] != datagram) {}
+                };
+                is_returned = timeout(MAX_REPLY, returned).await.is_ok();
+                if is_returned {
+                    break;
+                }
+            }
+            if !is_returned {
+                return Ok(Outcome::Failed(format!("no reply to datagram {number}")));
+            }
+        }
+        Ok(Outcome::Complete)
+    }
+
     /// Reads with pauses, so that the gateway has to wait for the client.
     async fn slow_download(&self, protocol: Protocol) -> Result<Outcome, Failure> {
-        let mut stream = self.plain(protocol).await?;
-        stream.write_all(head(&Method::GET, &format!("/{HUGE}"), None).as_bytes()).await?;
+        let mut stream = stream(protocol, self.entry_points).await?;
+        stream.write_all(head(&Method::GET, HOST, &format!("/{HUGE}"), None).as_bytes()).await?;
         let mut response = Response::default();
         let mut part = vec![0; 128 << 10];
         loop {
@@ -288,8 +404,8 @@ impl Load {
 
     /// Sends the head in pieces, and the body with pauses.
     async fn slow_upload(&self, protocol: Protocol) -> Result<Outcome, Failure> {
-        let mut stream = self.plain(protocol).await?;
-        for piece in head(&Method::PUT, "/", Some(LARGE)).as_bytes().chunks(20) {
+        let mut stream = stream(protocol, self.entry_points).await?;
+        for piece in head(&Method::PUT, HOST, "/", Some(LARGE)).as_bytes().chunks(20) {
             stream.write_all(piece).await?;
             sleep(Duration::from_millis(50)).await;
         }
@@ -307,7 +423,7 @@ impl Load {
     }
 
     async fn web_socket(&self, protocol: Protocol) -> Result<Outcome, Failure> {
-        let stream = self.plain(protocol).await?;
+        let stream = stream(protocol, self.entry_points).await?;
         let (mut socket, _) = client_async("ws://app.test/socket", stream).await?;
         for _ in 0..MESSAGES {
             let message = Message::binary(Bytes::from(vec![fastrand::u8(..); fastrand::usize(..32 << 10)]));
@@ -365,17 +481,18 @@ async fn drain(mut reply: Reply) -> Result<usize, Failure> {
     Ok(check.length)
 }
 
-fn uri(path: &str) -> String {
-    format!("https://app.test{path}")
+fn get(host: &str, path: &str) -> Request<Pattern> {
+    let uri = format!("https://{host}{path}");
+    Request::get(uri).header("Host", host).body(Pattern::sized(0)).unwrap()
 }
 
-fn get(path: &str) -> Request<Pattern> {
-    Request::get(uri(path)).header("Host", "app.test").body(Pattern::sized(0)).unwrap()
+fn put(host: &str, body: Pattern) -> Request<Pattern> {
+    Request::put(format!("https://{host}/")).header("Host", host).body(body).unwrap()
 }
 
-fn head(method: &Method, path: &str, length: Option<usize>) -> String {
+fn head(method: &Method, host: &str, path: &str, length: Option<usize>) -> String {
     let length = length.map_or_else(String::new, |length| format!("Content-Length: {length}\r\n"));
-    format!("{method} {path} HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n{length}\r\n")
+    format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{length}\r\n")
 }
 
 /// The error and what has caused it.

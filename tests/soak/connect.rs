@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
+use h3::error::Code;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -32,6 +33,25 @@ pub enum Protocol {
     Http2,
     /// HTTP/3.
     Http3,
+    /// TCP without HTTP.
+    Tcp,
+    /// TCP without HTTP, over TLS.
+    TcpTls,
+    /// UDP without HTTP/3.
+    Udp,
+}
+
+/// The entry points of the gateway.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryPoints {
+    /// For HTTP.
+    pub web: SocketAddr,
+    /// For HTTPS and HTTP/3.
+    pub secure: SocketAddr,
+    /// With TCP routers.
+    pub tcp: SocketAddr,
+    /// With a UDP router.
+    pub udp: SocketAddr,
 }
 
 /// A connection.
@@ -64,8 +84,16 @@ pub enum Reply {
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Connects to the gateway, over TLS if there are protocols to offer.
-pub async fn stream(address: SocketAddr, protocols: Option<&[&str]>) -> Result<Box<dyn Io>, Failure> {
+/// Connects to the gateway for this protocol, over TLS if it has that.
+pub async fn stream(protocol: Protocol, to: EntryPoints) -> Result<Box<dyn Io>, Failure> {
+    let (address, protocols): (_, Option<&[&str]>) = match protocol {
+        Protocol::Http1 => (to.web, None),
+        Protocol::Http1Tls => (to.secure, Some(&["http/1.1"])),
+        Protocol::Http2 => (to.secure, Some(&["h2"])),
+        Protocol::Tcp => (to.tcp, None),
+        Protocol::TcpTls => (to.tcp, Some(&[])),
+        Protocol::Http3 | Protocol::Udp => return Err("no stream over UDP".into()),
+    };
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let Some(protocols) = protocols else { return Ok(Box::new(stream)) };
@@ -74,28 +102,22 @@ pub async fn stream(address: SocketAddr, protocols: Option<&[&str]>) -> Result<B
 }
 
 impl Link {
-    /// Connects over a protocol to the entry point for HTTP, or to that for HTTPS.
-    pub async fn open(protocol: Protocol, web: SocketAddr, secure: SocketAddr) -> Result<Self, Failure> {
+    /// Connects over a version of HTTP.
+    pub async fn open(protocol: Protocol, to: EntryPoints) -> Result<Self, Failure> {
         Ok(match protocol {
-            Protocol::Http1 | Protocol::Http1Tls => {
-                let is_plain = protocol == Protocol::Http1;
-                let stream = if is_plain {
-                    stream(web, None).await
-                } else {
-                    stream(secure, Some(&["http/1.1"])).await
-                };
-                let (sender, connection) = http1::handshake(TokioIo::new(stream?)).await?;
-                tokio::spawn(connection);
-                Self::Http1(sender)
-            }
+            Protocol::Http3 => Self::Http3(Http3::open(to.secure).await?),
             Protocol::Http2 => {
-                let stream = stream(secure, Some(&["h2"])).await?;
-                let (sender, connection) =
-                    http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+                let stream = TokioIo::new(stream(protocol, to).await?);
+                let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
                 tokio::spawn(connection);
                 Self::Http2(sender)
             }
-            Protocol::Http3 => Self::Http3(Http3::open(secure).await?),
+            _ => {
+                let (sender, connection) =
+                    http1::handshake(TokioIo::new(stream(protocol, to).await?)).await?;
+                tokio::spawn(connection);
+                Self::Http1(sender)
+            }
         })
     }
 
@@ -150,6 +172,11 @@ impl Http3 {
         let mut stream = self.sender.send_request(Request::from_parts(head, ())).await?;
         while let Some(piece) = body.take() {
             stream.send_data(piece).await?;
+        }
+        if body.is_aborted() {
+            stream.stop_stream(Code::H3_REQUEST_CANCELLED);
+            stream.stop_sending(Code::H3_REQUEST_CANCELLED);
+            return Err("aborted by the client".into());
         }
         stream.finish().await?;
         let status = stream.recv_response().await?.status();

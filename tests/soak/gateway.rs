@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::connect::{EntryPoints, Failure};
+use super::servers::Server;
+
 /// How long the gateway may take to start, or to apply routes.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -32,10 +35,8 @@ pub struct Sample {
 pub struct Gateway {
     child: Child,
     folder: tempfile::TempDir,
-    /// The entry point for HTTP.
-    pub web: SocketAddr,
-    /// The entry point for HTTPS and HTTP/3.
-    pub secure: SocketAddr,
+    /// Where clients reach it.
+    pub entry_points: EntryPoints,
     api: SocketAddr,
     /// How often routes have been written.
     pub changes: u64,
@@ -53,26 +54,36 @@ fn unused() -> SocketAddr {
 }
 
 impl Gateway {
-    /// Starts this program with routes to these servers.
-    pub async fn start(program: &str, servers: &[SocketAddr]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        std::fs::create_dir(folder.path().join("routes")).unwrap();
-        let [web, secure, api] = [unused(), unused(), unused()];
+    /// Starts this program with routes to these servers, and further flags.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not start, or does not apply the routes.
+    pub async fn start(program: &str, servers: &[Server], flags: &[String]) -> Result<Self, Failure> {
+        let folder = tempfile::tempdir()?;
+        let log = std::fs::File::create(folder.path().join("log"))?;
+        std::fs::create_dir(folder.path().join("routes"))?;
+        let [web, secure, tcp, udp, api] = [(); 5].map(|()| unused());
         let child = Command::new(program)
             .arg(format!("--entryPoints.web.address={web}"))
             .arg(format!("--entryPoints.websecure.address={secure}"))
             .args(["--entryPoints.websecure.http3=true", "--api.insecure=true", "--metrics.prometheus=true"])
+            .arg(format!("--entryPoints.tcp.address={tcp}"))
+            .arg(format!("--entryPoints.udp.address={udp}/udp"))
             .arg(format!("--entryPoints.traefik.address={api}"))
             .arg(format!("--providers.file.directory={}", folder.path().join("routes").display()))
+            .args(flags)
             .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
+            .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("{program}: {error}"));
-        let mut gateway = Self { child, folder, web, secure, api, changes: 0 };
-        gateway.route(servers).await;
-        gateway
+            .map_err(|error| format!("{program}: {error}"))?;
+        let entry_points = EntryPoints { web, secure, tcp, udp };
+        let mut gateway = Self { child, folder, entry_points, api, changes: 0 };
+        match gateway.route(servers).await {
+            Ok(()) => Ok(gateway),
+            Err(failure) => Err(format!("{failure}\n{}", gateway.log()).into()),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -80,12 +91,17 @@ impl Gateway {
     }
 
     /// Replaces the routes, and returns when they are in effect.
-    pub async fn route(&mut self, servers: &[SocketAddr]) {
+    ///
+    /// # Errors
+    ///
+    /// Fails if that takes too long, or the gateway has ended.
+    pub async fn route(&mut self, servers: &[Server]) -> Result<(), Failure> {
         self.changes += 1;
         let change = self.changes;
-        let mut list = String::new();
-        for server in servers {
-            write!(list, "{{url: 'http://{server}'}}, ").unwrap();
+        let (mut list, mut echoes) = (String::new(), String::new());
+        for Server { address, echo, .. } in servers {
+            write!(list, "{{url: 'http://{address}'}}, ")?;
+            write!(echoes, "{{address: '{echo}'}}, ")?;
         }
         let text = format!(
             "http:
@@ -97,16 +113,33 @@ impl Gateway {
     mark: {{headers: {{customResponseHeaders: {{X-Change: '{change}'}}}}}}
   services:
     app: {{loadBalancer: {{servers: [{list}]}}}}
+tcp:
+  routers:
+    echo: {{rule: 'HostSNI(`*`)', service: echo, entryPoints: [tcp]}}
+    secure: {{rule: 'HostSNI(`app.test`)', service: echo, entryPoints: [tcp], tls: {{}}}}
+  services:
+    echo: {{loadBalancer: {{servers: [{echoes}]}}}}
+udp:
+  routers:
+    echo: {{service: echo, entryPoints: [udp]}}
+  services:
+    echo: {{loadBalancer: {{servers: [{echoes}]}}}}
 "
         );
-        std::fs::write(self.path("new"), text).unwrap();
-        std::fs::rename(self.path("new"), self.path("routes/routes.yml")).unwrap();
+        std::fs::write(self.path("new"), text)?;
+        std::fs::rename(self.path("new"), self.path("routes/routes.yml"))?;
         let begun = Instant::now();
         let name = format!("change{change}@file");
         while !self.get("/api/rawdata").await.is_ok_and(|text| text.contains(&name)) {
-            assert!(begun.elapsed() < MAX_WAIT, "the routes have no effect:\n{}", self.log());
+            if let Some(how) = self.ended() {
+                return Err(how.into());
+            }
+            if begun.elapsed() > MAX_WAIT {
+                return Err(format!("routes had no effect after {} s", MAX_WAIT.as_secs()).into());
+            }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
+        Ok(())
     }
 
     async fn get(&self, path: &str) -> std::io::Result<String> {
@@ -142,14 +175,20 @@ impl Gateway {
         }
     }
 
+    /// Returns the number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Returns its log.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.path("log")).unwrap_or_default()).into_owned()
     }
 
-    /// Returns whether it still runs.
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().is_ok_and(|ended| ended.is_none())
+    /// Returns how it has ended, if it has.
+    pub fn ended(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok().flatten()?;
+        Some(format!("the gateway has ended: {status}"))
     }
 
     /// Stops it as on SIGTERM. Returns whether it ended without an error.

@@ -1,6 +1,6 @@
 //! Bodies whose every byte is known, so that whoever reads one notices what is missing, doubled or changed.
 
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll};
@@ -21,22 +21,34 @@ pub struct Pattern {
     left: usize,
     /// Whether the length is not announced.
     is_chunked: bool,
+    /// Where it breaks off, in bytes before its end.
+    aborted_at: usize,
 }
 
 impl Pattern {
     /// A body that announces its length.
     pub const fn sized(length: usize) -> Self {
-        Self { left: length, is_chunked: false }
+        Self { left: length, is_chunked: false, aborted_at: 0 }
     }
 
     /// A body that does not announce its length.
     pub const fn chunked(length: usize) -> Self {
-        Self { left: length, is_chunked: true }
+        Self { left: length, is_chunked: true, aborted_at: 0 }
+    }
+
+    /// A body that announces its length and breaks off after `sent` bytes.
+    pub const fn aborted(length: usize, sent: usize) -> Self {
+        Self { left: length, is_chunked: false, aborted_at: length - sent }
+    }
+
+    /// Returns whether it has broken off.
+    pub const fn is_aborted(&self) -> bool {
+        self.aborted_at > 0 && self.left == self.aborted_at
     }
 
     /// Takes the next piece.
     pub fn take(&mut self) -> Option<Bytes> {
-        let size = self.left.min(PIECE);
+        let size = (self.left - self.aborted_at).min(PIECE);
         self.left -= size;
         (size > 0).then(|| BYTES.slice(..size))
     }
@@ -44,12 +56,12 @@ impl Pattern {
 
 impl Body for Pattern {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.is_aborted() {
+            return Poll::Ready(Some(Err(io::Error::other("aborted by the client"))));
+        }
         Poll::Ready(self.take().map(|piece| Ok(Frame::data(piece))))
     }
 
