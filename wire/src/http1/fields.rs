@@ -100,6 +100,8 @@ impl Field<'_> {
 const USUAL_FIELDS: usize = 24;
 /// Maximum size of field lines that are kept to be compared with the next ones.
 const MAX_KEPT: usize = 1024;
+/// Maximum size of a head that is copied for its fields.
+const MAX_COPIED: usize = 2 * MAX_KEPT;
 
 impl Fields {
     /// Begins a head after its first line. Returns true if its fields are those of the last head: then it is complete.
@@ -184,7 +186,8 @@ impl Fields {
             (Source::Head(start, first), Some(last))
                 if last.first == first && last.lines == section[start..] =>
             {
-                if last.parsed.is_some() {
+                let is_small = section.len() <= MAX_COPIED && self.list.len() <= USUAL_FIELDS;
+                if last.parsed.is_some() || !is_small {
                     return self.parse(section, headers, added);
                 }
                 let spelling = self.parse(&Bytes::copy_from_slice(section), headers, added)?;
@@ -236,8 +239,9 @@ impl Fields {
     /// Returns the number of bytes that are allocated, about.
     pub(super) fn allocated(&self) -> usize {
         let kept = self.last.as_ref().map_or(0, |last| {
-            let count = last.parsed.as_ref().map_or(0, |parsed| parsed.headers.len());
-            size_of::<Last>() + last.lines.capacity() * 2 + count * 2 * size_of::<(HeaderName, HeaderValue)>()
+            let of_field = 2 * size_of::<(HeaderName, HeaderValue)>();
+            let of_map = |parsed: &Parsed| MAX_COPIED + parsed.headers.len() * of_field;
+            size_of::<Last>() + last.lines.capacity() + last.parsed.as_ref().map_or(0, of_map)
         });
         self.list.capacity() * size_of::<Place>() + kept
     }

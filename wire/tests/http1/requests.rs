@@ -271,3 +271,21 @@ fn heads_are_parsed_one_after_the_other() {
     parser.release();
     assert_eq!(parser.allocated(), 0);
 }
+
+#[test]
+fn only_small_heads_are_kept() {
+    for (target, fields, is_kept) in [
+        ("/".to_owned(), String::new(), true),
+        ("/".to_owned(), "X: y\r\n".repeat(40), false),
+        ("/".to_owned(), format!("X: {}\r\n", "y".repeat(1024)), false),
+        ("/".repeat(4096), String::new(), false),
+    ] {
+        let (mut parser, limits) = (RequestParser::default(), Limits::default());
+        let head = format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+        let allocated = [(); 3].map(|()| {
+            parser.parse(&mut buffer(&head), &limits).unwrap().unwrap();
+            parser.allocated()
+        });
+        assert_eq!(allocated[2] > allocated[0], is_kept, "{target} {fields}");
+    }
+}
