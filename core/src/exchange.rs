@@ -22,6 +22,13 @@ const MAX_FAILED: usize = 16;
 /// [`Page::replaced`] of a page that was dropped with the response it replaced.
 const DROPPED: u16 = u16::MAX;
 
+/// The part of [`Exchange::stage`] that says how far the request got.
+const REACHED: u32 = 0xffff;
+
+/// A place in the chain of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Stage(u32);
+
 /// Everything known about one request.
 #[derive(Debug)]
 pub struct Exchange {
@@ -42,8 +49,9 @@ pub struct Exchange {
     inner_routes: AppendList<Arc<RouteInfo>>,
     /// Nanoseconds from `started` until the route was found; 0 before, and if it is not kept.
     routed: AtomicU64,
-    /// Number of middlewares of the route from the current one to the last.
-    stage: AtomicU16,
+    /// Number of middlewares of the route from the current one to the last, and above it (`<< 16`) from the one that
+    /// replaces their response; 0 if none does.
+    stage: AtomicU32,
     /// Whether the route's service was reached since a response was last replaced.
     reached: AtomicBool,
     attempts: AppendList<Attempt>,
@@ -144,7 +152,7 @@ impl Exchange {
             route: None,
             inner_routes: AppendList::default(),
             routed: AtomicU64::new(0),
-            stage: AtomicU16::new(0),
+            stage: AtomicU32::new(0),
             reached: AtomicBool::new(false),
             attempts: AppendList::default(),
             retries: AtomicU32::new(0),
@@ -211,20 +219,44 @@ impl Exchange {
 
     /// Records how many middlewares of the route are left, including the current one.
     pub(crate) fn pass_on(&self, left: u16) {
-        self.stage.store(left, Ordering::Relaxed);
+        self.stage.store(left.into(), Ordering::Relaxed);
     }
 
-    /// Returns the middleware of the route that the request reached last.
+    /// Returns where the request is in its chain, for [`Exchange::replace_at`].
+    pub fn stage(&self) -> Stage {
+        Stage(self.stage.load(Ordering::Relaxed) & REACHED)
+    }
+
+    /// Records that the middleware at this stage replaces the response of those behind it by its own.
+    pub fn replace_at(&self, stage: Stage) {
+        let reached = self.stage.load(Ordering::Relaxed) & REACHED;
+        self.stage.store(reached | stage.0 << REACHED.count_ones(), Ordering::Relaxed);
+    }
+
+    /// Returns the middleware of the route that replaced the response, or else the one that the request reached last.
     pub fn middleware(&self) -> Option<&Arc<str>> {
         let middlewares = &self.route()?.middlewares;
-        let left = usize::from(self.stage.load(Ordering::Relaxed));
-        middlewares.get(middlewares.len().checked_sub(left)?).map(|middleware| &middleware.name)
+        middlewares.get(self.middleware_index()?).map(|middleware| &middleware.name)
+    }
+
+    /// Returns the place of [`Exchange::middleware`] in the route.
+    pub fn middleware_index(&self) -> Option<usize> {
+        let stage = self.stage.load(Ordering::Relaxed);
+        let left = match stage >> REACHED.count_ones() {
+            0 => stage,
+            replaced => replaced,
+        };
+        self.reached(left).checked_sub(1)
     }
 
     /// Returns how many middlewares of the route the request reached.
     pub fn middlewares_reached(&self) -> usize {
+        self.reached(self.stage.load(Ordering::Relaxed) & REACHED)
+    }
+
+    fn reached(&self, left: u32) -> usize {
         let all = self.route().map_or(0, |route| route.middlewares.len());
-        match usize::from(self.stage.load(Ordering::Relaxed)) {
+        match usize::try_from(left).unwrap_or(0) {
             0 => 0,
             left => (all + 1).saturating_sub(left),
         }

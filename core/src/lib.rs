@@ -57,7 +57,7 @@ pub use clock::{Clock, ManualClock};
 pub use consumer::Consumer;
 pub use consumers::{Consumers, ConsumersHandle};
 pub use error::{ConnectCause, Fault, UpstreamError};
-pub use exchange::{Exchange, MiddlewareInfo, RouteInfo};
+pub use exchange::{Exchange, MiddlewareInfo, RouteInfo, Stage};
 pub use identity::{AuthMethod, Identity};
 pub use message::{
     ByteStream, ClientSide, Connection, Context, Interim, OriginalTarget, Request, Response, TlsInfo, Upgrade,

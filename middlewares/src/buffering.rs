@@ -129,13 +129,16 @@ impl Buffer {
         if had_body {
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(spool.len()));
         }
-        let mut attempt = 1;
+        let (mut attempt, stage) = (1, context.exchange.stage());
         loop {
             let response = next.run(Request::new(head.clone(), spool.body(), context.clone())).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return response;
             }
-            let response = self.buffered(response, &head.method).await;
+            let (response, is_own) = self.buffered(response, &head.method).await;
+            if is_own {
+                context.exchange.replace_at(stage);
+            }
             if attempt > MAX_RETRIES || !self.wants_another(&response, attempt) {
                 return response;
             }
@@ -151,11 +154,11 @@ impl Buffer {
         }
     }
 
-    /// Returns the response with its whole body buffered.
-    async fn buffered(&self, mut response: Response, method: &Method) -> Response {
+    /// Returns the response with its whole body buffered, or a response about it and true.
+    async fn buffered(&self, mut response: Response, method: &Method) -> (Response, bool) {
         let status = response.status();
         if *method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
-            return response;
+            return (response, false);
         }
         let body = std::mem::take(&mut response.body);
         match Spool::fill(body, self.response.max, self.response.memory).await {
@@ -165,15 +168,15 @@ impl Buffer {
                 headers.remove(TRAILER);
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(spool.len()));
                 response.body = spool.body();
-                response
+                (response, false)
             }
             Err(BodyError::TooLarge { limit }) => {
                 tracing::warn!(limit, "buffering: response longer than maxResponseBodyBytes");
-                reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::ResponseTooLarge)
+                (reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::ResponseTooLarge), true)
             }
             Err(error) => {
                 tracing::warn!(%error, "buffering: reading the response failed");
-                reply::status_text(StatusCode::BAD_GATEWAY, Reason::ResponseBroken)
+                (reply::status_text(StatusCode::BAD_GATEWAY, Reason::ResponseBroken), true)
             }
         }
     }

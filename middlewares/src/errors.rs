@@ -90,6 +90,7 @@ impl Middleware for Pages {
             version: request.head.version,
             context: request.context.clone(),
         };
+        let stage = request.context.exchange.stage();
         let response = next.run(request);
         boxed(move || async move {
             let response = response.await;
@@ -104,6 +105,7 @@ impl Middleware for Pages {
             let size = http_body::Body::size_hint(response.body()).exact();
             drop(response);
             let exchange = original.context.exchange.clone();
+            exchange.replace_at(stage);
             let shown = self.shown(status);
             let Some(mut request) = self.page_request(original, status, shown) else {
                 return reply::error(shown, reply::text_of(shown), Reason::ErrorPage);

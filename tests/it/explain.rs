@@ -394,12 +394,22 @@ fn stale_responses_instead_of_failures_are_explained() {
         assert_eq!(explained["result"]["response"]["status"], expected, "{explained:#}");
         if expected == 200 {
             assert_eq!(explained["result"]["dependsOn"], Value::Null, "it does not wait: {explained:#}");
-            // The record names the innermost middleware that the request has reached.
-            assert_eq!(explained["result"]["origin"], "middleware:cache@file");
+            let origin = &explained["result"]["origin"];
+            assert_eq!(origin, "middleware:cache@file");
             assert_eq!(explained["result"]["response"]["reason"], "cached");
             let revised = json!(["cache@file sends a stored response instead of the one with status 503"]);
             assert_eq!(explained["result"]["revised"], revised);
             assert_eq!(send(&gateway, &case).unwrap().status, expected);
+            // The record has the same origin, and how far the request got.
+            let records = || -> Vec<Value> {
+                let text = gateway.api("/api/requests?filter=reason%20%3D%3D%20%22cached%22");
+                serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"))
+            };
+            eventually("the request is recorded", || !records().is_empty());
+            assert_eq!(&records()[0]["origin"], origin);
+            let id = records()[0]["id"].as_str().unwrap().to_owned();
+            let record: Value = serde_json::from_str(&gateway.api(&format!("/api/requests/{id}"))).unwrap();
+            assert_eq!(record["middlewares"][1], json!({"name": "pages@file", "reached": true}));
         }
     }
 }

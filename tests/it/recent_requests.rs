@@ -53,6 +53,7 @@ fn routes(url: &str) -> String {
     busy: {{rule: 'PathPrefix(`/busy`)', service: a, middlewares: [busy]}}
     moved: {{rule: 'PathPrefix(`/moved`)', service: a, middlewares: [move]}}
     large: {{rule: 'PathPrefix(`/large`)', service: a, middlewares: [small]}}
+    long: {{rule: 'PathPrefix(`/long`)', service: a, middlewares: [whole, header]}}
     refused: {{rule: 'PathPrefix(`/refused`)', service: gone}}
     retried: {{rule: 'PathPrefix(`/retried`)', service: gone, middlewares: [again]}}
     empty: {{rule: 'PathPrefix(`/empty`)', service: none}}
@@ -67,6 +68,7 @@ fn routes(url: &str) -> String {
     busy: {{inFlightReq: {{amount: 0}}}}
     move: {{redirectScheme: {{scheme: https}}}}
     small: {{bodyLimit: {{maxRequestBodyBytes: 1}}}}
+    whole: {{buffering: {{maxResponseBodyBytes: 1}}}}
     again: {{retry: {{attempts: 3}}}}
   services:
     a: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}
@@ -115,6 +117,7 @@ fn each_reason_is_found_in_log_api_and_why() {
         ("/limited/1", "rate_limited", "middleware:limit@file"),
         ("/busy/1", "too_many_in_flight", "middleware:busy@file"),
         ("/moved/1", "redirect", "middleware:move@file"),
+        ("/long/1", "response_too_large", "middleware:whole@file"),
         ("/refused/1", "connect_failed", "gateway"),
         ("/empty/1", "no_server", "gateway"),
         ("/broken/1", "router_broken", "gateway"),

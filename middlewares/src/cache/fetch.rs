@@ -7,7 +7,7 @@ use tidegate_cache::cache_status::{CacheStatus, Forwarded};
 use tidegate_cache::collapse::Leader;
 use tidegate_cache::rules::{self, Freshened, HeadUpdate, NotStored, Times};
 use tidegate_cache::{Head, Timestamp};
-use tidegate_core::{Body, Next, Request, Response};
+use tidegate_core::{Body, Next, Request, Response, Stage};
 
 use super::answer::{self, NAME};
 use super::failure::{is_disconnected, is_failed};
@@ -22,6 +22,8 @@ struct Sent {
     /// The fields that the server has got, for `Vary`.
     server: HeaderMap,
     method: Method,
+    /// Where the cache is in the chain.
+    stage: Stage,
     epochs: Epochs,
     requested: Timestamp,
     forwarded: Forwarded,
@@ -62,6 +64,7 @@ impl Job {
             client,
             server: headers.clone(),
             method: self.request.head.method.clone(),
+            stage: self.request.context.exchange.stage(),
             epochs: self.shared.tiers.epochs(),
             requested: self.shared.now(),
             forwarded,
@@ -116,11 +119,17 @@ impl Job {
         }
         let (head, now) = (stored.head(), self.shared.now());
         let policy = &head.policy;
-        let mut instead = answer::from_store(&sent.method, &sent.client, head, &stored.body(), now);
+        let mut instead = self.from_store(sent, head, stored, now);
         let forwarded_status = Some(response.status().as_u16());
         let ttl = Some(policy.time_to_live(now));
         self.mark(&mut instead, &CacheStatus { forwarded_status, ttl, ..sent.status() });
         Some(instead)
+    }
+
+    /// The stored response, which replaces the one to the request.
+    fn from_store(&self, sent: &Sent, head: &Head, stored: &Stored, now: Timestamp) -> Response {
+        self.request.context.exchange.replace_at(sent.stage);
+        answer::from_store(&sent.method, &sent.client, head, &stored.body(), now)
     }
 
     /// The stored response with the fields of a 304.
@@ -148,7 +157,7 @@ impl Job {
             Some(leader) => leader.not_storable(now),
             None => {}
         }
-        let mut response = answer::from_store(&sent.method, &sent.client, &head, &stored.body(), now);
+        let mut response = self.from_store(sent, &head, stored, now);
         let ttl = Some(head.policy.time_to_live(now));
         let status = CacheStatus { forwarded_status: Some(304), ttl, stored: kept, ..sent.status() };
         self.mark(&mut response, &status);

@@ -140,11 +140,8 @@ pub(super) fn origin(record: &Record) -> String {
     let detail = match record.origin {
         Some(Origin::Middleware) => {
             let middlewares = record.route.as_ref().map_or(&[][..], |route| &route.middlewares);
-            record
-                .middlewares
-                .checked_sub(1)
-                .and_then(|last| middlewares.get(last))
-                .map(|middleware| &*middleware.name)
+            let responded = record.middleware.and_then(|index| middlewares.get(usize::from(index)));
+            responded.map(|middleware| &*middleware.name)
         }
         Some(Origin::Server) => record.server().map(|server| &*server.url),
         _ => None,

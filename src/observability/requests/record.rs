@@ -66,6 +66,8 @@ pub(crate) struct Record {
     pub(crate) route: Option<Arc<RouteInfo>>,
     /// How many middlewares of the route were reached.
     pub(crate) middlewares: usize,
+    /// Which middleware of the route responded, if one did.
+    pub(crate) middleware: Option<u16>,
     pub(crate) reached_service: bool,
     pub(crate) attempts: SmallVec<[Try; 1]>,
     pub(crate) retries: u32,
@@ -124,6 +126,7 @@ impl Record {
             tls: None,
             route: None,
             middlewares: 0,
+            middleware: None,
             reached_service: false,
             attempts: SmallVec::new(),
             retries: 0,
@@ -196,6 +199,7 @@ impl Record {
         self.id = id;
         self.route = exchange.route().cloned();
         self.middlewares = exchange.middlewares_reached();
+        self.middleware = exchange.middleware_index().and_then(|index| u16::try_from(index).ok());
         self.reached_service = exchange.has_reached_service();
         self.attempts.clear();
         self.attempts.extend(exchange.attempts().take(MAX_ATTEMPTS).map(Try::new));
