@@ -34,8 +34,12 @@ fn read(stream: &[u8], size: usize, asked: u8) -> (Vec<String>, Vec<u8>, Option<
                     }
                 }
             },
-            Ok(Some(Event::Informational(head))) => heads.push(format!("{} {:?}", head.parts.status, head.parts.headers)),
-            Ok(Some(Event::Head(head))) => heads.push(format!("{} {:?}", head.parts.status, head.parts.headers)),
+            Ok(Some(Event::Informational(head))) => {
+                heads.push(format!("{} {:?}", head.parts.status, head.parts.headers))
+            }
+            Ok(Some(Event::Head(head))) => {
+                heads.push(format!("{} {:?}", head.parts.status, head.parts.headers))
+            }
             Ok(Some(Event::Data(data))) => content.extend_from_slice(&data),
             Ok(Some(Event::Trailers(trailers))) => heads.push(format!("{:?}", trailers.headers)),
             Ok(Some(Event::End)) => return (heads, content, None),
