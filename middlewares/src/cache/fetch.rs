@@ -119,7 +119,7 @@ impl Job {
         }
         let (head, now) = (stored.head(), self.shared.now());
         let policy = &head.policy;
-        let mut instead = self.from_store(sent, head, stored, now);
+        let mut instead = self.replace_by(sent, head, stored, now);
         let forwarded_status = Some(response.status().as_u16());
         let ttl = Some(policy.time_to_live(now));
         self.mark(&mut instead, &CacheStatus { forwarded_status, ttl, ..sent.status() });
@@ -127,7 +127,7 @@ impl Job {
     }
 
     /// The stored response, which replaces the one to the request.
-    fn from_store(&self, sent: &Sent, head: &Head, stored: &Stored, now: Timestamp) -> Response {
+    fn replace_by(&self, sent: &Sent, head: &Head, stored: &Stored, now: Timestamp) -> Response {
         self.request.context.exchange.replace_at(sent.stage);
         answer::from_store(&sent.method, &sent.client, head, &stored.body(), now)
     }
@@ -157,7 +157,7 @@ impl Job {
             Some(leader) => leader.not_storable(now),
             None => {}
         }
-        let mut response = self.from_store(sent, &head, stored, now);
+        let mut response = self.replace_by(sent, &head, stored, now);
         let ttl = Some(head.policy.time_to_live(now));
         let status = CacheStatus { forwarded_status: Some(304), ttl, stored: kept, ..sent.status() };
         self.mark(&mut response, &status);
