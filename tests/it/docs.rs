@@ -189,6 +189,20 @@ fn the_labels_of_the_compose_files_decode() {
     }
 }
 
+/// Our image exposes port 80, so that is the lowest exposed port of every service in it.
+#[test]
+fn the_backends_of_the_compose_files_listen_where_the_gateway_looks() {
+    for file in COMPOSE {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        for service in text.split("image: tidegate:dev") {
+            let Some((_, rest)) = service.split_once("command: demo backend --address=:") else { continue };
+            let port = rest.split_whitespace().next().unwrap();
+            let label = format!("loadbalancer.server.port={port}\n");
+            assert!(port == "80" || service.contains(&label), "{file}: port {port} of {service}");
+        }
+    }
+}
+
 #[test]
 fn the_set_up_for_traefik_is_read_completely() {
     let folder = root().join("examples/from-traefik");
