@@ -254,6 +254,7 @@ impl Http1 {
 }
 
 /// Reads the first of a response. It gets a buffer of its size, as most responses are small.
+#[inline(never)] // Its stack is large.
 fn poll_first(
     stream: &mut Stream,
     (input, size): (&mut BytesMut, usize),
