@@ -42,7 +42,7 @@ impl Output {
         self.head_left() + self.frame.remaining()
     }
 
-    /// Adds data behind what there is. Only if there is no other frame.
+    /// Appends a frame. The output must not hold another one.
     pub(crate) fn set_frame(&mut self, frame: Frame) {
         debug_assert!(!self.has_frame(), "two frames");
         self.frame = frame;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::process::Used;
 
-/// Maximum number of different failures that are told apart.
+/// Maximum number of distinct failures in the report.
 const MAX_KINDS: usize = 8;
 
 /// Counts of requests.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// The bytes repeat after this many, which is no power of two.
+/// Period of the bytes. It is not a power of two.
 const PERIOD: usize = 251;
 /// Size of a piece of a body. It is a multiple of [`PERIOD`], so all pieces are equal.
 const PIECE: usize = PERIOD * 128;

@@ -194,7 +194,7 @@ impl Fill {
         }
     }
 
-    /// Adds what the task has read, for all readers. Returns false if it is over.
+    /// Appends what the task has read, for all readers. Returns false if there is nothing more to read.
     fn receive(&self, polled: Option<Result<Frame<Bytes>, BodyError>>, is_last: bool) -> bool {
         let mut state = self.state.lock();
         match polled {

@@ -81,7 +81,7 @@ fn statuses(gateways: &[Gateway], host: &str) -> Vec<u16> {
     gateways.iter().map(|gateway| status(gateway, host)).collect()
 }
 
-/// Checks that the last gateway has this status from the beginning. The others are told, which takes a moment.
+/// Asserts the status of the last gateway, and waits for that of the others, which learn of it later.
 fn has_learnt(gateways: &[Gateway], host: &str, expected: u16) {
     assert_eq!(status(gateways.last().unwrap(), host), expected, "{host}");
     eventually("the others have learnt it", || statuses(gateways, host) == vec![expected; gateways.len()]);
